@@ -14,9 +14,9 @@ or turns back, since here a higher level is always worse:
 
 Where KADID's generator has another operation under the same name:
 
-- ``quantization`` takes equal steps instead of Otsu's thresholds, which cost minutes for 20 classes.
+- ``quantization`` takes equal steps instead of Otsu's thresholds.
 - ``denoise`` uses an adaptive Wiener filter on the noise instead of a trained network, with less noise (the amounts of
-  ``white_noise``, as Re-IQA has it), because that filter leaves more of it.
+  ``white_noise``, as Re-IQA has it).
 - ``color_diffusion`` blurs the chroma and does not also multiply it.
 - ``brighten`` and ``darken`` bend the lightness by a power curve instead of a spline.
 - ``non_eccentricity_patch`` and ``color_block`` have patches of 16 and 32 px in KADID's 512 x 384 images; elsewhere the
