@@ -1,0 +1,7 @@
+from . import datasets as datasets
+from . import distortions as distortions
+from . import metrics as metrics
+from .displays import AgreementDisplay as AgreementDisplay
+from .displays import QualityMapDisplay as QualityMapDisplay
+from .full_reference import LPIPS as LPIPS
+from .images import make_pairs as make_pairs

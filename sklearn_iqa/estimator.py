@@ -1,0 +1,635 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""image -> views -> network -> score, and fit -> loss -> optimiser: what all methods share, written once.
+
+A method says five things: `_network`, `_loss`, `_train_view`, `_views` and, where the mean over views is not its score,
+`_score`. Training runs in a skorch net that the estimator holds as `net_`.
+"""
+
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import skorch
+import skorch.callbacks
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import check_consistent_length, check_random_state, check_scalar, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from torch import nn
+from tqdm.auto import tqdm
+
+from sklearn_iqa import weights as weights_module
+from sklearn_iqa.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
+from sklearn_iqa.devices import prepare, resolve_device, seeded
+from sklearn_iqa.images import check_images, check_min_size, check_tuples
+from sklearn_iqa.metrics import srcc
+from sklearn_iqa.training import EpochSeed, EvenBatches, HeldOutScore, Progress, StopWhenAsked, TrainingSet, batches
+
+# Pixels that go through a network at once. On a CPU larger batches cost memory and win no time; see docs on speed.
+PIXELS_PER_PASS = {"cpu": 2**19, "mps": 2**22, "cuda": 2**24}
+# Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
+NUMBERS_IN_WAIT = 2**24
+
+LIMITS = {  # parameter: type, lowest value, bounds included
+    "batch_size": (Integral, 1, "left"),
+    "max_epochs": (Integral, 1, "left"),
+    "lr": (Real, 0, "neither"),
+    "n_iter_no_change": (Integral, 1, "left"),
+    "n_crops": (Integral, 1, "left"),
+    "weight_decay": (Real, 0, "left"),
+}
+
+
+class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Builds, loads, trains and runs the network of a method; not for direct use.
+
+    Class attributes are the facts of a method that nobody tunes; parameters are plain values.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("image",)  # what one row of X holds
+    same_size: ClassVar[bool] = True  # whether the images of one row must have one size
+    min_size: ClassVar[int] = 1  # shortest side that the network takes
+    optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
+    net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
+    renamed: ClassVar[tuple] = ()  # official tensor names -> ours, see weights.rename
+    published: ClassVar[tuple[weights_module.PublishedWeights, ...]] = ()
+
+    _doc_link_module = "sklearn_iqa"
+    _doc_link_template = "https://sklearn-iqa.readthedocs.io/en/latest/generated/sklearn_iqa.{estimator_name}.html"
+
+    # What a method says -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _network(self) -> nn.Module:
+        """Build the network with random weights; reads parameters only, downloads nothing."""
+
+    @abstractmethod
+    def _loss(self) -> nn.Module:
+        """Build the loss: (output, target) -> number."""
+
+    @abstractmethod
+    def _train_view(self, x) -> torch.Tensor:
+        """One row's images as the network sees them in training; randomness from torch's generator."""
+
+    @abstractmethod
+    def _views(self, x) -> torch.Tensor:
+        """One row's images -> views (v, ...) for inference, each of which the network sees alone; no randomness."""
+
+    def _load_backbone(self, network: nn.Module) -> None:
+        """Load the backbone's own pretraining into a new network; a method without one does nothing."""
+
+    def _training_module(self, network: nn.Module) -> nn.Module:
+        """Give the module that training runs: the network itself, or one around it that forms pairs or queues."""
+        return network
+
+    def _net_params(self) -> dict[str, Any]:
+        """Give further arguments of the skorch net: weight decay, parameter groups, schedules."""
+        return {}
+
+    def _training_rows(self, X):
+        return self._rows(X)
+
+    @abstractmethod
+    def _check_targets(self, rows, y) -> np.ndarray:
+        """Check y and give one target row per row of X, in the user's unit."""
+
+    def _encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Targets in the user's unit -> what the loss compares with."""
+        return targets
+
+    # Building ---------------------------------------------------------------------------------------------------------
+
+    def initialize(self):
+        """Build `network_` without data: from `weights` when given, otherwise from the backbone's pretraining.
+
+        Returns
+        -------
+        self : estimator
+            With `network_`, a differentiable `torch.nn.Module` in eval mode.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            When weights are named that do not exist or do not fit.
+        """
+        self._check_parameters()
+        with seeded(check_random_state(self.random_state).randint(2**31 - 1)):
+            self._build()
+        return self
+
+    def _build(self) -> None:
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)  # what an earlier fit learned
+        device = resolve_device(self.device)
+        network = self._network()
+        if self.weights is None:
+            self._load_backbone(network)
+        else:
+            self._load_weights(network)
+        self.device_, self.network_ = device, prepare(network, device)
+        self._built_from = self.get_params(deep=False)
+
+    def _load_weights(self, network: nn.Module) -> None:
+        if str(self.weights) in {entry.name for entry in self.published}:
+            entry = weights_module.find_published(str(self.weights), self.published)
+            for name, value in entry.parameters.items():
+                if getattr(self, name) != value:
+                    raise ValueError(
+                        f"The weights {entry.name!r} belong to {name}={value!r}, but {type(self).__name__} has "
+                        f"{name}={getattr(self, name)!r}; set {name}={value!r}."
+                    )
+            state = weights_module.read_published(entry, verbose=self.verbose)
+        else:
+            state = weights_module.read_state(self._weights_path())
+        weights_module.load_state(network, state, renamed=self.renamed, origin=f"weights={str(self.weights)!r}")
+
+    def _weights_path(self) -> str:
+        known = ", ".join(repr(entry.name) for entry in self.published) or "none"
+        try:
+            weights_module.digest(self.weights)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{type(self).__name__} has no weights {str(self.weights)!r}: neither a file nor a published name; "
+                f"published are: {known}."
+            ) from error
+        return self.weights
+
+    def save_weights(self, path) -> None:
+        """Write the network's weights as a `.safetensors` file that `weights=path` reads.
+
+        Parameters
+        ----------
+        path : path
+            A file name that ends in `.safetensors`; replaced when it exists.
+        """
+        check_is_fitted(self)
+        self._ensure_network()
+        weights_module.save_state(self.network_, path, metadata={"estimator": type(self).__name__})
+
+    def _check_parameters(self) -> None:
+        for name, value in self.get_params(deep=False).items():
+            if name in LIMITS:
+                kind, low, bounds = LIMITS[name]
+                check_scalar(value, name, kind, min_val=low, include_boundaries=bounds)
+        if getattr(self, "early_stopping", False):
+            check_scalar(
+                self.validation_fraction,
+                "validation_fraction",
+                Real,
+                min_val=0,
+                max_val=1,
+                include_boundaries="neither",
+            )
+
+    def _rows(self, X):
+        if len(self.inputs) == 1:
+            return check_images(X)
+        return check_tuples(X, self.inputs, type(self).__name__, self.same_size)
+
+    def _open(self, rows, row: int):
+        x = rows[row]
+        for image in x if isinstance(x, tuple) else (x,):
+            check_min_size(image, self.min_size, f"Row {row} of X", type(self).__name__)
+        return x
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def _ensure_network(self) -> None:
+        if not hasattr(self, "network_"):  # weights are given and nothing was fitted
+            self.initialize()
+
+    def _infer(self, rows) -> Iterator[tuple[int, Any]]:
+        """Yield (row, output of the network for all views of the row), as they become known."""
+        self._ensure_network()
+        self.network_.eval()
+        waiting: dict[tuple, list] = {}
+        held = 0
+        for row in range(len(rows)):
+            views = self._views(self._open(rows, row))
+            group = waiting.setdefault(tuple(views.shape), [])
+            group.append((row, views))
+            held += views.numel()
+            if len(group) >= max(1, self._views_per_pass(views) // len(views)):
+                held -= sum(member.numel() for _, member in group)
+                yield from self._pass(waiting.pop(tuple(views.shape)))
+            elif held > NUMBERS_IN_WAIT:
+                held = 0
+                for group in waiting.values():
+                    yield from self._pass(group)
+                waiting.clear()
+        for group in waiting.values():
+            yield from self._pass(group)
+
+    def _views_per_pass(self, views: torch.Tensor) -> int:
+        pixels = max(1, views[0].numel() // 3)
+        return max(1, min(self.batch_size, PIXELS_PER_PASS[self.device_.type] // pixels))
+
+    def _infer_all(self, rows) -> Iterator[tuple[int, Any]]:
+        """Run `_infer` behind a progress bar."""
+        return tqdm(
+            self._infer(rows), total=len(rows), disable=not self.verbose, desc=type(self).__name__, unit="image"
+        )
+
+    def _pass(self, group: list) -> Iterator[tuple[int, Any]]:
+        views = torch.cat([views for _, views in group])
+        with torch.inference_mode():
+            parts = [self._forward(part.to(self.device_)) for part in views.split(self._views_per_pass(views))]
+        outputs = _map_output(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
+        n_views = len(group[0][1])
+        for i, (row, _) in enumerate(group):
+            start = i * n_views
+            yield row, _map_output(lambda tensor, start=start: tensor[start : start + n_views], outputs)
+
+    def _forward(self, views: torch.Tensor):
+        return self.network_(views)
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    @with_callbacks
+    def _fit(self, X, y, sample_weight, *, n_epochs: int, resume: bool):
+        self._check_parameters()
+        rows = self._training_rows(X)
+        targets = self._check_targets(rows, y)
+        sample_weight = _checked_weight(sample_weight, len(rows))
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        with seeded(seed):
+            if not (resume and hasattr(self, "n_iter_")):
+                self._build()
+                self.n_iter_, self.loss_curve_ = 0, []
+                self._start(targets, sample_weight)
+            self._train(rows, targets, sample_weight, n_epochs, seed, X, y)
+            self._finish(rows, targets)
+        return self
+
+    def _start(self, targets, sample_weight) -> None:
+        """Learn from the labels what training needs to know of them."""
+
+    def _finish(self, rows, targets) -> None:
+        """Learn what can only be known after training."""
+
+    def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, X, y) -> None:
+        members = np.arange(len(rows))
+        callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
+        if getattr(self, "early_stopping", False):
+            members, held_out = self._hold_out(rows)
+            callbacks.append(HeldOutScore(self, rows, targets, held_out))
+        encoded = torch.as_tensor(self._encode_targets(targets), dtype=torch.float32)
+        data = TrainingSet(self, rows, encoded, members, sample_weight)
+        n_batches = n_epochs * len(EvenBatches(data, self.batch_size))
+        callbacks.append(Progress(type(self).__name__, n_batches, self.verbose))
+        if getattr(self, "_skl_callbacks", ()):
+            callbacks.append(EpochTasks(self, X, y, n_epochs))
+        stop = StopWhenAsked(callbacks)
+        if not hasattr(self, "net_"):
+            self.net_ = self._net()
+        n_before, own_callbacks = len(self.net_.history), self.net_.callbacks_
+        self.net_.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, stop]]
+        self.net_.partial_fit(data, epochs=n_epochs)
+        self.net_.callbacks_ = own_callbacks
+        self.network_.eval()
+        losses = [epoch["train_loss"] for epoch in self.net_.history[n_before:] if "train_loss" in epoch]
+        self.loss_curve_ += losses
+        self.n_iter_ += len(losses)
+        if len(losses) < n_epochs and not stop.stopped_:
+            warnings.warn("Training was interrupted; the estimator keeps what it has learned.", stacklevel=5)
+        if losses and not np.isfinite(losses[-1]):
+            raise ValueError(
+                f"The loss of {type(self).__name__} became {losses[-1]} in epoch {self.n_iter_}; lower lr "
+                f"(now {self.lr:g}) or check the labels."
+            )
+
+    def _net(self) -> skorch.NeuralNet:
+        return self.net_class(
+            module=self._training_module(self.network_),
+            criterion=self._loss(),
+            optimizer=self.optimizer,
+            lr=self.lr,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            iterator_train=batches,
+            train_split=None,
+            device=str(self.device_),
+            verbose=0,
+            **self._net_params(),
+        ).initialize()
+
+    def _hold_out(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Split rows into training and held out; pairs that share their reference stay together."""
+        groups = [rows.same(row) for row in range(len(rows))]
+        names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        order = torch.randperm(len(names)).numpy()
+        n_held_out = max(1, round(self.validation_fraction * len(names)))
+        chosen = np.isin([names[group] for group in groups], order[:n_held_out])
+        if chosen.all() or chosen.sum() < 2:
+            raise ValueError(
+                f"early_stopping with validation_fraction={self.validation_fraction} holds out {chosen.sum()} of "
+                f"{len(rows)} rows, but at least 2 must be held out and some must remain; give more rows (pairs that "
+                "share a reference count as one) or another fraction."
+            )
+        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+    # Travelling -------------------------------------------------------------------------------------------------------
+
+    def _fitted_attributes(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and name != "net_"} | {
+            "_built_from": self._built_from
+        }
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("net_", None)  # the optimiser's memory stays behind
+        if "network_" in state:
+            tensors = state.pop("network_").state_dict()
+            state["_arrays"] = {name: np.array(tensor.cpu()) for name, tensor in tensors.items()}
+            state["device_"] = str(state["device_"])
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        arrays = state.pop("_arrays", None)
+        super().__setstate__(state)
+        if arrays is None:
+            return
+        try:
+            self.device_ = resolve_device(str(state["device_"]))
+        except ValueError as error:
+            warnings.warn(f"{error} The estimator continues on the CPU.", stacklevel=2)
+            self.device_ = torch.device("cpu")
+        with seeded(0):
+            network = type(self)(**self._built_from)._network()
+        network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+        self.network_ = prepare(network, self.device_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "network_") or self.weights is not None
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+class QualityRegressor(RegressorMixin, ImageEstimator):
+    """An `ImageEstimator` that predicts quality: what every method with a score is; not for direct use."""
+
+    higher_is_better: ClassVar[bool] = True  # how the published number points
+    score_range: ClassVar[tuple[float, float]] = (-np.inf, np.inf)  # of the published number
+    # Range that labels are mapped to for training, lowest to highest; None standardises them.
+    label_range: ClassVar[tuple[float, float] | None] = None
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on images and their quality.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality of each row, higher is better, in any unit; `predict` then speaks this unit.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X, y or a parameter cannot be used; the sentence says which, and what to do.
+        """
+        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch, going on from where the estimator stands.
+
+        The first call builds the network and learns the unit of y; later calls keep both.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True)
+
+    def predict(self, X):
+        """Quality of each row of X.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        score : ndarray of shape (n,), float64
+            After `fit` in the unit of its y, higher is better. With published weights alone the published number,
+            which points as `higher_is_better` says.
+
+        Raises
+        ------
+        NotFittedError
+            When neither `fit` nor `initialize` was called and no `weights` are given.
+        ValueError, TypeError, FileNotFoundError
+            When a row of X cannot be used; the sentence says which, and what to do.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X)
+        scores = np.empty(len(rows))
+        for row, output in self._infer_all(rows):
+            scores[row] = self._score(output)
+        return self._to_label_unit(scores)
+
+    def predict_iter(self, X):
+        """Yield the rows of X and their quality as they become known, in memory that does not grow with X.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            Best paths: they are opened one batch at a time.
+
+        Yields
+        ------
+        row : int
+            Rows of one size come in order; sizes may be mixed.
+        score : float
+            As `predict` gives it.
+        """
+        check_is_fitted(self)
+        for row, output in self._infer(self._rows(X)):
+            yield row, float(self._to_label_unit(np.float64(self._score(output))))
+
+    def score(self, X, y, sample_weight=None):
+        """Spearman's rank correlation of the predictions with y, signed so that more is better.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality, higher is better.
+        sample_weight : None
+            Ignored: rank correlation has no weights. Present for scikit-learn's interface.
+
+        Returns
+        -------
+        srcc : float
+            In [-1, 1]; 0.0, with a warning, when the predictions or y are constant.
+        """
+        sign = 1 if self.higher_is_better or hasattr(self, "label_scale_") else -1
+        return srcc(self._quality(np.asarray(y, dtype=float)), sign * self.predict(X))
+
+    def _score(self, output) -> float:
+        """Output for all views of one row -> its score; the mean unless the method says otherwise."""
+        return output.double().mean().item()
+
+    def _scores(self, rows) -> np.ndarray:
+        scores = np.empty(len(rows))
+        for row, output in self._infer(rows):
+            scores[row] = self._score(output)
+        return scores
+
+    def _to_label_unit(self, scores):
+        slope, intercept = getattr(self, "label_scale_", (1.0, 0.0))
+        return slope * scores + intercept
+
+    def _quality(self, targets: np.ndarray) -> np.ndarray:
+        """Target rows -> one quality each; for methods whose y has several columns."""
+        return targets
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        return check_quality(rows, y, type(self).__name__)
+
+    def _start(self, targets, sample_weight) -> None:
+        """Choose the straight line from scores to the unit of y: `label_scale_` = (slope, intercept)."""
+        quality = self._quality(targets)
+        sign = 1.0 if self.higher_is_better else -1.0
+        if self.label_range is None:
+            mean = np.average(quality, weights=sample_weight)
+            spread = np.sqrt(np.average((quality - mean) ** 2, weights=sample_weight))
+            self.label_scale_ = (sign * (spread if spread > 0 else 1.0), mean)
+            return
+        low, high = self.label_range
+        worst, best = quality.min(), quality.max()
+        slope = sign * ((best - worst) / (high - low) if best > worst else 1.0)
+        self.label_scale_ = (slope, worst - slope * (low if sign > 0 else high))
+
+    def _encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        slope, intercept = self.label_scale_
+        return (targets - intercept) / slope
+
+    def _calibrate(self, rows, targets) -> None:
+        """Replace `label_scale_` by the least-squares line from scores to labels; for losses that only see order."""
+        quality, scores = self._quality(targets), self._scores(rows)
+        spread = scores.var()
+        slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / spread if spread > 0 else 0.0
+        self.label_scale_ = (slope, quality.mean() - slope * scores.mean())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # scikit-learn's toy tables are no images
+        return tags
+
+
+class QualityTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
+    """An `ImageEstimator` that turns images into rows of features; not for direct use."""
+
+    def fit(self, X, y=None):
+        """Train without labels.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        y : None
+            Ignored; present for pipelines.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, None, None, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
+
+    def transform(self, X):
+        """Features of each row of X.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features), float32
+            One row of features per image.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X)
+        features: list = [None] * len(rows)
+        for row, output in self._infer_all(rows):
+            features[row] = self._features(output)
+        return np.stack(features)
+
+    def _features(self, output) -> np.ndarray:
+        """Output for all views of one row -> its vector; the mean unless the method says otherwise."""
+        return output.mean(0).numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        raise NotImplementedError
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        return np.zeros(len(rows), dtype=np.float32)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def check_quality(rows, y, name: str) -> np.ndarray:
+    """Check y: finite float64 of shape (n,), one number per row.
+
+    Raises
+    ------
+    ValueError
+        When y is missing, not finite, not numeric, of another length or of several columns.
+    """
+    if y is None:
+        raise ValueError(f"{name} requires y to be passed, but the target y is None; give one quality per row of X.")
+    y = column_or_1d(y, dtype=np.float64)
+    check_consistent_length(rows, y)
+    if not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise ValueError(f"y contains NaN or infinity (inf), first in row {row}; leave unlabelled rows out.")
+    return y
+
+
+def _checked_weight(sample_weight, n_rows: int) -> np.ndarray | None:
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(sample_weight, np.empty((n_rows, 1)), dtype=np.float64)
+    if (weight < 0).any() or weight.sum() <= 0:
+        raise ValueError("sample_weight must be non-negative with a positive sum; leave out rows that must not count.")
+    return None if (weight == weight[0]).all() else weight
+
+
+def _map_output(function, *outputs):
+    """Apply a function to a network's output, be it one tensor or a named tuple of tensors."""
+    if isinstance(outputs[0], tuple):
+        return type(outputs[0])(*(function(*tensors) for tensors in zip(*outputs, strict=True)))
+    return function(*outputs)
+
+
+__all__ = ["ImageEstimator", "QualityRegressor", "QualityTransformer"]

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""LPIPS: the distance of deep features, with learned channel weights (Zhang et al., CVPR 2018)."""
+
+import os
+
+import torchvision
+from torch import nn
+
+from sklearn_iqa import weights as weights_module
+from sklearn_iqa.estimator import QualityRegressor
+from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
+from sklearn_iqa.perceptual import PerceptualMixin
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+# By trunk: the builder, the tapped ReLUs (or Fire modules) in torchvision's `features`, the channels there, the
+# shortest side that passes all pools.
+TRUNKS = {
+    "alex": (torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
+    "vgg": (torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
+    "squeeze": (torchvision.models.squeezenet1_1, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17),
+}
+# The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); the scaling buffers are constants.
+RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))
+
+
+def _trunk_file(net: str, filename: str, sha256: str) -> WeightsFile:
+    """Torchvision's ImageNet file of a trunk, its names turned into those of the slices."""
+    taps, start, renamed = TRUNKS[net][1], 0, [(r"^classifier\.", None)]
+    for number, tap in enumerate(taps, start=1):
+        renamed += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, tap + 1)]
+        start = tap + 1
+    renamed.append((r"^features\.", None))  # layers behind the last tap
+    return WeightsFile(filename, sha256, url=f"https://download.pytorch.org/models/{filename}", renamed=tuple(renamed))
+
+
+TRUNK_FILES = {
+    "alex": _trunk_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": _trunk_file("vgg", "vgg16-397923af.pth", "397923af"),
+    "squeeze": _trunk_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
+}
+HEAD_DIGESTS = {
+    ("alex", "0.0"): "18720f55913d0af89042f13faa7e536a6ce1444a0914e6db9461355ece1e8cd5",
+    ("alex", "0.1"): "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    ("squeeze", "0.0"): "c27abd3a0145541baa50990817df58d3759c3f8154949f42af3b59b4e042d0bf",
+    ("squeeze", "0.1"): "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    ("vgg", "0.0"): "b9e4236260c3dd988fc79d2a48d645d885afcbb21f9fd595e6744cf7419b582c",
+    ("vgg", "0.1"): "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+}
+PUBLISHED = tuple(
+    PublishedWeights(
+        name=f"{net}-v{version}",
+        files=(
+            TRUNK_FILES[net],
+            WeightsFile(
+                f"lpips-v{version}-{net}.pth",
+                digest,
+                wheel="lpips",
+                wheel_path=f"lpips/weights/v{version}/{net}.pth",
+            ),
+        ),
+        source="https://github.com/richzhang/PerceptualSimilarity",
+        licence="BSD-2-Clause (heads), BSD-3-Clause (torchvision trunk)",
+        trained_on="BAPPS 2AFC (heads), ImageNet (trunk)",
+        parameters={"net": net, "version": version},
+    )
+    for (net, version), digest in HEAD_DIGESTS.items()
+)
+
+
+def build_network(net: str, version: str, weighted: bool) -> PerceptualDistance:
+    """The LPIPS network, named as in the official code."""
+    builder, taps, n_channels, _ = TRUNKS[net]
+    features = builder(weights=None).features
+    starts = (0, *(tap + 1 for tap in taps[:-1]))
+    slices = [
+        [(index, features[index]) for index in range(start, tap + 1)] for start, tap in zip(starts, taps, strict=True)
+    ]
+    for module in features.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # a tapped map must stay as it was
+    return PerceptualDistance(SlicedTrunk(slices), n_channels, scaled=version != "0.0", weighted=weighted)
+
+
+class LPIPS(PerceptualMixin, QualityRegressor):
+    r"""Learned Perceptual Image Patch Similarity: the distance of deep features.
+
+    Query and reference run through an ImageNet network; the feature maps :math:`f^l` of some layers are scaled to
+    unit length along channels, and
+
+    .. math:: d = \sum_l \operatorname{mean}_{hw} \sum_c w^l_c\, (\hat q^l_{hwc} - \hat r^l_{hwc})^2 .
+
+    The weights :math:`w \ge 0` are learned from people's choices between two distorted versions of a patch. The score
+    is a distance: 0 for identical images, typically below 1, **lower is better**; symmetric in its arguments.
+
+    Parameters
+    ----------
+    net : {"alex", "vgg", "squeeze"}, default="alex"
+        Trunk: AlexNet, VGG-16 or SqueezeNet 1.1. Scores of different trunks cannot be compared.
+    version : {"0.1", "0.0"}, default="0.1"
+        "0.0" leaves out the scaling of the input, as the first release did by mistake.
+    weighted : bool, default=True
+        Whether channels have learned weights; otherwise all count alike.
+    trainable : {"heads", "all"}, default="heads"
+        What `fit` changes: the channel weights (the published metric) or the trunk as well.
+    crop_size : int, default=64
+        Side of the random crop that training takes of each pair, in pixels.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=50
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=10
+        Passes over the training data.
+    lr : float, default=1e-4
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: pairs (n, 2, 3, height, width) in [-1, 1] -> distance (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    See Also
+    --------
+    STLPIPS : The same distance, tolerant to small shifts.
+
+    Notes
+    -----
+    Published weights: "alex-v0.1", "vgg-v0.1", "squeeze-v0.1" and the same with "-v0.0". The channel weights come from
+    the installed package `lpips` (extra `demo`), the trunk is downloaded from torchvision.
+
+    `fit` takes pairs with their quality (any unit, higher is better; the squared error of the distance is minimised
+    and `predict` then speaks that unit), or triplets (first query, second query, reference) with y the share of people
+    who preferred the second query, as in BAPPS; `predict` then gives the distance. Training on pairs is not in the
+    paper. Network and numbers follow the official code: channel weights apply to the squared difference, the paper
+    writes them inside the square.
+
+    References
+    ----------
+    .. [1] R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang, "The Unreasonable Effectiveness of Deep Features as
+       a Perceptual Metric", CVPR 2018. https://github.com/richzhang/PerceptualSimilarity
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import LPIPS
+    >>> image = np.tile(np.arange(64, dtype=np.uint8)[:, None], (1, 64))
+    >>> lpips = LPIPS(backbone_weights=None, random_state=0).initialize()
+    >>> float(lpips.predict([(image, image)])[0])
+    0.0
+    """
+
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        net="alex",
+        version="0.1",
+        weighted=True,
+        trainable="heads",
+        crop_size=64,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=50,
+        max_epochs=10,
+        lr=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.net = net
+        self.version = version
+        self.weighted = weighted
+        self.trainable = trainable
+        self.crop_size = crop_size
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def min_size(self):
+        """Shortest side in pixels that the trunk takes."""
+        return TRUNKS[self.net][3]
+
+    def _network(self):
+        network = build_network(self.net, self.version, self.weighted)
+        network.net.requires_grad_(self.trainable == "all")
+        return network
+
+    def _load_backbone(self, network):
+        if self.backbone_weights is None:
+            return
+        file = TRUNK_FILES[self.net]
+        path = file if self.backbone_weights == "imagenet" else self.backbone_weights
+        if path is file:
+            path = weights_module.locate(file, verbose=self.verbose)
+        state = weights_module.rename(weights_module.read_state(os.fspath(path)), file.renamed)
+        trunk = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+        weights_module.load_state(network.net, trunk, origin=f"backbone_weights={str(self.backbone_weights)!r}")
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name, options in (("net", TRUNKS), ("version", ("0.1", "0.0")), ("trainable", ("heads", "all"))):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

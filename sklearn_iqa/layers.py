@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Parts of networks that two or more methods use."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# The constants of LPIPS 0.1: ImageNet's mean and deviation rewritten for inputs in [-1, 1], as rounded there.
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+def unit_normalize(features: torch.Tensor) -> torch.Tensor:
+    """Divide each position's channel vector by its length; the epsilon of LPIPS stands outside the root."""
+    return features / (features.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+class Scaling(nn.Module):
+    """(x - shift) / scale per channel, with LPIPS's constants as buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1))
+
+    def forward(self, images):
+        """(n, 3, h, w) -> (n, 3, h, w)."""
+        return (images - self.shift) / self.scale
+
+
+class SlicedTrunk(nn.Module):
+    """A chain of layers cut into slices; the output of every slice is tapped.
+
+    Parameters
+    ----------
+    slices : iterable of lists of (int, nn.Module)
+        The layers of each slice with the index that they carry in the official state dict.
+    """
+
+    def __init__(self, slices: Iterable[list[tuple[int, nn.Module]]]):
+        super().__init__()
+        self.names = []
+        for number, layers in enumerate(slices, start=1):
+            chain = nn.Sequential()
+            for index, layer in layers:
+                chain.add_module(str(index), layer)
+            self.names.append(f"slice{number}")
+            self.add_module(self.names[-1], chain)
+
+    def forward(self, images):
+        """(n, 3, h, w) -> one feature map per slice."""
+        taps = []
+        for name in self.names:
+            images = getattr(self, name)(images)
+            taps.append(images)
+        return taps
+
+
+class ChannelHead(nn.Module):
+    """A learned weight per channel: dropout, then a 1x1 convolution to one map without bias."""
+
+    def __init__(self, n_channels: int):
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(n_channels, 1, 1, bias=False))
+
+    def forward(self, features):
+        """(n, c, h, w) -> (n, 1, h, w)."""
+        return self.model(features)
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of deep features as in LPIPS: unit-normalised maps, squared difference, channel weights, mean, sum.
+
+    Parameters
+    ----------
+    trunk : SlicedTrunk
+        Gives the feature maps.
+    n_channels : tuple of int
+        Channels of each map.
+    scaled : bool
+        Whether inputs in [-1, 1] pass the scaling layer (LPIPS 0.1) or go to the trunk as they are (LPIPS 0.0).
+    weighted : bool
+        Whether channels have learned weights; otherwise squared differences are summed over channels.
+    """
+
+    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...], *, scaled: bool = True, weighted: bool = True):
+        super().__init__()
+        self.scaling_layer = Scaling()
+        self.scaled = scaled
+        self.net = trunk
+        self.heads = [f"lin{number}" for number in range(len(n_channels))] if weighted else []
+        for name, width in zip(self.heads, n_channels, strict=False):
+            self.add_module(name, ChannelHead(width))
+
+    def forward(self, pair):
+        """Pairs (n, 2, 3, h, w) in [-1, 1] -> distance (n,); 0 for identical images."""
+        return torch.stack(self.layer_distances(pair), dim=1).sum(1)
+
+    def layer_distances(self, pair):
+        """Pairs (n, 2, 3, h, w) -> the share (n,) of each tapped layer in the distance."""
+        return [layer_map.mean((1, 2, 3)) for layer_map in self._layer_maps(pair)]
+
+    def distance_map(self, pair):
+        """Pairs (n, 2, 3, h, w) -> map (n, h, w) whose mean is near the distance, large where the images differ."""
+        size = pair.shape[-2:]
+        maps = [F.interpolate(one, size=size, mode="bilinear") for one in self._layer_maps(pair)]
+        return torch.cat(maps, dim=1).sum(1)
+
+    def _layer_maps(self, pair):
+        images = pair.flatten(0, 1)  # query and reference of each pair one after the other
+        features = self.net(self.scaling_layer(images) if self.scaled else images)
+        maps = []
+        for level, feature in enumerate(features):
+            query, reference = unit_normalize(feature).unflatten(0, (-1, 2)).unbind(1)
+            squared = (query - reference).pow(2)  # (n, c, h, w)
+            maps.append(getattr(self, self.heads[level])(squared) if self.heads else squared.sum(1, keepdim=True))
+        return maps

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What estimators around a perceptual distance share: views, maps, and training on pairs or on judged triplets."""
+
+from typing import Any
+
+import numpy as np
+import skorch.callbacks
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_iqa.estimator import check_quality
+from sklearn_iqa.images import check_tuples, count_images
+from sklearn_iqa.losses import JudgementLoss
+from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
+
+TRIPLET = ("first query", "second query", "reference")
+
+
+class PerceptualMixin:
+    """Inference and training of a `PerceptualDistance`; stands left of `QualityRegressor`.
+
+    `fit` takes pairs (query, reference) with their quality, or triplets (first query, second query, reference) with
+    the share of people who preferred the second query.
+    """
+
+    inputs = ("query", "reference")
+    higher_is_better = False
+    score_range = (0.0, np.inf)
+    label_range = (0.0, 1.0)
+
+    def quality_map(self, x) -> np.ndarray:
+        """Where the query differs from the reference, as the method sees it.
+
+        Parameters
+        ----------
+        x : tuple of two images
+            (query, reference) of one size.
+
+        Returns
+        -------
+        distance_map : ndarray of shape (height, width), float32
+            Large where the images differ; its mean is near the distance of the pair.
+        """
+        check_is_fitted(self)
+        self._ensure_network()
+        views = self._views(self._open(self._rows([x]), 0)).to(self.device_)
+        with torch.inference_mode():
+            return self.network_.distance_map(views)[0].float().cpu().numpy()
+
+    def _views(self, x):
+        return normalize(to_tensor(x), HALF_MEAN, HALF_STD)[None]  # (1, 2, 3, h, w) in [-1, 1]
+
+    def _train_view(self, x):
+        # NOTE[DIFF] official: BAPPS's 64 x 64 patches, resized when of another size; here a crop of the native image,
+        # as resizing hides fine distortions. For patches of `crop_size` both are the same.
+        pixels = to_tensor(x)
+        size = min(self.crop_size, *pixels.shape[-2:])
+        return random_crop(normalize(pixels, HALF_MEAN, HALF_STD), size)
+
+    def _training_rows(self, X):
+        self._n_images = count_images(X)
+        if self._n_images == len(TRIPLET):
+            return check_tuples(X, TRIPLET, type(self).__name__)
+        return self._rows(X)
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        y = check_quality(rows, y, type(self).__name__)
+        if self._n_images == len(TRIPLET) and ((y < 0) | (y > 1)).any():
+            raise ValueError(
+                f"y holds {y.min():g}..{y.max():g}, but with triplets y is the share of people who preferred the "
+                "second query, in 0..1; divide counts by the number of judges."
+            )
+        return y
+
+    def _start(self, targets, sample_weight) -> None:
+        if self._n_images != len(TRIPLET):  # judgements say nothing on the unit of quality
+            super()._start(targets, sample_weight)
+
+    def _encode_targets(self, targets):
+        return targets if self._n_images == len(TRIPLET) else super()._encode_targets(targets)
+
+    def _training_module(self, network: nn.Module) -> nn.Module:
+        return _TripletDistances(network) if self._n_images == len(TRIPLET) else network
+
+    def _loss(self) -> nn.Module:
+        return JudgementLoss() if self._n_images == len(TRIPLET) else nn.MSELoss()
+
+    def _net_params(self) -> dict[str, Any]:
+        n_constant = self.max_epochs // 2
+        n_falling = self.max_epochs - n_constant
+
+        def factor(epoch):  # constant for the first half, then falling by equal steps, never to nothing
+            return max(1 - max(0, epoch - n_constant) / n_falling, 1 / n_falling)
+
+        return {
+            "optimizer__betas": (0.5, 0.999),
+            "callbacks": [
+                ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
+                ("non_negative", NonNegativeHeads()),
+            ],
+        }
+
+
+class _TripletDistances(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, triplets):
+        first, second, reference = triplets.unbind(1)
+        pairs = torch.cat([torch.stack([first, reference], 1), torch.stack([second, reference], 1)])
+        return self.network(pairs).unflatten(0, (2, -1)).T  # (n, 2)
+
+
+class NonNegativeHeads(skorch.callbacks.Callback):
+    """Clamps the channel weights to >= 0 after every step, as the official training does: no distance below zero."""
+
+    def on_batch_end(self, net, **kwargs):
+        """Clamp the heads."""
+        with torch.no_grad():
+            for name, parameter in net.module_.named_parameters():
+                if name.endswith(".model.1.weight"):
+                    parameter.clamp_(min=0)

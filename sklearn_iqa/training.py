@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a skorch net needs to train an estimator: the data in batches, and what happens around epochs."""
+
+import numpy as np
+import skorch.callbacks
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from sklearn_iqa.metrics import srcc
+
+
+class EvenBatches(BatchSampler):
+    """Shuffled batches whose sizes differ by one at most: a last batch of one breaks BatchNorm and pair losses."""
+
+    def __init__(self, data, batch_size: int):
+        self.data, self.batch_size = data, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.batch_size)
+
+    def __iter__(self):
+        if self.data.weight is None:
+            order = torch.randperm(len(self.data))
+        else:
+            order = torch.multinomial(self.data.weight, len(self.data), replacement=True)
+        for batch in order.tensor_split(len(self)):
+            yield batch.tolist()
+
+
+def batches(data, batch_size: int) -> DataLoader:
+    return DataLoader(data, batch_sampler=EvenBatches(data, batch_size))
+
+
+class TrainingSet(Dataset):
+    def __init__(self, estimator, rows, targets, members, sample_weight):
+        self.estimator, self.rows, self.targets, self.members = estimator, rows, targets, members
+        self.weight = None if sample_weight is None else torch.as_tensor(sample_weight[members])
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, i):
+        row = int(self.members[i])
+        return self.estimator._train_view(self.estimator._open(self.rows, row)), self.targets[row]
+
+
+class EpochSeed(skorch.callbacks.Callback):
+    """Seeds every epoch by its number, so that going on after a pause draws what one long run would draw."""
+
+    def __init__(self, seed: int, n_before: int):
+        self.seed, self.n_before = seed, n_before
+
+    def on_train_begin(self, net, **kwargs):
+        """Start to count where an earlier run ended."""
+        self.epoch_ = self.n_before
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Seed torch's generator."""
+        torch.manual_seed(self.seed + self.epoch_)
+        self.epoch_ += 1
+
+
+class HeldOutScore(skorch.callbacks.Callback):
+    """Scores held-out rows after every epoch, asks to stop when that no longer helps, brings back the best weights."""
+
+    def __init__(self, estimator, rows, targets, members):
+        self.estimator, self.rows, self.targets, self.members = estimator, rows, targets, members
+
+    def on_train_begin(self, net, **kwargs):
+        """Start without a best."""
+        self.estimator.validation_scores_ = []
+        self.best_, self.best_epoch_, self.stopped_ = -np.inf, 0, False
+        self.best_state_ = None
+
+    def on_epoch_end(self, net, **kwargs):
+        """Score, and remember the weights when they are the best so far."""
+        estimator = self.estimator
+        sign = 1 if estimator.higher_is_better else -1
+        scores = estimator._scores(Subset(self.rows, self.members))
+        score = srcc(estimator._quality(self.targets)[self.members], sign * scores)
+        estimator.validation_scores_.append(score)
+        if score > self.best_:
+            self.best_ = estimator.best_validation_score_ = score
+            self.best_state_ = {name: tensor.clone() for name, tensor in estimator.network_.state_dict().items()}
+            self.best_epoch_ = len(estimator.validation_scores_)
+        self.stopped_ = len(estimator.validation_scores_) - self.best_epoch_ >= estimator.n_iter_no_change
+
+    def on_train_end(self, net, **kwargs):
+        """Bring back the best weights."""
+        if self.best_state_ is not None:
+            self.estimator.network_.load_state_dict(self.best_state_)
+
+
+class Subset:
+    """Some of the rows, by number."""
+
+    def __init__(self, rows, members):
+        self.rows, self.members = rows, members
+
+    def __len__(self):
+        return len(self.members)
+
+    def __getitem__(self, i):
+        return self.rows[int(self.members[i])]
+
+
+class Progress(skorch.callbacks.Callback):
+    """A progress bar over the batches of all epochs."""
+
+    def __init__(self, name: str, n_batches: int, verbose):
+        self.name, self.n_batches, self.verbose = name, n_batches, verbose
+
+    def on_train_begin(self, net, **kwargs):
+        """Open the bar."""
+        self.bar_ = tqdm(total=self.n_batches, disable=not self.verbose, desc=f"{self.name}.fit", unit="batch")
+
+    def on_batch_end(self, net, **kwargs):
+        """Move on by one batch."""
+        self.bar_.update()
+
+    def on_epoch_end(self, net, **kwargs):
+        """Show epoch and loss."""
+        self.bar_.set_postfix(epoch=len(net.history), loss=f"{net.history[-1, 'train_loss']:.4g}")
+
+    def on_train_end(self, net, **kwargs):
+        """Close the bar."""
+        self.bar_.close()
+
+
+class StopWhenAsked(skorch.callbacks.Callback):
+    """Ends training when another callback has set `stopped_`; stands last, so that all see the epoch's end."""
+
+    def __init__(self, callbacks):
+        self.callbacks = callbacks
+
+    @property
+    def stopped_(self) -> bool:
+        """Whether a callback asked to stop."""
+        return any(getattr(callback, "stopped_", False) for callback in self.callbacks)
+
+    def on_epoch_end(self, net, **kwargs):
+        """End in skorch's own way, which keeps the net usable."""
+        if self.stopped_:
+            raise KeyboardInterrupt
