@@ -6,6 +6,7 @@ A kit (`tests/parity/<name>.json`) holds the numbers that the official code give
 
 import json
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -96,3 +97,16 @@ def distorted_pairs() -> list[tuple[np.ndarray, np.ndarray]]:
         pairs.append((np.clip(np.rint(shifted + noise), 0, 255).astype(np.uint8), reference))
         pairs.append(((reference // 32) * 32 + 16, reference))
     return pairs
+
+
+def assert_parity(kit: str, what: str, got, want, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Compare with a kit's numbers; with SKLEARN_IQA_PARITY_TABLE set, note the largest difference in that file."""
+    got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
+    assert got.shape == want.shape, f"{kit} {what}: shape {got.shape} instead of {want.shape}"
+    difference = np.abs(got - want)
+    table = os.environ.get("SKLEARN_IQA_PARITY_TABLE")
+    if table:
+        relative = float((difference / np.maximum(np.abs(want), 1e-12)).max())
+        with open(table, "a", encoding="utf-8") as file:
+            file.write(f"{kit},{what},{difference.max():.3g},{relative:.3g},{rtol:g},{atol:g}\n")
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=f"{kit} {what}")
