@@ -17,12 +17,12 @@ def unit_normalize(features: torch.Tensor) -> torch.Tensor:
 
 
 class Scaling(nn.Module):
-    """(x - shift) / scale per channel, with LPIPS's constants as buffers."""
+    """(x - shift) / scale per channel, with LPIPS's constants, which are no part of a state."""
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1))
+        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images):
         """(n, 3, h, w) -> (n, 3, h, w)."""

@@ -2,5 +2,6 @@
 """Methods that see the query beside its pristine original."""
 
 from sklearn_iqa.full_reference.lpips import LPIPS
+from sklearn_iqa.full_reference.st_lpips import STLPIPS
 
-__all__ = ["LPIPS"]
+__all__ = ["LPIPS", "STLPIPS"]
