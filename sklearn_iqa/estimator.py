@@ -25,13 +25,9 @@ from sklearn_iqa import weights as weights_module
 from sklearn_iqa.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa.devices import prepare, resolve_device, seeded
 from sklearn_iqa.images import check_images, check_min_size, check_tuples
+from sklearn_iqa.inference import infer
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.training import EpochSeed, EvenBatches, HeldOutScore, Progress, StopWhenAsked, TrainingSet, batches
-
-# Pixels that go through a network at once. On a CPU larger batches cost memory and win no time; see docs on speed.
-PIXELS_PER_PASS = {"cpu": 2**19, "mps": 2**22, "cuda": 2**24}
-# Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
-NUMBERS_IN_WAIT = 2**24
 
 LIMITS = {  # parameter: type, lowest value, bounds included
     "batch_size": (Integral, 1, "left"),
@@ -204,47 +200,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _infer(self, rows) -> Iterator[tuple[int, Any]]:
         """Yield (row, output of the network for all views of the row), as they become known."""
         self._ensure_network()
-        self.network_.eval()
-        waiting: dict[tuple, list] = {}
-        held = 0
-        for row in range(len(rows)):
-            views = self._views(self._open(rows, row))
-            group = waiting.setdefault(tuple(views.shape), [])
-            group.append((row, views))
-            held += views.numel()
-            if len(group) >= max(1, self._views_per_pass(views) // len(views)):
-                held -= sum(member.numel() for _, member in group)
-                yield from self._pass(waiting.pop(tuple(views.shape)))
-            elif held > NUMBERS_IN_WAIT:
-                held = 0
-                for group in waiting.values():
-                    yield from self._pass(group)
-                waiting.clear()
-        for group in waiting.values():
-            yield from self._pass(group)
-
-    def _views_per_pass(self, views: torch.Tensor) -> int:
-        pixels = max(1, views[0].numel() // 3)
-        return max(1, min(self.batch_size, PIXELS_PER_PASS[self.device_.type] // pixels))
+        jobs = ((row, self._views(self._open(rows, row))) for row in range(len(rows)))
+        yield from infer(self.network_, jobs, batch_size=self.batch_size, device=self.device_)
 
     def _infer_all(self, rows) -> Iterator[tuple[int, Any]]:
         """Run `_infer` behind a progress bar."""
         return tqdm(
             self._infer(rows), total=len(rows), disable=not self.verbose, desc=type(self).__name__, unit="image"
         )
-
-    def _pass(self, group: list) -> Iterator[tuple[int, Any]]:
-        views = torch.cat([views for _, views in group])
-        with torch.inference_mode():
-            parts = [self._forward(part.to(self.device_)) for part in views.split(self._views_per_pass(views))]
-        outputs = _map_output(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
-        n_views = len(group[0][1])
-        for i, (row, _) in enumerate(group):
-            start = i * n_views
-            yield row, _map_output(lambda tensor, start=start: tensor[start : start + n_views], outputs)
-
-    def _forward(self, views: torch.Tensor):
-        return self.network_(views)
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -623,13 +586,6 @@ def _checked_weight(sample_weight, n_rows: int) -> np.ndarray | None:
     if (weight < 0).any() or weight.sum() <= 0:
         raise ValueError("sample_weight must be non-negative with a positive sum; leave out rows that must not count.")
     return None if (weight == weight[0]).all() else weight
-
-
-def _map_output(function, *outputs):
-    """Apply a function to a network's output, be it one tensor or a named tuple of tensors."""
-    if isinstance(outputs[0], tuple):
-        return type(outputs[0])(*(function(*tensors) for tensors in zip(*outputs, strict=True)))
-    return function(*outputs)
 
 
 __all__ = ["ImageEstimator", "QualityRegressor", "QualityTransformer"]
