@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 from sklearn_iqa import weights as weights_module
 from sklearn_iqa.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa.devices import prepare, resolve_device, seeded
-from sklearn_iqa.images import check_images, check_min_size, check_tuples
+from sklearn_iqa.images import check_min_size
 from sklearn_iqa.inference import infer
 from sklearn_iqa.metrics import srcc
+from sklearn_iqa.rows import check_images, check_tuples
 from sklearn_iqa.training import EpochSeed, EvenBatches, HeldOutScore, Progress, StopWhenAsked, TrainingSet, batches
 
 LIMITS = {  # parameter: type, lowest value, bounds included
