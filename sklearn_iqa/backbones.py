@@ -98,7 +98,14 @@ def tap(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[to
     outputs: dict[str, torch.Tensor] = {}
     hooks = []
     for name in layers:
-        module = backbone.get_submodule(name)
+        try:
+            module = backbone.get_submodule(name)
+        except AttributeError as error:
+            known = ", ".join(child for child, _ in backbone.named_children())
+            raise ValueError(
+                f"{type(backbone).__name__} has no layer {name!r}; take names of backbone.named_modules(), such as "
+                f"{known}."
+            ) from error
         hooks.append(module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output)))
     try:
         backbone.forward_features(images)

@@ -176,7 +176,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         vectors: dict[Hashable, np.ndarray] = {}
         jobs = self._unknown(rows, store, names, vectors)
         for name, output in infer(_Pooled(self), jobs, batch_size=self.batch_size, device=resolve_device(self.device)):
-            vectors[name] = np.array(output[0])  # a copy: the output shares memory with its batch
+            vectors[name] = output[0].numpy().copy()  # the output shares memory with its batch
             if store is not None:
                 store.keep(name, vectors[name])
         if self.comparison is None:

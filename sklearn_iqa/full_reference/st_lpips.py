@@ -97,6 +97,8 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
     ----------
     net : {"alex", "vgg"}, default="alex"
         Trunk, after AlexNet or VGG-16. Scores of different trunks cannot be compared.
+    trainable : {"all", "heads"}, default="all"
+        What `fit` changes: trunk and channel weights, as in the paper, or the channel weights alone.
     crop_size : int, default=64
         Side of the random crop that training takes of each pair, in pixels.
     weights : str or path, default=None
@@ -175,6 +177,7 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
         self,
         *,
         net="alex",
+        trainable="all",
         crop_size=64,
         weights=None,
         batch_size=50,
@@ -189,6 +192,7 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
         verbose=0,
     ):
         self.net = net
+        self.trainable = trainable
         self.crop_size = crop_size
         self.weights = weights
         self.batch_size = batch_size
@@ -209,9 +213,12 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     def _network(self):
         slices = _alex_slices() if self.net == "alex" else _vgg_slices()
-        return PerceptualDistance(SlicedTrunk(slices), TRUNKS[self.net][0])
+        network = PerceptualDistance(SlicedTrunk(slices), TRUNKS[self.net][0])
+        network.net.requires_grad_(self.trainable == "all")
+        return network
 
     def _check_parameters(self):
         super()._check_parameters()
-        if self.net not in TRUNKS:
-            raise ValueError(f"net={self.net!r} is unknown; take one of {', '.join(TRUNKS)}.")
+        for name, options in (("net", TRUNKS), ("trainable", ("all", "heads"))):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""TimmFeatures: what it pools, what it compares, and that its cache spares the network."""
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+
+from sklearn_iqa import TimmFeatures, backbones, features, make_pairs
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8)
+
+
+def extractor(**parameters):
+    return TimmFeatures(
+        **{"backbone": "test_resnet", "backbone_weights": None, "random_state": 0, "batch_size": 4, **parameters}
+    )
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Counts the images that go through a network."""
+    counted = []
+    forward = features._Pooled.forward
+
+    def count(self, images):
+        counted.extend(range(len(images)))
+        return forward(self, images)
+
+    monkeypatch.setattr(features._Pooled, "forward", count)
+    features._Store.at_hand.clear()
+    return counted
+
+
+def by_hand(image, layer=None):
+    """Feature map (c, h, w) of one image, spelled out."""
+    config = backbones.input_config("test_resnet")
+    pixels = (image / 255.0 - config["mean"]) / config["std"]
+    tensor = torch.tensor(pixels.astype(np.float32)).permute(2, 0, 1)[None]
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = backbones.build_backbone("test_resnet").eval()
+    with torch.no_grad():
+        return (backbone.forward_features(tensor) if layer is None else backbones.tap(backbone, [layer], tensor)[0])[0]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "pool"),
+    [
+        ("mean", lambda m: m.mean(1)),
+        ("std", lambda m: m.std(1, unbiased=False)),
+        ("max", lambda m: m.amax(1)),
+        ("mean+std", lambda m: torch.cat([m.mean(1), m.std(1, unbiased=False)])),
+    ],
+)
+def test_pooling(pooling, pool):
+    got = extractor(pooling=pooling).fit_transform(IMAGES[:2])
+    want = np.stack([pool(by_hand(image).flatten(1)).numpy() for image in IMAGES[:2]])
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_stand_side_by_side():
+    both = extractor(layers=["layer1", "layer3"]).fit_transform(IMAGES[:1])[0]
+    want = [by_hand(IMAGES[0], layer).mean((1, 2)).numpy() for layer in ("layer1", "layer3")]
+    np.testing.assert_allclose(both, np.concatenate(want), rtol=1e-4, atol=1e-5)
+
+
+def test_class_token_and_fixed_input():
+    vit = extractor(backbone="test_vit", pooling="class_token")
+    assert vit.fit_transform(IMAGES[:2]).shape == (2, len(vit.get_feature_names_out()))
+    mean = extractor(backbone="test_vit").fit_transform(IMAGES[:2])
+    assert not np.allclose(mean, vit.transform(IMAGES[:2]))
+    with pytest.raises(ValueError, match="class token; take another pooling"):
+        extractor(pooling="class_token").fit_transform(IMAGES[:1])
+
+
+def test_image_size():
+    assert extractor(image_size=(32, 64))._views(IMAGES[0]).shape == (1, 3, 32, 64)
+    assert extractor(image_size=32)._views(IMAGES[0]).shape == (1, 3, 32, 32)
+    assert extractor()._views(IMAGES[0]).shape == (1, 3, 48, 40)
+
+
+@pytest.mark.parametrize("comparison", ["difference", "product", "difference+product"])
+def test_comparison(comparison):
+    queries, references = IMAGES[:3], IMAGES[3:]
+    pairs = extractor(comparison=comparison)
+    got = pairs.fit_transform(make_pairs(queries, references))
+    q, r = extractor().fit_transform(queries), extractor().fit_transform(references)
+    forms = {"difference": np.abs(q - r), "product": q * r, "difference+product": np.hstack([np.abs(q - r), q * r])}
+    np.testing.assert_allclose(got, forms[comparison], rtol=1e-5, atol=1e-6)
+    assert len(pairs.get_feature_names_out()) == got.shape[1]
+
+
+def test_one_reference_passes_once(passes):
+    extractor(comparison="difference").fit_transform(make_pairs(IMAGES[:5], IMAGES[5]))
+    assert len(passes) == 6
+
+
+def test_set_output():
+    pandas = pytest.importorskip("pandas", reason="set_output needs pandas")
+    frame = extractor().set_output(transform="pandas").fit_transform(IMAGES)
+    assert isinstance(frame, pandas.DataFrame)
+    assert frame.columns[0] == "timmfeatures0"
+
+
+@pytest.mark.parametrize("kind", ["array", "paths"])
+def test_cache_spares_the_network_in_a_search(tmp_path, passes, kind):
+    X = IMAGES
+    if kind == "paths":
+        X = [tmp_path / f"{i}.png" for i in range(len(IMAGES))]
+        for image, path in zip(IMAGES, X, strict=True):
+            Image.fromarray(image).save(path)
+    model = make_pipeline(extractor(cache=tmp_path / "cache"), Ridge())
+    search = GridSearchCV(model, {"ridge__alpha": [0.1, 1.0, 10.0]}, cv=KFold(3), error_score="raise")
+    search.fit(X, np.arange(6.0))
+    assert len(passes) == len(IMAGES)
+    features._Store.at_hand.clear()  # as in another process
+    again = clone(search.best_estimator_).fit(X, np.arange(6.0))
+    assert len(passes) == len(IMAGES)
+    np.testing.assert_array_equal(again.predict(X), search.predict(X))
+
+
+def test_cache_knows_what_changes_features(tmp_path, passes):
+    cache = joblib.Memory(tmp_path, verbose=0)
+    extractor(cache=cache).fit_transform(IMAGES)
+    for change in ({"pooling": "std"}, {"image_size": 32}, {"layers": ["layer1"]}, {"random_state": 1}):
+        passes.clear()
+        got = extractor(cache=cache, **change).fit_transform(IMAGES)
+        assert len(passes) == len(IMAGES), change
+        np.testing.assert_array_equal(got, extractor(**change).fit_transform(IMAGES))
+    passes.clear()
+    extractor(cache=cache, batch_size=1).fit_transform(IMAGES[::-1].copy())
+    assert passes == []
+
+
+def test_cache_sees_changed_pixels_and_files(tmp_path, passes):
+    images = IMAGES.copy()
+    est = extractor(cache=tmp_path / "cache").fit(images)
+    before = est.transform(images)
+    images[2] = 255 - images[2]
+    after = est.transform(images)
+    assert len(passes) == len(IMAGES) + 1
+    changed = ~np.isclose(before, after).all(axis=1)
+    np.testing.assert_array_equal(changed, [False, False, True, False, False, False])
+    path = tmp_path / "one.bmp"
+    Image.fromarray(images[0]).save(path)
+    first = est.transform([path])
+    Image.fromarray(np.vstack([images[1], images[0]])).save(path)  # another size in bytes
+    assert not np.allclose(first, est.transform([path]))
+
+
+def test_clones_share_the_network():
+    built = features._backbone.cache_info().misses
+    for _ in range(3):
+        clone(extractor(random_state=123)).fit_transform(IMAGES[:1])
+    assert features._backbone.cache_info().misses == built + 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"pooling": "sum"}, "pooling='sum' is unknown; take one of"),
+        ({"comparison": "quotient"}, "comparison='quotient' is unknown; take one of"),
+        ({"backbone": "resnet5000"}, "timm has no network 'resnet5000'"),
+        ({"layers": ["layer99"]}, "no layer 'layer99'"),
+    ],
+)
+def test_unknown_options(parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        extractor(**parameters).fit_transform(IMAGES)
+
+
+def test_errors_name_the_row(tmp_path):
+    with pytest.raises(ValueError, match="Row 1 of X"):
+        extractor().fit_transform([IMAGES[0], np.full((8, 8, 3), np.nan)])
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        extractor(cache=tmp_path).fit_transform(["missing.png"])
+    with pytest.raises(ValueError, match="make_pairs"):
+        extractor(comparison="product").fit_transform([(IMAGES[0],)])

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""LPIPS: parity with the official code, its properties, and learning."""
+
+import kits
+import numpy as np
+import pytest
+import torch
+
+from sklearn_iqa import LPIPS, weights
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.losses import JudgementLoss
+
+KIT = kits.read("lpips")
+PAIRS = kits.distorted_pairs()
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-8}  # suggested in the method's notes beside the kit
+
+
+def official(manifest=None, **parameters):
+    """LPIPS with the kit's weights."""
+    estimator = LPIPS(backbone_weights=None, **parameters)
+    kits.load(estimator, kits.fill(KIT, manifest))
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def alex():
+    return official()
+
+
+def test_parity_alex(alex):
+    kits.assert_parity("lpips", "alex", alex.predict(PAIRS), KIT["output"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("net", ["vgg", "squeeze"])
+def test_parity_other_trunks(net):
+    variant = KIT["variants"][net]
+    got = official(variant["manifest"], net=net).predict(PAIRS)
+    kits.assert_parity("lpips", net, got, variant["output"], **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("alex_v0.0", {"version": "0.0"}), ("alex_baseline", {"weighted": False})]
+)
+def test_parity_variants(name, parameters):
+    variant = KIT["variants"][name]
+    got = official(variant.get("manifest"), **parameters).predict(PAIRS)
+    kits.assert_parity("lpips", name, got, variant["output"], **TOLERANCE)
+
+
+def test_parity_layers(alex):
+    views = torch.cat([alex._views(pair) for pair in PAIRS])
+    with torch.inference_mode():
+        got = torch.stack(alex.network_.layer_distances(views), dim=1).numpy()
+    kits.assert_parity("lpips", "layers", got, KIT["output_per_layer"], **TOLERANCE)
+
+
+def test_parity_map(alex):
+    maps = [alex.quality_map(pair) for pair in PAIRS]
+    got = [[one.mean(), one.std(), one[10, 20]] for one in maps]
+    kits.assert_parity("lpips", "map", got, KIT["variants"]["alex_spatial"]["output"], **TOLERANCE)
+
+
+def test_parity_stages(alex):
+    with torch.inference_mode():
+        scaled = alex.network_.scaling_layer(alex._views(PAIRS[0])[0, :1])
+        taps = alex.network_.net(scaled)
+        normalised = taps[2] / (taps[2].norm(dim=1, keepdim=True) + 1e-10)
+    found = {f"net.relu{number}": tap for number, tap in enumerate(taps, start=1)}
+    found |= {"scaled_input (query A of image 0)": scaled, "unit_normalised net.relu3": normalised}
+    assert found.keys() == KIT["stages"].keys()
+    for name, stage in KIT["stages"].items():
+        assert list(found[name].shape) == stage["shape"]
+        got = [found[name].mean(), found[name].std(unbiased=False)]
+        kits.assert_parity("lpips", name, got, [stage["mean"], stage["std"]], rtol=1e-4, atol=1e-6)
+
+
+def test_parity_loss():
+    told = KIT["losses"]["BCERankingLoss"]
+    loss = JudgementLoss()
+    weights.load_state(loss, kits.fill(KIT, told["manifest"]))
+    distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
+    with torch.no_grad():
+        preference = loss.preference(distances)
+        value = loss(distances, torch.tensor(told["inputs"]["judge01"]))
+    kits.assert_parity("lpips", "preference", preference, told["sigmoid_outputs"], rtol=1e-6)
+    kits.assert_parity("lpips", "loss", value, told["value"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
+def test_parity_published_heads(net):
+    (entry,) = [entry for entry in LPIPS.published if entry.name == f"{net}-v0.1"]
+    heads = entry.files[1]
+    if not weights.at_hand(heads):
+        pytest.skip("the package `lpips`, which carries the published heads, is not installed (extra `demo`)")
+    estimator = official(None if net == "alex" else KIT["variants"][net]["manifest"], net=net)
+    state = estimator.network_.state_dict() | weights.read_state(weights.locate(heads))
+    weights.load_state(estimator.network_, state)
+    got = estimator.predict(PAIRS)
+    kits.assert_parity("lpips", f"heads {net}", got, KIT["real_heads"]["output"][net], **TOLERANCE)
+    assert (got > 0).all()
+
+
+def test_identity_and_symmetry(alex):
+    image, other = PAIRS[0]
+    same, forth, back = alex.predict([(image, image), (image, other), (other, image)])
+    assert same == 0
+    # float32 sums in another order
+    assert forth == pytest.approx(back, rel=1e-5)
+
+
+@pytest.mark.parametrize(("net", "side"), [("alex", 31), ("vgg", 16), ("squeeze", 17)])
+def test_smallest_image(net, side):
+    estimator = LPIPS(net=net, backbone_weights=None, random_state=0).initialize()
+    image = np.zeros((side, side, 3), np.uint8)
+    assert estimator.predict([(image, image)])[0] == 0
+    with pytest.raises(ValueError, match=f"needs at least {side} pixels"):
+        estimator.predict([(image[1:], image[1:])])
+
+
+def test_trunk_file_is_renamed_to_slices(tmp_path):
+    import torchvision
+
+    trunk = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    estimator = LPIPS(net="squeeze", backbone_weights=tmp_path / "trunk.pth").initialize()
+    # Fire module 9 is the first of slice 5; see TRUNKS
+    torch.testing.assert_close(
+        estimator.network_.net.slice5[0].squeeze.weight, trunk.features[10].squeeze.weight, rtol=0, atol=0
+    )
+
+
+def test_wrong_published_weights_say_what_to_set():
+    with pytest.raises(ValueError, match="set net='vgg'"):
+        LPIPS(net="alex", weights="vgg-v0.1").initialize()
+
+
+@pytest.mark.parametrize("parameters", [{"net": "vgg19"}, {"version": "1"}, {"trainable": "some"}])
+def test_unknown_options(parameters):
+    with pytest.raises(ValueError, match="is unknown; take one of"):
+        LPIPS(backbone_weights=None, **parameters).initialize()
+
+
+@pytest.fixture(scope="module")
+def distorted():
+    return make_distorted(
+        load_photographs(size=64).images, distortions=["gaussian_blur", "white_noise"], random_state=0
+    )
+
+
+def learner(**parameters):
+    return LPIPS(net="squeeze", backbone_weights=None, batch_size=16, lr=3e-2, random_state=0, **parameters)
+
+
+def split(distorted):
+    pairs = list(zip(distorted.images, distorted.references, strict=True))
+    held_out = distorted.groups >= 7
+    return (
+        [pair for pair, out in zip(pairs, held_out, strict=True) if not out],
+        distorted.target[~held_out],
+        [pair for pair, out in zip(pairs, held_out, strict=True) if out],
+        distorted.target[held_out],
+    )
+
+
+def test_learns_from_quality(distorted):
+    X, y, X_new, y_new = split(distorted)
+    before = learner().initialize().score(X_new, y_new)
+    estimator = learner(max_epochs=5).fit(X, y)
+    # measured on held-out photographs: 0.44 with random channel weights, 0.90 with learned ones
+    assert estimator.score(X_new, y_new) > 0.8 > 0.6 > before
+    predicted = estimator.predict(X_new)
+    assert y.min() - 1 < predicted.mean() < y.max() + 1  # the unit of y, not a distance
+    heads = [p for name, p in estimator.network_.named_parameters() if name.endswith("model.1.weight")]
+    assert len(heads) == 7
+    assert all((head >= 0).all() for head in heads)
+
+
+def test_learns_from_judgements(distorted):
+    X, y, X_new, y_new = split(distorted)
+    order = np.random.default_rng(0).permutation(len(X))
+    # Two versions of one photograph; the milder distortion is preferred by nine of ten.
+    by_reference: dict = {}
+    for i in order:
+        by_reference.setdefault(id(X[i][1]), []).append(i)
+    couples = [(a, b) for rows in by_reference.values() for a, b in zip(rows[::2], rows[1::2], strict=False)]
+    couples += [(b, a) for a, b in couples]
+    triplets = [(X[a][0], X[b][0], X[a][1]) for a, b in couples]
+    preferred = np.array([0.5 if y[a] == y[b] else 0.1 + 0.8 * (y[b] > y[a]) for a, b in couples])
+    before = learner().initialize().score(X_new, y_new)
+    estimator = learner(max_epochs=5).fit(triplets, preferred)
+    assert estimator.score(X_new, y_new) > 0.8 > 0.6 > before
+    assert (estimator.predict(X_new) >= 0).all()  # judgements have no unit: still a distance
+    with pytest.raises(ValueError, match="share of people"):
+        learner().fit(triplets, preferred * 10)
+
+
+def test_heads_only_leave_the_trunk(distorted):
+    X, y, *_ = split(distorted)
+    estimator = LPIPS(net="squeeze", backbone_weights=None, max_epochs=1, random_state=0)
+    before = {k: v.clone() for k, v in estimator.initialize().network_.state_dict().items()}
+    after = estimator.fit(X[:16], y[:16]).network_.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"lin{number}.model.1.weight" for number in range(7)}
