@@ -10,7 +10,7 @@ demo: $(VENV)/.demo
 	$(RUN) examples/demo.py $(if $(RATINGS),--ratings "$(RATINGS)")
 
 test: $(VENV)/.test lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .
