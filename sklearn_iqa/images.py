@@ -4,7 +4,10 @@
 Each sentence says which row, what came, what is accepted and what to do. `rows` does the same for what holds images.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 __all__ = ["ACCEPTED", "check_min_size", "is_tensor", "read_image", "tensor_to_array"]
 
 ACCEPTED = (
-    "an image is a uint8 array in 0..255 or a float array in 0..1 of shape (height, width, 3), (height, width) or "
-    "(height, width, 1), a path, a PIL image or a torch tensor on the CPU"
+    "an image is a uint8 (0..255), uint16 (0..65535) or float (0..1) array of shape (height, width, 3), "
+    "(height, width) or (height, width, 1), a path, a PIL image or a torch tensor on the CPU"
 )
-# What Pillow's modes need before they are RGB; 16-bit and float modes are scaled by hand below.
-CONVERTIBLE = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"}
-WITH_ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
+# Pillow's modes that its own conversion turns into RGB or RGBA.
+CONVERTIBLE = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "LA", "PA", "RGBA", "RGBa"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L", "I;16N"}
+# Formats whose 16-bit grey some versions of Pillow open as 32-bit integers, still in 0..65535.
+SIXTEEN_IN_32 = {"PNG", "PPM"}
+# 16-bit colours as Pillow calls them in PNG and TIFF files, and the same in the other byte order.
+DEEP_COLOURS = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+LONGEST_PART = 120  # characters of a path, or of Pillow's reason, in a sentence
 
 
 def read_image(image: Any, where: str = "The image") -> np.ndarray:
@@ -38,23 +49,28 @@ def read_image(image: Any, where: str = "The image") -> np.ndarray:
     Returns
     -------
     image : ndarray of shape (height, width, 3)
-        uint8 in 0..255, or float32 in 0..1. Never written to: it may share memory with the input.
+        uint8 in 0..255, or float32 in 0..1. Not to be written to: it may share memory with the input.
 
     Raises
     ------
-    FileNotFoundError
-        When the file does not exist.
+    FileNotFoundError, PermissionError
+        When the file does not exist or must not be read.
     TypeError
         When the object is no image.
     ValueError
         When the image cannot be used: not finite, out of range, transparent, empty, damaged, with several frames.
+
+    Notes
+    -----
+    Files and PIL images are turned upright by their EXIF orientation; colour profiles are not applied. 16-bit PNG and
+    TIFF files keep their depth, except for grey with alpha; what else is deeper than 8 bits comes as Pillow reads it.
     """
     if isinstance(image, str | os.PathLike):
-        return _read_file(Path(image), where)
+        return _read_file(os.fsdecode(image), where)
     if isinstance(image, Image.Image):
         return _from_pil(image, where)
     if isinstance(image, np.ndarray):
-        return _from_array(image, where)
+        return _from_array(np.asarray(image), where)  # a memory map becomes a plain view
     if is_tensor(image):
         return _from_array(_channels_last(tensor_to_array(image, where), where), where)
     raise TypeError(f"{where} is a {type(image).__name__}; {ACCEPTED}.")
@@ -72,13 +88,22 @@ def check_min_size(image: np.ndarray, min_size: int, where: str, method: str) ->
 
 def is_tensor(x: Any) -> bool:
     """Whether x is a torch tensor, asked without importing torch."""
-    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "detach")
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
 
 
 def tensor_to_array(tensor: Any, where: str) -> np.ndarray:
+    """A dense torch tensor on the CPU as an array that may share its memory."""
     if tensor.device.type != "cpu":
         raise ValueError(f"{where} is a torch tensor on {tensor.device}; move it to the CPU first, with .cpu().")
-    return tensor.detach().numpy()
+    tensor = tensor.detach()
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{where} is a torch tensor of layout {tensor.layout} and dtype {tensor.dtype}, which NumPy cannot take; "
+            "give a dense one, of uint8 in 0..255 or float in 0..1."
+        ) from error
 
 
 def _channels_last(image: np.ndarray, where: str) -> np.ndarray:
@@ -103,23 +128,32 @@ def _from_array(image: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(f"{where} has the shape {image.shape}, but {ACCEPTED}; {advice}.")
     if image.size == 0:
         raise ValueError(f"{where} has the shape {image.shape}, that is no pixel; leave the empty image out.")
-    if image.dtype == np.uint16:
-        image = image.astype(np.float32) / np.float32(65535)
-    elif image.dtype.kind == "f":
-        _check_range(image, where)
-        image = image.astype(np.float32, copy=False)
-    elif image.dtype != np.uint8:
-        raise ValueError(
-            f"{where} is of dtype {image.dtype}, but integers must be uint8 in 0..255 (or uint16 in 0..65535) and "
-            "floats in 0..1; convert with image.astype(np.uint8) if the values are in 0..255."
-        )
+    image = _uint8_or_float32(image, where)
     if image.ndim == 2:
         image = image[:, :, np.newaxis]
     if image.shape[-1] == 4:
         if not (image[..., 3] == (255 if image.dtype == np.uint8 else 1)).all():
-            raise ValueError(_transparent(where))
+            raise ValueError(
+                f"{where} is partly transparent, so its colours are not defined; composite it onto a colour of your "
+                "choice (PIL.Image.alpha_composite) or drop the alpha channel."
+            )
         image = image[..., :3]
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def _uint8_or_float32(image: np.ndarray, where: str) -> np.ndarray:
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind == "u" and image.dtype.itemsize == 2:  # of either byte order
+        return image.astype(np.float32) / np.float32(65535)
+    if image.dtype.kind == "f":
+        _check_range(image, where)
+        return image.astype(np.float32, copy=False)
+    advice = "image.astype(float) for black and white" if image.dtype == bool else "image.astype(np.uint8) if that fits"
+    raise ValueError(
+        f"{where} is of dtype {image.dtype}, but integers must be uint8 in 0..255 (or uint16 in 0..65535) and floats "
+        f"in 0..1; convert it first, with {advice}."
+    )
 
 
 def _check_range(image: np.ndarray, where: str) -> None:
@@ -136,60 +170,109 @@ def _check_range(image: np.ndarray, where: str) -> None:
         )
 
 
-def _transparent(where: str) -> str:
-    return (
-        f"{where} is partly transparent, so its colours are not defined; composite it onto a colour of your choice "
-        "(PIL.Image.alpha_composite) or drop the alpha channel."
-    )
-
-
-def _read_file(path: Path, where: str) -> np.ndarray:
-    where = f"{where} ({path})"
-    if not path.exists():
-        raise FileNotFoundError(f"{where} does not exist; check the path, relative ones start at {Path.cwd()}.")
-    if path.is_dir():
+def _read_file(path: str, where: str) -> np.ndarray:
+    shown = path if len(path) <= LONGEST_PART else f"...{path[-LONGEST_PART:]}"
+    where = f"{where} ({shown!r})"
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{where} does not exist; check the path, relative ones start at {str(Path.cwd())!r}.")
+    if os.path.isdir(path):
         raise ValueError(
             f"{where} is a folder, but an image file is due; list its files, as in sorted(Path(...).iterdir())."
         )
+    with _explained(where):
+        image = Image.open(path)
+    with image:
+        return _from_pil(image, where, path)
+
+
+def _from_pil(image: Image.Image, where: str, path: str | None = None) -> np.ndarray:
+    with _explained(where):
+        n_frames = getattr(image, "n_frames", 1)
+    if n_frames > 1 and image.format != "MPO":  # phones write MPO: one photograph and its thumbnails
+        raise ValueError(
+            f"{where} has {n_frames} frames or pages, but one image is due; pick one, as in image.seek(0) and "
+            "image.copy() in Pillow, or save it as a file of its own."
+        )
+    if not (image.mode in CONVERTIBLE or image.mode == "F" or _is_deep_grey(image)):
+        raise ValueError(
+            f"{where} has Pillow's mode {image.mode!r}, of which black and white are not known here; convert it first, "
+            "to a float array in 0..1 or to the mode 'RGB'."
+        )
+    with _explained(where):
+        pixels = _pixels(image, path)
+    return _from_array(pixels, where)
+
+
+@contextlib.contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Say in one sentence what goes wrong inside Pillow."""
     try:
-        with Image.open(path) as image:
-            return _from_pil(image, where)
+        yield
+    except MemoryError:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{where} is no image that Pillow can read; give a PNG, JPEG, TIFF, BMP or WebP file."
         ) from error
     except PermissionError as error:
         raise PermissionError(f"{where} must not be read by this user; change its permissions.") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
-            f"{where} is larger than Pillow's limit ({error}); shrink the image, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+            f"{where} has more pixels than Pillow's limit allows; shrink the image, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS (now {Image.MAX_IMAGE_PIXELS}) if you trust it."
         ) from error
-    except OSError as error:
-        raise ValueError(_damaged(where, error)) from error
-
-
-def _from_pil(image: Image.Image, where: str) -> np.ndarray:
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # phones write MPO: one photograph and its thumbnails
+    except Exception as error:  # a damaged file fails anywhere: OSError, SyntaxError, EOFError, struct.error and others
+        first = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        reason = first[:LONGEST_PART] or type(error).__name__
         raise ValueError(
-            f"{where} has {frames} frames or pages, but one image is due; save the frame that you mean as its own file."
-        )
-    deep_grey = image.mode in SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG")
-    try:
-        image = ImageOps.exif_transpose(image)
-        if deep_grey:
-            return _from_array(np.asarray(image).astype(np.uint16), where)
-        if image.mode == "F":
-            return _from_array(np.asarray(image), where)
-        if image.mode in WITH_ALPHA or "transparency" in image.info:
-            return _from_array(np.asarray(image.convert("RGBA")), where)
-        if image.mode in CONVERTIBLE:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow raises SyntaxError for broken PNG chunks
-        raise ValueError(_damaged(where, error)) from error
-    raise ValueError(f"{where} has Pillow's mode {image.mode!r}; convert it to RGB first, with image.convert('RGB').")
+            f"{where} cannot be decoded ({reason}): it is damaged, cut off or was closed before it was read; fetch or "
+            "open it again."
+        ) from error
 
 
-def _damaged(where: str, error: Exception) -> str:
-    return f"{where} is damaged or cut off ({error}); fetch or save the file again."
+def _pixels(image: Image.Image, path: str | None) -> np.ndarray:
+    """What a PIL image holds, upright: uint8, uint16 or float32, with alpha where something may be transparent.
+
+    Of 16-bit colours Pillow keeps the high bytes; those of a file are read again in the other byte order for the low.
+    """
+    deep_grey, rawmode = _is_deep_grey(image), _rawmode(image)  # both known only before the image is loaded
+    upright = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        return np.asarray(upright)
+    if deep_grey:
+        return _transparent_where(np.asarray(upright).astype(np.uint16), image.info.get("transparency"))
+    if path is not None and rawmode in DEEP_COLOURS:
+        with _reopened(path, DEEP_COLOURS[rawmode]) as low:
+            deep = np.asarray(upright).astype(np.uint16) << 8 | np.asarray(ImageOps.exif_transpose(low))
+        return _transparent_where(deep, image.info.get("transparency"))
+    return np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB"))
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    return image.mode in SIXTEEN_BIT or (image.mode == "I" and image.format in SIXTEEN_IN_32)
+
+
+def _rawmode(image: Image.Image) -> str | None:
+    """How the pixels lie in the file of an image that is not loaded yet."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return None
+    args = tiles[0][3]
+    return args[0] if isinstance(args, tuple) else args
+
+
+def _reopened(path: str, rawmode: str) -> Image.Image:
+    image: Any = Image.open(path)
+    for i, (*where, args) in enumerate(image.tile):
+        tile = [*where, (rawmode, *args[1:]) if isinstance(args, tuple) else rawmode]
+        image.tile[i] = getattr(image.tile[i], "_make", tuple)(tile)  # old versions of Pillow have plain tuples
+    return image
+
+
+def _transparent_where(pixels: np.ndarray, key: int | tuple[int, ...] | None) -> np.ndarray:
+    """16-bit pixels with alpha 0 where they have the one colour that the file calls transparent."""
+    if key is None:
+        return pixels
+    colours = np.atleast_3d(pixels)
+    alpha = np.where((colours == key).all(axis=-1, keepdims=True), 0, 65535).astype(np.uint16)
+    return np.concatenate([np.broadcast_to(colours, (*alpha.shape[:2], 3)), alpha], axis=-1)

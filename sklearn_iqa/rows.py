@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sklearn_iqa.images import ACCEPTED, is_tensor, read_image, tensor_to_array
+from sklearn_iqa.images import ACCEPTED, is_tensor, read_image
 
 __all__ = ["ImageRows", "TupleRows", "check_images", "check_tuples", "count_images", "make_pairs"]
+
+CONTAINERS = "a list of images or an array (n, height, width, 3)"
 
 
 class ImageRows(Sequence):
     """Images by row number: `rows[i]` opens image i as RGB; `len(rows)` opens nothing."""
 
-    def __init__(self, items: Sequence):
+    def __init__(self, items: Sequence | np.ndarray):
         self.items = items
 
     def __len__(self) -> int:
@@ -28,10 +30,10 @@ class ImageRows(Sequence):
 
     def __getitem__(self, row):
         item = self.items[row]
-        if isinstance(item, tuple | list) or (isinstance(item, np.ndarray) and item.ndim == 4):
+        if _group_size(item) is not None:
             raise ValueError(
-                f"Row {row} of X holds {len(item)} images, but one image is due here; methods that compare take pairs, "
-                "this one takes X as a list of images or an array (n, height, width, 3)."
+                f"Row {row} of X is {_described(item)}, but one image is due here; methods that compare take pairs, "
+                f"this one takes {CONTAINERS}."
             )
         return read_image(item, f"Row {row} of X")
 
@@ -55,21 +57,16 @@ class TupleRows(Sequence):
         Whether the images of one row must have one height and width.
     """
 
-    def __init__(self, items: Sequence, names: tuple[str, ...], method: str, same_size: bool):
+    def __init__(self, items: Sequence | np.ndarray, names: tuple[str, ...], method: str, same_size: bool):
         self.items, self.names, self.method, self.same_size = items, names, method, same_size
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, row) -> tuple[np.ndarray, ...]:
-        item = self.items[row]
-        if not _is_tuple_of(item, len(self.names)):
-            raise ValueError(
-                f"{self.method} compares images: row {row} of X must be ({', '.join(self.names)}), but came as "
-                f"{_describe(item)}; build X with make_pairs(queries, references)."
-            )
+    def __getitem__(self, row):
         images = tuple(
-            read_image(image, f"The {name} in row {row} of X") for name, image in zip(self.names, item, strict=True)
+            read_image(image, f"The {name} in row {row} of X")
+            for name, image in zip(self.names, self._unopened(row), strict=True)
         )
         sizes = [image.shape[:2] for image in images]
         if self.same_size and len(set(sizes)) > 1:
@@ -81,13 +78,21 @@ class TupleRows(Sequence):
         return images
 
     def same(self, row: int):
-        """Give a key that rows share when their last image, the reference, is the same path, object or pixels."""
-        reference = self.items[row][-1]
+        """Give a key that rows share when their last image, the reference, is the same path or the same pixels."""
+        reference = self._unopened(row)[-1]
         if isinstance(reference, str | os.PathLike):
-            return os.fspath(reference)
-        if isinstance(reference, np.ndarray):
-            return hashlib.sha1(np.ascontiguousarray(reference)).hexdigest()
-        return id(reference)
+            return os.path.abspath(os.fsdecode(reference))
+        pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[-1]} in row {row} of X"))
+        return pixels.shape, pixels.dtype.str, hashlib.sha1(pixels.data).hexdigest()
+
+    def _unopened(self, row: int) -> Sequence:
+        item = self.items[row]
+        if _group_size(item) != len(self.names):
+            raise ValueError(
+                f"{self.method} compares images: row {row} of X must be ({', '.join(self.names)}), but came as "
+                f"{_described(item)}; build X with make_pairs(queries, references)."
+            )
+        return item
 
 
 def check_images(X: Any) -> ImageRows:
@@ -96,7 +101,8 @@ def check_images(X: Any) -> ImageRows:
     Parameters
     ----------
     X : array (n, height, width, 3), or list, tuple, object array, pandas or polars Series of images
-        The images; their sizes may differ in all but the first form.
+        The images; their sizes may differ in all but the first form. Also an array (n, height, width) of grey images,
+        and a torch tensor (n, 3, height, width) or (n, height, width, 3).
 
     Returns
     -------
@@ -110,13 +116,8 @@ def check_images(X: Any) -> ImageRows:
     items = _container(X)
     if isinstance(items, np.ndarray) and items.ndim == 5:
         raise ValueError(
-            f"X has the shape {items.shape}, that is pairs, but single images are due here; take X[:, 0] for the "
-            "queries."
-        )
-    if isinstance(items, np.ndarray) and items.ndim == 2:
-        raise ValueError(
-            f"X is a two-dimensional {items.dtype} array of shape {items.shape}, but X must hold images: an array "
-            "(n, height, width, 3) or a list of images."
+            f"X has the shape {items.shape}, that is {items.shape[1]} images in each row, but one is due here; take "
+            "X[:, 0] for the first ones."
         )
     return ImageRows(items)
 
@@ -127,7 +128,7 @@ def check_tuples(X: Any, names: tuple[str, ...], method: str, same_size: bool = 
     Parameters
     ----------
     X : array (n, k, height, width, 3), list of k-tuples, (n, k) object array, or data frame with k columns
-        The images of each row.
+        The images of each row. Also a torch tensor (n, k, 3, height, width).
     names : tuple of k str
         What the places of a tuple are called.
     method : str
@@ -155,13 +156,8 @@ def check_tuples(X: Any, names: tuple[str, ...], method: str, same_size: bool = 
 
 def count_images(X: Any) -> int:
     """How many images the first row of X holds: 1 for single images, 2 for pairs, 3 for triplets."""
-    items = _container(X)
-    first = items[0]
-    if isinstance(first, tuple | list) or (
-        isinstance(first, np.ndarray) and (first.ndim == 4 or first.dtype == object)
-    ):
-        return len(first)
-    return 1
+    size = _group_size(_container(X)[0])
+    return 1 if size is None else size
 
 
 def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
@@ -181,8 +177,8 @@ def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
 
     Raises
     ------
-    ValueError
-        When the numbers differ.
+    TypeError, ValueError
+        When one of the two is no container of images, or when their numbers differ.
 
     Examples
     --------
@@ -193,10 +189,10 @@ def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
     >>> len(X), len(X[0]), X[2][1].shape
     (3, 2, (8, 8, 3))
     """
-    query_items = _container(queries)
+    query_items = _container(queries, "queries")
     if _is_single_image(references):
         return [(query_items[i], references) for i in range(len(query_items))]
-    reference_items = _container(references)
+    reference_items = _container(references, "references")
     if len(reference_items) != len(query_items):
         raise ValueError(
             f"There are {len(query_items)} queries and {len(reference_items)} references; give one reference for each "
@@ -205,64 +201,92 @@ def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
     return [(query_items[i], reference_items[i]) for i in range(len(query_items))]
 
 
-def _container(X: Any) -> Sequence | np.ndarray:
+def _container(X: Any, name: str = "X") -> Sequence | np.ndarray:
     """X as something with a length whose rows can be taken by number, nothing opened."""
-    if isinstance(X, str | os.PathLike | Image.Image):
-        raise TypeError(f"X is a single {type(X).__name__}, but must be a container of images; write [image] for one.")
-    if isinstance(X, Mapping) or hasattr(X, "toarray"):
-        raise TypeError(f"X is a {type(X).__name__}; give a list of images or an array (n, height, width, 3).")
+    if isinstance(X, str | bytes | os.PathLike | Image.Image):
+        raise TypeError(
+            f"{name} is a single {type(X).__name__}, but must be a container of images; write [image] for one."
+        )
+    if hasattr(X, "toarray"):
+        raise TypeError(f"{name} is a sparse {type(X).__name__}, which holds no images; give {CONTAINERS}.")
     if is_tensor(X):
-        X = tensor_to_array(X, "X") if X.ndim not in (4, 5) or X.shape[-1] in (1, 3) else [x for x in X]
-    elif hasattr(X, "to_numpy") and hasattr(X, "columns"):  # a pandas or polars data frame: a column a place
-        X = list(zip(*(list(X[name]) for name in X.columns), strict=True))
-    elif hasattr(X, "to_list"):  # a pandas or polars Series
-        X = X.to_list()
+        X = _tensor_rows(X, name)
+    elif hasattr(X, "itertuples"):  # a pandas data frame: a column a place
+        X = list(X.itertuples(index=False, name=None))
+    elif hasattr(X, "iter_rows"):  # a polars data frame
+        X = list(X.iter_rows())
+    elif hasattr(X, "to_numpy"):  # a pandas or polars Series
+        X = X.to_numpy()
     if isinstance(X, np.ndarray):
-        _check_array_container(X)
-        if X.dtype.kind in "OUS" and X.ndim == 2:
-            X = [tuple(row) for row in X]
-    elif isinstance(X, Iterator) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
-        raise TypeError(f"X is a {type(X).__name__}; give a list of images or an array (n, height, width, 3).")
+        X = _array_rows(X, name)
+    elif isinstance(X, Mapping | Iterator) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
+        raise TypeError(f"{name} is a {type(X).__name__}; give {CONTAINERS}.")
     if len(X) == 0:
-        raise ValueError("X is empty (0 samples), but at least one image is needed.")
+        raise ValueError(f"{name} is empty (0 samples), but at least one image is needed.")
     return X
 
 
-def _check_array_container(X: np.ndarray) -> None:
-    if X.dtype.kind in "OUS" and X.ndim in (1, 2):
-        return
+def _tensor_rows(X: Any, name: str) -> list:
+    if X.ndim not in (4, 5):  # (3, height, width) may be one image or three grey ones
+        raise ValueError(
+            f"{name} is a torch tensor of shape {tuple(X.shape)}, but a batch of images is (n, 3, height, width), "
+            "(n, 1, height, width) or (n, height, width, 3), and one of pairs (n, 2, 3, height, width); write "
+            f"{name}[None] for one image, {name}[:, None] for grey ones."
+        )
+    return list(X)
+
+
+def _array_rows(X: np.ndarray, name: str) -> Sequence | np.ndarray:
+    holds_objects = X.dtype.kind in "OUT"  # images, paths, or tuples of them
+    if holds_objects and X.ndim == 2:
+        return [tuple(row) for row in X]
+    if X.ndim and (len(X) == 0 or (holds_objects and X.ndim == 1)):
+        return X
     if X.dtype == object:
         raise ValueError(
-            f"X is an object array of shape {X.shape}, of numbers one by one; turn it into numbers first, as in "
-            "X.astype(np.uint8)."
+            f"{name} is an object array of shape {X.shape}, of numbers one by one; turn it into numbers first, as in "
+            f"{name}.astype(np.uint8)."
         )
     if X.dtype.kind not in "buif":
-        raise ValueError(f"X is an array of dtype {X.dtype} and shape {X.shape}, which holds no images; {ACCEPTED}.")
-    if X.ndim == 3 and X.shape[-1] in (1, 3, 4):
-        raise ValueError(f"X has the shape {X.shape}, that is one image; write X[np.newaxis] or [X] for one image.")
-    if X.ndim not in (2, 3, 4, 5):
+        raise ValueError(f"{name} is an array of dtype {X.dtype} and shape {X.shape}; {ACCEPTED}.")
+    if X.ndim == 2:
         raise ValueError(
-            f"X has the shape {X.shape}; an array of images is (n, height, width, 3), an array of pairs "
-            "(n, 2, height, width, 3). Reshape your data to one of these."
+            f"{name} is a two-dimensional {X.dtype} array of shape {X.shape}, but must hold images; give {CONTAINERS}, "
+            f"or {name}[np.newaxis] for one grey image."
         )
+    if _is_one_colour_image(X):
+        raise ValueError(f"{name} has the shape {X.shape}, that is one image; write [image] for a single one.")
+    if X.ndim not in (3, 4, 5):
+        raise ValueError(
+            f"{name} has the shape {X.shape}, but an array of images is (n, height, width, 3) and an array of pairs "
+            "(n, 2, height, width, 3); reshape your data to one of these."
+        )
+    return X
+
+
+def _is_one_colour_image(X: np.ndarray) -> bool:
+    return X.ndim == 3 and X.shape[-1] in (1, 3, 4)
 
 
 def _is_single_image(x: Any) -> bool:
-    if isinstance(x, str | os.PathLike | Image.Image):
-        return True
-    if isinstance(x, np.ndarray) or is_tensor(x):
-        return (x.ndim == 2 and x.dtype != object) or (x.ndim == 3 and (x.shape[-1] in (1, 3) or x.shape[0] in (1, 3)))
-    return False
+    if isinstance(x, np.ndarray):
+        return x.dtype.kind not in "OUT" and (x.ndim == 2 or _is_one_colour_image(x))
+    if is_tensor(x):
+        return x.ndim in (2, 3)
+    return isinstance(x, str | os.PathLike | Image.Image)
 
 
-def _is_tuple_of(item: Any, length: int) -> bool:
-    if isinstance(item, np.ndarray) or is_tensor(item):
-        return (item.ndim == 4 or item.dtype == object) and len(item) == length
-    return isinstance(item, tuple | list) and len(item) == length
+def _group_size(item: Any) -> int | None:
+    """How many images an item of X holds: 2 for a pair; None for a single image, and for what is no image at all."""
+    if isinstance(item, tuple | list):
+        return len(item)
+    if isinstance(item, np.ndarray) and item.dtype.kind in "OUT":
+        return len(item) if item.ndim == 1 else None
+    return len(item) if (isinstance(item, np.ndarray) or is_tensor(item)) and item.ndim == 4 else None
 
 
-def _describe(item: Any) -> str:
+def _described(item: Any) -> str:
     if isinstance(item, tuple | list):
         return f"a {type(item).__name__} of length {len(item)}"
     shape = getattr(item, "shape", None)
-    return f"an image of shape {tuple(shape)}" if shape is not None else f"a {type(item).__name__}"
+    return f"an array of shape {tuple(shape)}" if shape is not None else f"a {type(item).__name__}"
