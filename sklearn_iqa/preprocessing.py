@@ -5,6 +5,8 @@ Functions on images take arrays (height, width, 3) as `images.read_image` gives 
 last three axes (..., 3, height, width), so that one call cuts an image, a pair or a stack alike.
 """
 
+import math
+
 import numpy as np
 import torch
 from PIL import Image
@@ -56,6 +58,7 @@ def normalize(tensor: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 def random_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """A square of `size` pixels cut at random, one place for all leading axes, from torch's generator."""
     height, width = tensor.shape[-2:]
+    _check_fits(height, width, size)
     top = int(torch.randint(0, height - size + 1, ()))
     left = int(torch.randint(0, width - size + 1, ()))
     return tensor[..., top : top + size, left : left + size]
@@ -64,6 +67,7 @@ def random_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
 def center_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """The central square of `size` pixels; an odd rest is split as torchvision splits it."""
     height, width = tensor.shape[-2:]
+    _check_fits(height, width, size)
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return tensor[..., top : top + size, left : left + size]
 
@@ -76,18 +80,43 @@ def random_flip(tensor: torch.Tensor, p: float = 0.5, axis: int = -1) -> torch.T
 def grid_positions(height: int, width: int, size: int, n_crops: int) -> list[tuple[int, int]]:
     """Top-left corners of `n_crops` squares spread evenly over an image, in row-major order.
 
-    The grid has as few more places than `n_crops` as its shape allows, its aspect follows the image's, its outer
-    squares touch the borders; when places are left over, evenly spaced ones are taken. One crop is the central one.
+    An even number of squares lies on a grid whose aspect follows the image's and whose outer squares touch the
+    borders; where the grid has more places than squares, evenly spaced ones are taken. An odd number is the central
+    square and the grid for the others. Turned by 180 degrees the places are the same, to the pixel of rounding, unless
+    the image is hardly larger than a square.
     """
-    if n_crops == 1:
-        return [((height - size) // 2, (width - size) // 2)]
+    _check_fits(height, width, size)
     free_height, free_width = height - size, width - size
-    n_rows = max(1, min(n_crops, round(np.sqrt(n_crops * (free_height + 1) / (free_width + 1)))))
-    n_columns = -(-n_crops // n_rows)
-    tops = np.linspace(0, free_height, n_rows) if n_rows > 1 else np.array([free_height / 2])
-    lefts = np.linspace(0, free_width, n_columns) if n_columns > 1 else np.array([free_width / 2])
-    places = [(int(top), int(left)) for top in tops for left in lefts]
-    return [places[i] for i in np.linspace(0, len(places) - 1, n_crops).round().astype(int)]
+    places = _grid(free_height, free_width, n_crops - n_crops % 2)
+    if n_crops % 2:
+        center = (free_height // 2, free_width // 2)
+        # On an image hardly larger than a square, different places matter more than symmetric ones.
+        places = _grid(free_height, free_width, n_crops) if center in places else [*places, center]
+    return sorted(places)
+
+
+def _grid(free_height: int, free_width: int, n_crops: int) -> list[tuple[int, int]]:
+    """Of a grid with `n_crops` places, or as few more as its shape allows, `n_crops` evenly spaced ones."""
+    if n_crops == 0:
+        return []
+    n_rows = min(n_crops, round(math.sqrt(n_crops * (free_height + 1) / (free_width + 1))))
+    n_rows = max(n_rows, math.ceil(n_crops / (free_width + 1)))  # no more columns than there are different ones
+    n_columns = math.ceil(n_crops / n_rows)
+    places = [(top, left) for top in _spread(free_height, n_rows) for left in _spread(free_width, n_columns)]
+    return [places[round(i)] for i in np.linspace(0, len(places) - 1, n_crops)]
+
+
+def _spread(free: int, n_places: int) -> list[int]:
+    """From 0 to `free` in equal steps, in whole numbers; one place is the middle."""
+    return [i * free // (n_places - 1) for i in range(n_places)] if n_places > 1 else [free // 2]
+
+
+def _check_fits(height: int, width: int, size: int) -> None:
+    if size > min(height, width):
+        raise ValueError(
+            f"An image of {height} x {width} pixels (height x width) came where a crop of {size} x {size} is due; "
+            "enlarge the image first, or leave it out."
+        )
 
 
 def grid_crops(tensor: torch.Tensor, size: int, n_crops: int) -> torch.Tensor:
