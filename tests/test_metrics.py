@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Agreement figures: closed forms, SciPy's numbers, the logistic curve, scorers inside scikit-learn's searches."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from sklearn.datasets import make_regression
+from sklearn.dummy import DummyRegressor
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, cross_validate
+
+from sklearn_iqa import metrics
+from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, quality_scoring, rmse, srcc
+
+CORRELATIONS = [srcc, krcc, plcc, plcc_logistic]
+FIGURES = [*CORRELATIONS, rmse, fit_logistic]
+
+
+def vqeg_4(x, b1, b2, b3, b4):
+    """The four-parameter curve as printed in VQEG's report."""
+    return b2 + (b1 - b2) / (1 + np.exp(-(x - b3) / abs(b4)))
+
+
+def sheikh_5(x, b1, b2, b3, b4, b5):
+    """The five-parameter curve as printed by Sheikh, Sabir and Bovik."""
+    return b1 * (1 / 2 - 1 / (1 + np.exp(b2 * (x - b3)))) + b4 * x + b5
+
+
+@pytest.fixture
+def noisy():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(3, 2, size=200)
+    return vqeg_4(scores, 90, 10, 3.5, 0.8) + rng.normal(0, 8, size=200), scores
+
+
+def test_closed_forms():
+    mos, scores = [1, 2, 3, 4], [2, 1, 4, 3]
+    # Rank differences are 1, 1, 1, 1: 1 - 6 * 4 / (4 * 15).
+    assert srcc(mos, scores) == pytest.approx(0.6, abs=1e-12)
+    # Of 6 pairs, 2 are discordant: (4 - 2) / 6.
+    assert krcc(mos, scores) == pytest.approx(1 / 3, abs=1e-12)
+    # Deviations (-1.5, -0.5, 0.5, 1.5) and (-0.5, -1.5, 1.5, 0.5): products sum to 3, squares to 5 and 5.
+    assert plcc(mos, scores) == pytest.approx(0.6, abs=1e-12)
+    # Every difference is 1.
+    assert rmse(mos, scores) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_agrees_with_scipy(noisy, ties):
+    mos, scores = (np.round(values) for values in noisy) if ties else noisy
+    assert srcc(mos, scores) == pytest.approx(stats.spearmanr(mos, scores).statistic, abs=1e-12)
+    assert krcc(mos, scores) == pytest.approx(stats.kendalltau(mos, scores).statistic, abs=1e-12)
+    assert plcc(mos, scores) == pytest.approx(stats.pearsonr(mos, scores).statistic, abs=1e-12)
+    assert rmse(mos, scores) == pytest.approx(np.sqrt(np.mean((mos - scores) ** 2)), abs=1e-12)
+
+
+def test_rank_correlations_ignore_monotone_maps(noisy):
+    mos, scores = noisy
+    for figure in (srcc, krcc):
+        assert figure(np.exp(mos / 50), scores**3) == figure(mos, scores)
+
+
+@pytest.mark.parametrize("figure", [srcc, krcc, plcc])
+def test_correlations_are_odd_and_symmetric(noisy, figure):
+    mos, scores = noisy
+    assert figure(mos, -scores) == pytest.approx(-figure(mos, scores), abs=1e-12)
+    assert figure(scores, mos) == pytest.approx(figure(mos, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+def test_plcc_logistic_ignores_unit_and_direction(noisy, n_parameters):
+    mos, scores = noisy
+    expected = plcc_logistic(mos, scores, n_parameters=n_parameters)
+    # The family of curves is closed under these maps, so that only the optimiser's tolerance is left.
+    for mapped_mos, mapped_scores in ((mos, -scores), (-mos, scores), (mos / 100 - 7, 1e6 + 40 * scores)):
+        assert plcc_logistic(mapped_mos, mapped_scores, n_parameters=n_parameters) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("figure", CORRELATIONS)
+@pytest.mark.parametrize(("mos", "scores"), [([1, 2, 3], [5, 5, 5]), ([5, 5, 5], [1, 2, 3]), ([5, 5, 5], [5, 5, 5])])
+def test_constant_input_gives_zero_with_one_warning(figure, mos, scores):
+    with pytest.warns(UndefinedMetricWarning, match="constant, 0.0 is returned") as caught:
+        assert figure(mos, scores) == 0.0
+    assert len(caught) == 1
+    assert caught[0].filename == __file__ or figure is plcc_logistic
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize(
+    ("mos", "scores", "message"),
+    [
+        ([1, 2, np.nan], [1, 2, 3], r"y_true\[2\] is nan, only finite"),
+        ([1, 2, 3], [1, -np.inf, 3], r"y_pred\[1\] is -inf, only finite"),
+        ([1, 2, 3], [1, 2], "y_true has 3 values and y_pred has 2"),
+        ([1], [1], "at least 2 samples, got 1"),
+        ([], [], "at least 2 samples, got 0"),
+        (np.ones((3, 2)), [1, 2, 3], "should be a 1d array"),
+        ([1, 2, 3], np.ones((1, 3)), "should be a 1d array"),
+        (["a", "b"], [1, 2], "could not convert"),
+    ],
+)
+def test_unusable_input_is_refused_in_one_sentence(figure, mos, scores, message):
+    with pytest.raises(ValueError, match=message) as error:
+        figure(mos, scores)
+    assert "\n" not in str(error.value)
+
+
+def test_columns_and_series_are_taken(noisy):
+    pandas = pytest.importorskip("pandas")
+    mos, scores = noisy
+    for figure in CORRELATIONS:
+        assert figure(mos[:, None], pandas.Series(scores)) == figure(mos, scores)
+
+
+@pytest.mark.parametrize("n_parameters", [3, 6, None, "5"])
+def test_other_numbers_of_parameters_are_refused(n_parameters):
+    for figure in (fit_logistic, plcc_logistic):
+        with pytest.raises(ValueError, match="has 4 or 5 parameters, got n_parameters="):
+            figure([1, 2, 3], [1, 2, 3], n_parameters=n_parameters)
+
+
+# The centre, width and direction of the known curves vary; scores lie in 0..1 and in 0..1e5.
+@pytest.mark.parametrize("unit", [1.0, 1e5])
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize(("centre", "width"), [(0.5, 0.05), (0.7, 0.02), (0.1, 0.1), (1.2, 0.15)])
+def test_recovers_known_four_parameter_curve(unit, direction, centre, width):
+    scores = np.linspace(0, 1, 80) * unit
+    mos = vqeg_4(direction * scores, 5, 1, direction * centre * unit, width * unit)
+    for n_parameters in (4, 5):  # the five-parameter family contains it, with b4 = 0
+        mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+        np.testing.assert_allclose(mapping(scores), mos, atol=1e-5)
+        agreement = plcc_logistic(mos, scores, n_parameters=n_parameters)
+        assert agreement > 0.9999 > abs(plcc(mos, scores))
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+# The last curve has step and line of opposite direction, yet 8 * 10 / 4 < 30: it is monotone.
+@pytest.mark.parametrize(("b1", "b2", "b4"), [(60, 12, 20), (80, 30, 5), (30, 6, 0), (-8, 10, 30)])
+def test_recovers_known_five_parameter_curve(direction, b1, b2, b4):
+    scores = np.random.default_rng(0).uniform(0, 1, size=150)
+    mos = direction * sheikh_5(scores, b1, b2, 0.4, b4, 7)
+    np.testing.assert_allclose(fit_logistic(mos, scores)(scores), mos, atol=1e-4)
+    assert plcc_logistic(mos, scores) > 0.9999 > abs(plcc(mos, scores))
+
+
+def test_mapping_states_its_parameters():
+    scores = np.linspace(0, 1, 80)
+    mapping = fit_logistic(sheikh_5(scores, 60, 12, 0.4, 20, 7), scores)
+    np.testing.assert_allclose(
+        (mapping.b1, mapping.b2, mapping.b3, mapping.b4, mapping.b5), (60, 12, 0.4, 20, 7), rtol=1e-4
+    )
+    # Its asymptotes and width are those of the four-parameter form.
+    mapping = fit_logistic(vqeg_4(scores, 5, 1, 0.4, 0.1), scores, n_parameters=4)
+    asymptotes = (mapping.b5 + mapping.b1 / 2, mapping.b5 - mapping.b1 / 2)
+    np.testing.assert_allclose((*asymptotes, mapping.b3, 1 / mapping.b2), (5, 1, 0.4, 0.1), rtol=1e-4)
+    assert mapping.b4 == 0
+
+
+@pytest.mark.parametrize(("n_parameters", "curve"), [(4, vqeg_4), (5, sheikh_5)])
+def test_no_worse_than_free_least_squares(noisy, n_parameters, curve):
+    mos, scores = noisy
+    # Near the values that generated the data. The added line makes the free optimum monotone, as checked below.
+    start = (90, 10, 3.5, 0.8)
+    if n_parameters == 5:
+        mos, start = mos + 5 * scores, (80, 1.25, 3.5, 5, 50)
+    free, _ = optimize.curve_fit(curve, scores, mos, start)
+    slopes = np.diff(curve(np.linspace(scores.min(), scores.max(), 1000), *free))
+    assert (slopes > 0).all()
+    fitted = fit_logistic(mos, scores, n_parameters=n_parameters)(scores)
+    assert np.sum((mos - fitted) ** 2) == pytest.approx(np.sum((mos - curve(scores, *free)) ** 2), rel=1e-8)
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+@pytest.mark.parametrize("seed", range(6))
+def test_curve_is_monotone_and_beats_the_line(n_parameters, seed):
+    rng = np.random.default_rng(seed)
+    scores = np.exp(rng.normal(size=60)) * rng.choice([-1, 1])  # a long tail to one side
+    mos = rng.normal(size=60) + rng.normal() * scores
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+        agreement = plcc_logistic(mos, scores, n_parameters=n_parameters)
+    slopes = np.diff(mapping(np.linspace(scores.min(), scores.max(), 2000)))
+    # Rounding of values near 1 to ten.
+    assert (slopes >= -1e-12).all() or (slopes <= 1e-12).all()
+    line = np.polynomial.Polynomial.fit(scores, mos, 1)
+    assert np.sum((mos - mapping(scores)) ** 2) <= np.sum((mos - line(scores)) ** 2) * (1 + 1e-12)
+    assert 1 >= agreement >= abs(plcc(mos, scores))
+
+
+def test_constrained_curve_is_a_local_optimum(noisy):
+    mos, scores = noisy
+    mapping = fit_logistic(mos, scores)
+    fitted = np.array([mapping.b1, mapping.b2, mapping.b3, mapping.b4, mapping.b5])
+    best = np.sum((mos - mapping(scores)) ** 2)
+    # The free optimum turns downwards at the ends, so that the constraint binds: the slope far away is zero.
+    assert mapping.b4 == 0
+    rng = np.random.default_rng(0)
+    n_monotone = 0
+    for scale in (1e-4, 1e-3, 1e-2, 1e-1):
+        for changed in fitted + scale * rng.normal(size=(500, 5)) * np.maximum(np.abs(fitted), 1):
+            b1, b2, _, b4, _ = changed
+            if b4 >= 0 and b4 + b1 * b2 / 4 >= 0:
+                n_monotone += 1
+                # What the optimiser's tolerance of 1e-12 of the variance leaves.
+                assert np.sum((mos - sheikh_5(scores, *changed)) ** 2) >= best * (1 - 1e-9)
+    assert n_monotone > 500
+
+
+def test_constraint_in_the_centre():
+    # This MOS falls in the middle of the scores, and a monotone curve can only be flat there. The flattest curve with
+    # slope zero in its centre is a cubic: x - 4 / k * (expit(k * x) - 1/2) = k^2 x^3 / 12 - k^4 x^5 / 120 + ..., which
+    # for k = 0.1 is a cubic to 0.1 %.
+    scores = np.linspace(-1, 1, 60)
+    mos = scores**3 - 0.3 * scores
+    cubic = np.sum(mos * scores**3) / np.sum(scores**6) * scores**3
+    np.testing.assert_allclose(fit_logistic(mos, scores)(scores), cubic, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_distinct_scores_get_their_means(seed):
+    # Least squares of any family that passes through two given points.
+    rng = np.random.default_rng(seed)
+    mos, scores = rng.normal(size=21), rng.permutation(np.arange(21) < 5 + seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for n_parameters in (4, 5):
+            mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+            np.testing.assert_allclose(mapping([0, 1]), [mos[~scores].mean(), mos[scores].mean()], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+def test_height_does_not_cancel_against_offset(n_parameters):
+    # One image at the end stands out: ever farther tails of ever higher steps fit ever so slightly better.
+    scores = np.linspace(0, 1, 60)
+    mos = np.exp(10 * (scores - 1)) + 0.1 * np.random.default_rng(0).normal(size=60)
+    mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+    # A step seen to at least 1e-9 of its height, on a MOS that spans about 1.
+    assert abs(mapping.b1) < 1e10
+
+
+def test_monotone_constraint_holds_where_free_fit_would_turn():
+    scores = np.linspace(-1, 1, 41)
+    # A parabola: the free curve falls, then rises.
+    slopes = np.diff(fit_logistic(scores**2 + 0.1 * scores, scores)(scores))
+    assert (slopes >= 0).all()
+
+
+@pytest.mark.parametrize("gradient", [2.0, -0.5])
+def test_line_is_a_five_parameter_curve(gradient):
+    scores = np.linspace(0, 1, 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mapping = fit_logistic(3 + gradient * scores, scores)
+    np.testing.assert_allclose(
+        mapping(np.array([0.0, 0.5, 10.0])), 3 + gradient * np.array([0.0, 0.5, 10.0]), atol=1e-6
+    )
+    with pytest.warns(ConvergenceWarning, match="no better than a straight line"):
+        mapping = fit_logistic(3 + gradient * scores, scores, n_parameters=4)
+    assert mapping.is_line
+    assert mapping.b4 == pytest.approx(gradient, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+def test_few_samples_get_the_line(n_parameters):
+    mos, scores = np.array([1.0, 2.0, 2.0, 4.0, 4.5])[:n_parameters], np.arange(n_parameters)
+    with pytest.warns(
+        ConvergenceWarning, match=f"{n_parameters} samples cannot determine the {n_parameters}"
+    ) as caught:
+        mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+    assert caught[0].filename == __file__
+    np.testing.assert_allclose((mapping.b5, mapping.b4), np.polynomial.polynomial.polyfit(scores, mos, 1), atol=1e-12)
+    with pytest.warns(ConvergenceWarning):
+        assert plcc_logistic(mos, -scores, n_parameters=n_parameters) == pytest.approx(plcc(mos, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_parameters", [4, 5])
+@pytest.mark.parametrize(
+    ("mos", "scores"),
+    [
+        (np.random.default_rng(0).normal(size=40), np.arange(40) % 2),  # two distinct scores: step and line coincide
+        (np.eye(1, 40).ravel(), np.arange(40.0)),  # all opinions but one are equal
+        (np.arange(40.0), np.eye(1, 40).ravel()),  # all scores but one are equal
+        (
+            np.eye(1, 5000, 1).ravel(),
+            np.arange(5000.0),
+        ),  # constant opinions in the thinned sample that ranks the starts
+        (np.arange(5000.0), np.eye(1, 5000, 4999).ravel()),  # nearly constant scores there
+        (1e9 + np.sin(np.arange(40)), 1e-9 * np.arange(40)),  # far from unit scale
+        (np.tile([1, 1, 0, 0], 5), np.tile([0, 1, 0, 1], 5)),  # no relation at all
+    ],
+)
+def test_odd_data_get_a_finite_curve(mos, scores, n_parameters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
+        agreement = plcc_logistic(mos, scores, n_parameters=n_parameters)
+    assert np.isfinite(mapping(scores)).all()
+    assert abs(plcc(mos, scores)) <= agreement <= 1
+
+
+def test_constant_input_gets_the_mean_without_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit_logistic([1, 2, 3, 6], [5, 5, 5, 5])(5) == 3.0
+        assert fit_logistic([4, 4, 4, 4], [1, 2, 3, 4])([0, 9]).tolist() == [4.0, 4.0]
+
+
+def test_mapping_keeps_shape_and_pickles(noisy):
+    mapping = fit_logistic(*noisy)
+    assert mapping(np.zeros((2, 3), np.float32)).shape == (2, 3)
+    assert mapping(np.zeros(2, np.float32)).dtype == np.float64
+    assert pickle.loads(pickle.dumps(mapping)) == mapping
+
+
+def test_same_data_same_bits(noisy):
+    assert fit_logistic(*noisy) == fit_logistic(*noisy)
+
+
+@pytest.mark.parametrize("name", ["srcc", "krcc", "plcc", "plcc_logistic", "rmse"])
+def test_scorers_pickle_and_point_upwards(name):
+    X, y = make_regression(60, 4, noise=20, random_state=0)
+    estimator = Ridge().fit(X, y)
+    scorer = pickle.loads(pickle.dumps(getattr(metrics, f"{name}_scorer")))
+    sign = -1 if name == "rmse" else 1
+    assert scorer(estimator, X, y) == sign * getattr(metrics, name)(y, estimator.predict(X))
+
+
+def test_cross_validate_in_two_processes():
+    X, y = make_regression(90, 4, noise=20, random_state=0)
+    scoring = quality_scoring()
+    assert list(scoring) == ["srcc", "krcc", "plcc", "plcc_logistic", "neg_rmse"]
+    alone, together = (
+        cross_validate(Ridge(), X, y, cv=3, scoring=scoring, n_jobs=n_jobs, error_score="raise") for n_jobs in (1, 2)
+    )
+    for name in scoring:
+        np.testing.assert_array_equal(alone[f"test_{name}"], together[f"test_{name}"])
+    assert (together["test_neg_rmse"] < 0).all()
+    assert (together["test_plcc_logistic"] >= together["test_plcc"]).all()
+
+
+def test_grid_search_refits_by_rank_correlation():
+    X, y = make_regression(90, 4, noise=5, random_state=0)
+    # At 1e9 the coefficients vanish but keep their ranks; strong noise columns make a large penalty lose.
+    X = np.hstack([X, 1e3 * np.random.default_rng(0).normal(size=(90, 4))])
+    search = GridSearchCV(Ridge(), {"alpha": [1.0, 1e9]}, scoring=quality_scoring(), refit="srcc", error_score="raise")
+    search.fit(X, y)
+    assert search.best_params_ == {"alpha": 1.0}
+    assert search.best_score_ == search.cv_results_["mean_test_srcc"].max()
+
+
+def test_search_over_constant_predictions_has_no_nan():
+    X, y = make_regression(30, 2, random_state=0)
+    with pytest.warns(UndefinedMetricWarning):
+        results = cross_validate(DummyRegressor(), X, y, cv=3, scoring=quality_scoring(), error_score="raise")
+    for name in ("srcc", "krcc", "plcc", "plcc_logistic"):
+        np.testing.assert_array_equal(results[f"test_{name}"], 0.0)
+
+
+def test_import_needs_neither_torch_nor_matplotlib():
+    code = "import sys, sklearn_iqa.metrics; print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_sorted_and_exist():
+    assert metrics.__all__ == sorted(metrics.__all__)
+    assert all(hasattr(metrics, name) for name in metrics.__all__)
