@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import ndimage, optimize, stats
+from scipy import optimize, stats
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import make_scorer, root_mean_squared_error
@@ -40,18 +40,8 @@ __all__ = [
     "srcc_scorer",
 ]
 
-# Grid of starts for the two parameters that enter the curve non-linearly, for scores scaled into [-1, 1]. To rank the
-# starts, about a thousand samples, even in rank, are enough.
-_N_STEEPNESS = 16
-_N_CENTRES = 21
-_N_REFINED = 4
-_N_THINNED = 1000
-# At the flattest the curve is a line to 0.1 % over the scores' range; at the steepest it rises by 90 % within 6 % of
-# their interquartile range: beyond that a fit no longer sees a curve but a step between two neighbouring scores.
-_FLATTEST = 0.1
-_STEEPEST = 100
-# Centres beyond the outermost scores, in widths of the curve: what remains inside is one tail, an exponential.
-_TAIL_CENTRES = np.array([2.0, 5.0, 10.0])
+# Steepness and centre from which fits start, for scores and MOS of mean 0 and deviation 1.
+_STARTS = [(steepness, centre) for steepness in (0.5, 2.0, 8.0) for centre in (-1.0, 0.0, 1.0)]
 
 
 def srcc(y_true: Any, y_pred: Any) -> float:
@@ -199,12 +189,8 @@ def plcc_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> float:
     Notes
     -----
     The curve may fall as well as rise, so the direction of the scores is lost, as usual in the field: a distance and
-    its negative get the same figure, and so does a model that takes bad for good. Judge direction by `srcc`.
-
-    The curve is fitted to the values that it is judged by, which flatters small samples.
-
-    Why never below: the curve's squared error is at most that of the best line, and no rescaling of the curve's
-    values raises the squared error beyond it; squared correlation is one minus the share of what then remains.
+    its negative get the same figure, and so does a model that takes bad for good. Judge direction by `srcc`. The curve
+    is fitted to the values that it is judged by, which flatters small samples.
     """
     linear = abs(plcc(y_true, y_pred))
     mapping = fit_logistic(y_true, y_pred, n_parameters=n_parameters)
@@ -216,7 +202,7 @@ def plcc_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> float:
 
 @dataclass(frozen=True)
 class LogisticMapping:
-    """Monotone curve from scores to MOS: ``b1 * (1/2 - 1 / (1 + exp(b2 * (x - b3)))) + b4 * x + b5``.
+    """Curve from scores to MOS: ``b1 * (1/2 - 1 / (1 + exp(b2 * (x - b3)))) + b4 * x + b5``.
 
     Calling it with scores of any shape returns an array of this shape, in the unit of the MOS.
 
@@ -235,8 +221,7 @@ class LogisticMapping:
     b5: float
 
     def __call__(self, scores: Any) -> np.ndarray:
-        scores = np.asarray(scores, dtype=np.float64)
-        return self.b1 * _step(scores, self.b2, self.b3) + self.b4 * scores + self.b5
+        return _curve(np.asarray(scores, dtype=np.float64), self.b1, self.b2, self.b3, self.b4, self.b5)
 
     @property
     def is_line(self) -> bool:
@@ -245,7 +230,7 @@ class LogisticMapping:
 
 
 def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> LogisticMapping:
-    """Least-squares fit of a monotone logistic curve that maps scores to the MOS.
+    """Least-squares fit of a logistic curve that maps scores to the MOS.
 
     Parameters
     ----------
@@ -255,8 +240,7 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
         Predicted scores, in any unit and direction.
     n_parameters : {4, 5}, default=5
         4: ``b2 + (b1 - b2) / (1 + exp(-(x - b3) / abs(b4)))`` (VQEG).
-        5: ``b1 * (1/2 - 1 / (1 + exp(b2 * (x - b3)))) + b4 * x + b5`` (Sheikh et al.), constrained to be monotone:
-        ``b4`` and ``b4 + b1 * b2 / 4`` have one sign.
+        5: ``b1 * (1/2 - 1 / (1 + exp(b2 * (x - b3)))) + b4 * x + b5`` (Sheikh et al.).
 
     Returns
     -------
@@ -274,19 +258,12 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
     -----
     ConvergenceWarning
         Where the least-squares straight line is returned instead: if there are no more samples than parameters, or
-        if the four-parameter curve is no better than the line. (The line is a member of the five-parameter family.)
+        if no four-parameter curve is better than the line.
 
     Notes
     -----
-    For a given steepness and centre the curve is linear in its other parameters. These are solved exactly, so the
-    optimiser sees two parameters (variable projection: G. Golub, V. Pereyra, "Separable nonlinear least squares",
-    Inverse Problems 19, 2003). It descends from the four deepest valleys of a grid over both, so that nobody need
-    give start values. A descent that stops early still gives a usable curve, never worse than its start; the curve
-    has to beat the straight line in any case.
-
-    Programs that leave out the constraint may report a slightly higher PLCC from a curve that turns at its ends.
-
-    The curve rises by 90 % in no less than 6 % of the scores' interquartile range, lest it follow single images.
+    `scipy.optimize.curve_fit` runs from several starts, on scores and MOS brought to unit deviation; the best curve is
+    kept. The five-parameter form is not forced to be monotone, as in published figures.
 
     Examples
     --------
@@ -306,131 +283,51 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
         _warn_of_line(f"{len(mos)} samples cannot determine the {n_parameters} parameters of the logistic curve")
         return _straight_line(mos, scores)
 
-    mos_scale, unit_mos = _standardized(mos)
-    scores_scale, unit_scores = _standardized(scores)
-    with_line = n_parameters == 5
-    theta = _best_theta(unit_mos, unit_scores, with_line)
-    height, gradient, error = _linear_part(theta, unit_mos, unit_scores, with_line)
-    if not with_line and error >= 1 - plcc(mos, scores) ** 2:
-        _warn_of_line("The four-parameter logistic curve fits no better than a straight line")
-        return _straight_line(mos, scores)
-    b1 = height * mos_scale
-    b2 = np.exp(theta[0]) / scores_scale
-    b3 = theta[1] * scores_scale + scores.mean()
-    b4 = gradient * mos_scale / scores_scale
-    b5 = np.mean(mos - b1 * _step(scores, b2, b3) - b4 * scores)
-    return LogisticMapping(*map(float, (b1, b2, b3, b4, b5)))
+    line = _straight_line(mos, scores)
+    mos_mean, mos_scale, mean, scale = mos.mean(), mos.std(), scores.mean(), scores.std()
+    x, y = (scores - mean) / scale, (mos - mos_mean) / mos_scale
+    best, best_error = None, np.sum((mos - line(scores)) ** 2) / mos_scale**2
+    for steepness, centre in _STARTS:
+        start = [plcc(y, x), steepness, centre, 0.0, 0.0]
+        if n_parameters == 4:
+            start.pop(3)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optimize.OptimizeWarning)  # on the covariance, which is not used
+                found, _ = optimize.curve_fit(_curve if n_parameters == 5 else _step, x, y, start, maxfev=2000)
+        except RuntimeError:  # this start does not converge
+            continue
+        found = found if n_parameters == 5 else np.insert(found, 3, 0.0)
+        error = np.sum((y - _curve(x, *found)) ** 2)
+        if error < best_error * (1 - 1e-9):
+            best, best_error = found, error
+    if best is None:
+        if n_parameters == 4:  # the line is one of the five-parameter curves, but none of these
+            _warn_of_line("The four-parameter logistic curve fits no better than a straight line")
+        return line
+    b1, b2, b3, b4, b5 = best if best[1] > 0 else best * (-1, -1, 1, 1, 1)
+    gradient = b4 * mos_scale / scale
+    offset = mos_mean + b5 * mos_scale - gradient * mean
+    return LogisticMapping(*map(float, (b1 * mos_scale, b2 / scale, b3 * scale + mean, gradient, offset)))
 
 
-def _best_theta(mos, scores, with_line):
-    """Logarithm of the steepness, and centre, of the best monotone curve."""
-    grid = _grid_of_thetas(scores)
-    thinned = np.argsort(scores, kind="stable")[:: 1 + len(scores) // _N_THINNED]
-    errors = np.stack([_linear_part(row.T, mos[thinned], scores[thinned], with_line)[2] for row in grid])
-    valleys = errors == ndimage.minimum_filter(errors, size=3, mode="nearest")
-    starts = grid[valleys][np.argsort(errors[valleys], kind="stable")[:_N_REFINED]]
-    bounds = ((grid[0, 0, 0], grid[-1, 0, 0]), (grid[0, 0, 1], grid[0, -1, 1]))
-
-    def descend(start, size, tolerance):
-        # The error has kinks where the constraint starts to bind, and two parameters are few: hence a simplex.
-        return optimize.minimize(
-            lambda theta: _linear_part(theta, mos, scores, with_line)[2],
-            start,
-            method="Nelder-Mead",
-            bounds=bounds,
-            options={"initial_simplex": _simplex(start, size), "xatol": tolerance, "fatol": tolerance**2},
-        )
-
-    runs = [descend(start, size=0.3, tolerance=1e-2) for start in starts]
-    return descend(min(runs, key=lambda run: run.fun).x, size=0.01, tolerance=1e-6).x
+def _curve(x, b1, b2, b3, b4, b5):
+    """Five-parameter form; 1/2 - 1 / (1 + exp(t)) = expit(t) - 1/2, which cannot overflow."""
+    return b1 * (expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
 
 
-def _grid_of_thetas(scores):
-    """Grid of (log of the steepness, centre), of shape (n_steepness, n_centres, 2), ascending in both."""
-    spread = stats.iqr(scores) or scores.std()
-    steepness = np.geomspace(_FLATTEST, _STEEPEST / spread, _N_STEEPNESS)[:, None]
-    even = np.linspace(scores.min(), scores.max(), _N_CENTRES)
-    inner = np.union1d(even, np.quantile(scores, np.linspace(0, 1, _N_CENTRES)))
-    tails = _TAIL_CENTRES / steepness
-    centres = np.concatenate(
-        [inner[0] - tails[:, ::-1], np.broadcast_to(inner, (_N_STEEPNESS, len(inner))), inner[-1] + tails], axis=1
-    )
-    return np.stack(np.broadcast_arrays(np.log(steepness), centres), axis=-1)
-
-
-def _simplex(start, size):
-    """Triangle at `start`, of a size in units of the logarithm of the steepness and of the curve's width."""
-    log_steepness, centre = start
-    return [start, (log_steepness + size, centre), (log_steepness, centre + size * min(1, np.exp(-log_steepness)))]
-
-
-def _linear_part(theta, mos, scores, with_line):
-    """Height of the step, gradient of the line, and share of the MOS's variance that the monotone curve leaves.
-
-    `theta` holds the logarithm of the steepness and the centre, two numbers or two arrays; each result has their
-    shape. Everything follows from the inner products of step, line and MOS.
-    """
-    steepness = np.exp(theta[0])
-    step = _step(scores, steepness[..., None], theta[1][..., None])  # (..., n)
-    # A flatter tail needs a height that cancels against the offset: this bound leaves seven digits.
-    curved = step.max(axis=-1) - step.min(axis=-1) > 1e-9
-    step = step - step.mean(axis=-1, keepdims=True)
-    line, target = scores - scores.mean(), mos - mos.mean()
-    # Sums, not `@`: threads of a BLAS wait for each other where several fits share few cores.
-    step_step, step_line, step_target = ((step * other).sum(axis=-1) for other in (step, line, target))
-    line_target = (line * target).sum()
-    # Positive, as a thinned sample may be constant where the whole is not.
-    line_line, target_target = (max((column * column).sum(), np.finfo(float).tiny) for column in (line, target))
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        candidates = [(step_target / step_step, 0.0, curved)]
-        if with_line:
-            determinant = step_step * line_line - step_line**2
-            height = (step_target * line_line - line_target * step_line) / determinant
-            gradient = (line_target * step_step - step_target * step_line) / determinant
-            # The curve's slope runs from the line's, far away, to this one in the centre: one sign is monotone.
-            monotone = gradient * (gradient + height * steepness / 4) >= 0
-            # With but two distinct scores, step and line are the same.
-            distinct = determinant > 1e-12 * step_step * line_line
-            candidates.append((height, gradient, monotone & distinct & curved))
-            # Beyond the constraint the optimum of this convex problem is on its edge: slope zero far away, which is
-            # the step alone, or slope zero in the centre.
-            ratio = -4 / steepness
-            edge_edge = line_line + 2 * ratio * step_line + ratio**2 * step_step
-            gradient = (line_target + ratio * step_target) / edge_edge
-            candidates.append((ratio * gradient, gradient, edge_edge > 1e-12 * line_line))
-        # The line alone, or nothing, is always allowed.
-        best_gradient = line_target / line_line if with_line else 0.0
-        best_height, best_gain = 0.0, best_gradient * line_target
-        for height, gradient, allowed in candidates:
-            # For a least-squares solution the squares gained are its inner product with the target.
-            gain = height * step_target + gradient * line_target
-            better = allowed & (gain > best_gain)
-            best_height = np.where(better, height, best_height)
-            best_gradient = np.where(better, gradient, best_gradient)
-            best_gain = np.where(better, gain, best_gain)
-    return best_height, best_gradient, 1 - best_gain / target_target
-
-
-def _step(scores, steepness, centre):
-    """The logistic part, 1/2 - 1 / (1 + exp(t)) = expit(t) - 1/2, in a form that cannot overflow."""
-    return expit(steepness * (scores - centre)) - 0.5
-
-
-def _standardized(values):
-    """The largest distance from the mean, and the centred values in units of it."""
-    centred = values - values.mean()
-    scale = np.abs(centred).max()
-    return scale, centred / scale
+def _step(x, b1, b2, b3, b5):
+    """Four-parameter form."""
+    return _curve(x, b1, b2, b3, 0.0, b5)
 
 
 def _straight_line(mos, scores):
-    gradient = 0.0 if _is_constant(mos) or _is_constant(scores) else stats.linregress(scores, mos).slope
+    gradient = 0.0 if _is_constant(scores) else np.cov(scores, mos, bias=True)[0, 1] / scores.var()
     return LogisticMapping(0.0, 1.0, 0.0, float(gradient), float(mos.mean() - gradient * scores.mean()))
 
 
 def _warn_of_line(reason):
-    warnings.warn(f"{reason}: a straight line is used instead.", ConvergenceWarning, stacklevel=3)
+    warnings.warn(f"{reason}; a straight line is used instead.", ConvergenceWarning, stacklevel=3)
 
 
 def _checked(y_true, y_pred):

@@ -165,20 +165,18 @@ def test_mapping_states_its_parameters():
 @pytest.mark.parametrize(("n_parameters", "curve"), [(4, vqeg_4), (5, sheikh_5)])
 def test_no_worse_than_free_least_squares(noisy, n_parameters, curve):
     mos, scores = noisy
-    # Near the values that generated the data. The added line makes the free optimum monotone, as checked below.
+    # Near the values that generated the data.
     start = (90, 10, 3.5, 0.8)
     if n_parameters == 5:
         mos, start = mos + 5 * scores, (80, 1.25, 3.5, 5, 50)
     free, _ = optimize.curve_fit(curve, scores, mos, start)
-    slopes = np.diff(curve(np.linspace(scores.min(), scores.max(), 1000), *free))
-    assert (slopes > 0).all()
     fitted = fit_logistic(mos, scores, n_parameters=n_parameters)(scores)
     assert np.sum((mos - fitted) ** 2) == pytest.approx(np.sum((mos - curve(scores, *free)) ** 2), rel=1e-8)
 
 
 @pytest.mark.parametrize("n_parameters", [4, 5])
 @pytest.mark.parametrize("seed", range(6))
-def test_curve_is_monotone_and_beats_the_line(n_parameters, seed):
+def test_curve_beats_the_line(n_parameters, seed):
     rng = np.random.default_rng(seed)
     scores = np.exp(rng.normal(size=60)) * rng.choice([-1, 1])  # a long tail to one side
     mos = rng.normal(size=60) + rng.normal() * scores
@@ -186,41 +184,9 @@ def test_curve_is_monotone_and_beats_the_line(n_parameters, seed):
         warnings.simplefilter("ignore", ConvergenceWarning)
         mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
         agreement = plcc_logistic(mos, scores, n_parameters=n_parameters)
-    slopes = np.diff(mapping(np.linspace(scores.min(), scores.max(), 2000)))
-    # Rounding of values near 1 to ten.
-    assert (slopes >= -1e-12).all() or (slopes <= 1e-12).all()
     line = np.polynomial.Polynomial.fit(scores, mos, 1)
     assert np.sum((mos - mapping(scores)) ** 2) <= np.sum((mos - line(scores)) ** 2) * (1 + 1e-12)
     assert 1 >= agreement >= abs(plcc(mos, scores))
-
-
-def test_constrained_curve_is_a_local_optimum(noisy):
-    mos, scores = noisy
-    mapping = fit_logistic(mos, scores)
-    fitted = np.array([mapping.b1, mapping.b2, mapping.b3, mapping.b4, mapping.b5])
-    best = np.sum((mos - mapping(scores)) ** 2)
-    # The free optimum turns downwards at the ends, so that the constraint binds: the slope far away is zero.
-    assert mapping.b4 == 0
-    rng = np.random.default_rng(0)
-    n_monotone = 0
-    for scale in (1e-4, 1e-3, 1e-2, 1e-1):
-        for changed in fitted + scale * rng.normal(size=(500, 5)) * np.maximum(np.abs(fitted), 1):
-            b1, b2, _, b4, _ = changed
-            if b4 >= 0 and b4 + b1 * b2 / 4 >= 0:
-                n_monotone += 1
-                # What the optimiser's tolerance of 1e-12 of the variance leaves.
-                assert np.sum((mos - sheikh_5(scores, *changed)) ** 2) >= best * (1 - 1e-9)
-    assert n_monotone > 500
-
-
-def test_constraint_in_the_centre():
-    # This MOS falls in the middle of the scores, and a monotone curve can only be flat there. The flattest curve with
-    # slope zero in its centre is a cubic: x - 4 / k * (expit(k * x) - 1/2) = k^2 x^3 / 12 - k^4 x^5 / 120 + ..., which
-    # for k = 0.1 is a cubic to 0.1 %.
-    scores = np.linspace(-1, 1, 60)
-    mos = scores**3 - 0.3 * scores
-    cubic = np.sum(mos * scores**3) / np.sum(scores**6) * scores**3
-    np.testing.assert_allclose(fit_logistic(mos, scores)(scores), cubic, atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -233,38 +199,6 @@ def test_two_distinct_scores_get_their_means(seed):
         for n_parameters in (4, 5):
             mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
             np.testing.assert_allclose(mapping([0, 1]), [mos[~scores].mean(), mos[scores].mean()], atol=1e-6)
-
-
-@pytest.mark.parametrize("n_parameters", [4, 5])
-def test_height_does_not_cancel_against_offset(n_parameters):
-    # One image at the end stands out: ever farther tails of ever higher steps fit ever so slightly better.
-    scores = np.linspace(0, 1, 60)
-    mos = np.exp(10 * (scores - 1)) + 0.1 * np.random.default_rng(0).normal(size=60)
-    mapping = fit_logistic(mos, scores, n_parameters=n_parameters)
-    # A step seen to at least 1e-9 of its height, on a MOS that spans about 1.
-    assert abs(mapping.b1) < 1e10
-
-
-def test_monotone_constraint_holds_where_free_fit_would_turn():
-    scores = np.linspace(-1, 1, 41)
-    # A parabola: the free curve falls, then rises.
-    slopes = np.diff(fit_logistic(scores**2 + 0.1 * scores, scores)(scores))
-    assert (slopes >= 0).all()
-
-
-@pytest.mark.parametrize("gradient", [2.0, -0.5])
-def test_line_is_a_five_parameter_curve(gradient):
-    scores = np.linspace(0, 1, 30)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        mapping = fit_logistic(3 + gradient * scores, scores)
-    np.testing.assert_allclose(
-        mapping(np.array([0.0, 0.5, 10.0])), 3 + gradient * np.array([0.0, 0.5, 10.0]), atol=1e-6
-    )
-    with pytest.warns(ConvergenceWarning, match="no better than a straight line"):
-        mapping = fit_logistic(3 + gradient * scores, scores, n_parameters=4)
-    assert mapping.is_line
-    assert mapping.b4 == pytest.approx(gradient, abs=1e-12)
 
 
 @pytest.mark.parametrize("n_parameters", [4, 5])
@@ -341,7 +275,8 @@ def test_cross_validate_in_two_processes():
         cross_validate(Ridge(), X, y, cv=3, scoring=scoring, n_jobs=n_jobs, error_score="raise") for n_jobs in (1, 2)
     )
     for name in scoring:
-        np.testing.assert_array_equal(alone[f"test_{name}"], together[f"test_{name}"])
+        # processes may use other numbers of threads, so that sums differ in their last bits
+        np.testing.assert_allclose(alone[f"test_{name}"], together[f"test_{name}"], rtol=1e-6)
     assert (together["test_neg_rmse"] < 0).all()
     assert (together["test_plcc_logistic"] >= together["test_plcc"]).all()
 
