@@ -8,3 +8,5 @@ from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
 from .pair_input import UNIQUE as UNIQUE
 from .rows import make_pairs as make_pairs
+from .single_input import MANIQA as MANIQA
+from .single_input import NIMA as NIMA

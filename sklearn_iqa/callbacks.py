@@ -50,8 +50,8 @@ class EpochTasks(skorch.callbacks.Callback):
         """Close the task of one epoch, handing over what predicts."""
         self.stopped_ = bool(self._end(self.epoch_task_))
 
-    def on_train_end(self, net, **kwargs):
-        """Close the task `fit`."""
+    def close(self):
+        """Close the task `fit`, when all that it learns is known."""
         self._end(self.fit_task_)
 
     def _end(self, task):

@@ -28,7 +28,16 @@ from sklearn_iqa.images import check_min_size
 from sklearn_iqa.inference import infer
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.rows import check_images, check_tuples
-from sklearn_iqa.training import EpochSeed, EvenBatches, HeldOutScore, Progress, StopWhenAsked, TrainingSet, batches
+from sklearn_iqa.training import (
+    EpochSeed,
+    EvenBatches,
+    HeldOutScore,
+    Progress,
+    StopWhenAsked,
+    Subset,
+    TrainingSet,
+    batches,
+)
 
 LIMITS = {  # parameter: type, lowest value, bounds included
     "batch_size": (Integral, 1, "left"),
@@ -189,7 +198,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _open(self, rows, row: int):
         x = rows[row]
         for image in x if isinstance(x, tuple) else (x,):
-            check_min_size(image, self.min_size, f"Row {row} of X", type(self).__name__)
+            check_min_size(image, self.min_size, f"Row {rows.number(row)} of X", type(self).__name__)
         return x
 
     # Running ----------------------------------------------------------------------------------------------------------
@@ -213,19 +222,25 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     # Training ---------------------------------------------------------------------------------------------------------
 
     @with_callbacks
-    def _fit(self, X, y, sample_weight, *, n_epochs: int, resume: bool):
+    def _fit(self, X, y, sample_weight, *, n_epochs: int, resume: bool, **labels):
+        """Train; `labels` is what the `fit` of a method takes beside y, for its `_check_targets`."""
         self._check_parameters()
         rows = self._training_rows(X)
-        targets = self._check_targets(rows, y)
-        sample_weight = _checked_weight(sample_weight, len(rows))
+        targets = self._check_targets(rows, y, **labels)
+        if sample_weight is not None:
+            kept, sample_weight = _checked_weight(sample_weight, len(rows))
+            rows, targets = Subset(rows, kept), targets[kept]
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         with seeded(seed):
             if not (resume and hasattr(self, "n_iter_")):
                 self._build()
                 self.n_iter_, self.loss_curve_ = 0, []
                 self._start(targets, sample_weight)
-            self._train(rows, targets, sample_weight, n_epochs, seed, X, y)
+            tasks = [EpochTasks(self, X, y, n_epochs)] if getattr(self, "_skl_callbacks", ()) else []
+            self._train(rows, targets, sample_weight, n_epochs, seed, tasks)
             self._finish(rows, targets)
+            for one in tasks:
+                one.close()
         return self
 
     def _start(self, targets, sample_weight) -> None:
@@ -234,26 +249,27 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _finish(self, rows, targets) -> None:
         """Learn what can only be known after training."""
 
-    def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, X, y) -> None:
+    def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, tasks: list[EpochTasks]) -> None:
         members = np.arange(len(rows))
         callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
         if getattr(self, "early_stopping", False):
-            members, held_out = self._hold_out(rows)
+            members, held_out = self._hold_out(rows, seed)
             callbacks.append(HeldOutScore(self, rows, targets, held_out))
         encoded = torch.as_tensor(self._encode_targets(targets), dtype=torch.float32)
         data = TrainingSet(self, rows, encoded, members, sample_weight)
         n_batches = n_epochs * len(EvenBatches(data, self.batch_size))
         callbacks.append(Progress(type(self).__name__, n_batches, self.verbose))
-        if getattr(self, "_skl_callbacks", ()):
-            callbacks.append(EpochTasks(self, X, y, n_epochs))
+        callbacks += tasks
         stop = StopWhenAsked(callbacks)
         if not hasattr(self, "net_"):
             self.net_ = self._net()
         n_before, own_callbacks = len(self.net_.history), self.net_.callbacks_
         self.net_.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, stop]]
-        self.net_.partial_fit(data, epochs=n_epochs)
-        self.net_.callbacks_ = own_callbacks
-        self.network_.eval()
+        try:
+            self.net_.partial_fit(data, epochs=n_epochs)
+        finally:
+            self.net_.callbacks_ = own_callbacks
+            self.network_.eval()
         losses = [epoch["train_loss"] for epoch in self.net_.history[n_before:] if "train_loss" in epoch]
         self.loss_curve_ += losses
         self.n_iter_ += len(losses)
@@ -280,11 +296,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             **self._net_params(),
         ).initialize()
 
-    def _hold_out(self, rows) -> tuple[np.ndarray, np.ndarray]:
-        """Split rows into training and held out; pairs that share their reference stay together."""
+    def _hold_out(self, rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Split rows into training and held out, always alike for one seed; pairs that share a reference stay together.
+
+        The generator is its own: training that goes on must not see what was held out before.
+        """
         groups = [rows.same(row) for row in range(len(rows))]
         names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        order = torch.randperm(len(names)).numpy()
+        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).numpy()
         n_held_out = max(1, round(self.validation_fraction * len(names)))
         chosen = np.isin([names[group] for group in groups], order[:n_held_out])
         if chosen.all() or chosen.sum() < 2:
@@ -307,7 +326,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         state.pop("net_", None)  # the optimiser's memory stays behind
         if "network_" in state:
             tensors = state.pop("network_").state_dict()
-            state["_arrays"] = {name: np.array(tensor.cpu()) for name, tensor in tensors.items()}
+            state["_arrays"] = {name: np.array(tensor.cpu().numpy()) for name, tensor in tensors.items()}
             state["device_"] = str(state["device_"])
         return state
 
@@ -580,13 +599,13 @@ def check_quality(rows, y, name: str) -> np.ndarray:
     return y
 
 
-def _checked_weight(sample_weight, n_rows: int) -> np.ndarray | None:
-    if sample_weight is None:
-        return None
+def _checked_weight(sample_weight, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows that count at all, and their weights; None when those are equal. A row that weighs nothing is left out."""
     weight = _check_sample_weight(sample_weight, np.empty((n_rows, 1)), dtype=np.float64)
     if (weight < 0).any() or weight.sum() <= 0:
         raise ValueError("sample_weight must be non-negative with a positive sum; leave out rows that must not count.")
-    return None if (weight == weight[0]).all() else weight
+    kept = np.flatnonzero(weight)
+    return kept, None if np.ptp(weight[kept]) == 0 else weight[kept]
 
 
 __all__ = ["ImageEstimator", "QualityRegressor", "QualityTransformer"]

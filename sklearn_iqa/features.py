@@ -5,6 +5,7 @@ import functools
 import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from numbers import Integral
 from typing import Any
 
 import joblib
@@ -13,7 +14,7 @@ import torch
 import xxhash
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -134,6 +135,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Returns
         -------
         self : TimmFeatures
+            The estimator.
 
         Raises
         ------
@@ -146,6 +148,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         ):
             if value not in options:
                 raise ValueError(f"{name}={value!r} is unknown; take one of {', '.join(map(repr, options))}.")
+        check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
         self._rows(X)
         self.seed_ = check_random_state(self.random_state).randint(2**31 - 1) if self.backbone_weights is None else 0
         return self
@@ -161,6 +164,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Returns
         -------
         features : ndarray of shape (n, n_features), float32
+            One row of features per image, or per pair.
 
         Raises
         ------
@@ -188,7 +192,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         """Views of the images whose vectors are not known yet; notes every image's name on the way."""
         pending = set()
         for row in tqdm(range(len(rows)), disable=not self.verbose, desc="TimmFeatures", unit="image"):
-            items = (rows.items[row],) if self.comparison is None else self._pair(rows, row)
+            items = (rows.unopened(row),) if self.comparison is None else rows.unopened(row)
             for place, item in enumerate(items):
                 where = f"Row {row} of X" if self.comparison is None else f"Image {place} in row {row} of X"
                 image = None
@@ -205,12 +209,6 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                     continue
                 pending.add(name)
                 yield name, self._views(read_image(item, where) if image is None else image)
-
-    def _pair(self, rows, row: int):
-        item = rows.items[row]
-        if len(item) != 2:
-            rows[row]  # raises the sentence on what a row must be
-        return item
 
     def _rows(self, X):
         if self.comparison is None:

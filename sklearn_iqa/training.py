@@ -11,13 +11,17 @@ from sklearn_iqa.metrics import srcc
 
 
 class EvenBatches(BatchSampler):
-    """Shuffled batches whose sizes differ by one at most: a last batch of one breaks BatchNorm and pair losses."""
+    """Shuffled batches whose sizes differ by one at most: a last batch of one breaks BatchNorm and pair losses.
+
+    Where batches of two leave one row over, it joins another batch.
+    """
 
     def __init__(self, data, batch_size: int):
         self.data, self.batch_size = data, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.data) // self.batch_size)
+        n_batches = -(-len(self.data) // self.batch_size)
+        return n_batches if self.batch_size == 1 else max(1, min(n_batches, len(self.data) // 2))
 
     def __iter__(self):
         if self.data.weight is None:
@@ -68,8 +72,8 @@ class HeldOutScore(skorch.callbacks.Callback):
         self.estimator, self.rows, self.targets, self.members = estimator, rows, targets, members
 
     def on_train_begin(self, net, **kwargs):
-        """Start without a best."""
-        self.estimator.validation_scores_ = []
+        """Start without a best, behind the scores of an earlier run that goes on."""
+        self.estimator.validation_scores_ = getattr(self.estimator, "validation_scores_", [])
         self.best_, self.best_epoch_, self.stopped_ = -np.inf, 0, False
         self.best_state_ = None
 
@@ -81,7 +85,7 @@ class HeldOutScore(skorch.callbacks.Callback):
         score = srcc(estimator._quality(self.targets)[self.members], sign * scores)
         estimator.validation_scores_.append(score)
         if score > self.best_:
-            self.best_ = estimator.best_validation_score_ = score
+            self.best_ = score
             self.best_state_ = {name: tensor.clone() for name, tensor in estimator.network_.state_dict().items()}
             self.best_epoch_ = len(estimator.validation_scores_)
         self.stopped_ = len(estimator.validation_scores_) - self.best_epoch_ >= estimator.n_iter_no_change
@@ -93,7 +97,7 @@ class HeldOutScore(skorch.callbacks.Callback):
 
 
 class Subset:
-    """Some of the rows, by number."""
+    """Some of the rows; errors name the places that they have in X."""
 
     def __init__(self, rows, members):
         self.rows, self.members = rows, members
@@ -103,6 +107,14 @@ class Subset:
 
     def __getitem__(self, i):
         return self.rows[int(self.members[i])]
+
+    def number(self, i: int) -> int:
+        """Give the place of a row in X."""
+        return self.rows.number(int(self.members[i]))
+
+    def same(self, i: int):
+        """Give a key that rows of equal content share."""
+        return self.rows.same(int(self.members[i]))
 
 
 class Progress(skorch.callbacks.Callback):

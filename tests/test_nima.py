@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""NIMA: parity of its five known networks, histograms and their loss, the forms of y, learning."""
+
+import zlib
+
+import kits
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from sklearn_iqa import NIMA, backbones
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa.metrics import srcc
+from sklearn_iqa.preprocessing import resize_shorter
+from sklearn_iqa.single_input.nima import NIMANetwork
+
+VARIANTS = {
+    "nima": {},
+    "nima_koniq_head": {"n_bins": 1},
+    "nima_vgg16_gap": {"backbone": "vgg16"},
+    "nima_vgg16_flatten": {"backbone": "vgg16", "pooling": "flatten", "normalize": False},
+    "nima_mobilenet_keras": {"backbone": "mobilenetv1_100"},
+}
+INCEPTION_LEVELS = ("conv2d_2b", "conv2d_4a", "repeat", "repeat_1", "conv2d_7b")
+VGG_LEVELS = ("features.3", "features.8", "features.15", "features.22", "features.29", "features.30")
+LAYERS = {  # name of a stage in the kits -> layer of the backbone, where both do not have one name
+    "nima": {f"backbone_level_{i}": layer for i, layer in enumerate(INCEPTION_LEVELS)},
+    "nima_koniq_head": {f"backbone_level_{i}": layer for i, layer in enumerate(INCEPTION_LEVELS)},
+    "nima_vgg16_gap": {f"backbone_level_{i}": layer for i, layer in enumerate(VGG_LEVELS)},
+    "nima_vgg16_flatten": {"features.4 (first max pool)": "features.4", "features": "features"},
+    "nima_mobilenet_keras": {
+        "conv1_relu": "bn1",
+        "conv_dw_2_relu": "blocks.1.0.bn1",
+        "conv_pw_6_relu": "blocks.3.0.bn2",
+        "conv_pw_13_relu": "blocks.4.1.bn2",
+    },
+}
+RTOL = 1e-4  # of the kits
+RATINGS = np.arange(1, 11)
+
+
+# Parity ---------------------------------------------------------------------------------------------------------------
+
+
+def from_keras(arrays):
+    """Arrays of a Keras MobileNet by "layer/variable" -> tensors under the names and in the layout that NIMA loads."""
+    blocks = [(stage, block) for stage, depth in enumerate((1, 2, 2, 6, 2)) for block in range(depth)]
+    layers = {"conv1": "base_model.conv_stem", "conv1_bn": "base_model.bn1", "dense_1": "classifier.2"}
+    for k, (stage, block) in enumerate(blocks, start=1):
+        for keras, timm in {"dw_{}": "conv_dw", "dw_{}_bn": "bn1", "pw_{}": "conv_pw", "pw_{}_bn": "bn2"}.items():
+            layers[f"conv_{keras.format(k)}"] = f"base_model.blocks.{stage}.{block}.{timm}"
+    variables = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
+    variables |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    state = {}
+    for name, array in arrays.items():
+        layer, _, variable = name.rpartition("/")
+        if variable == "kernel" and array.ndim == 2:
+            array = array.T
+        elif variable == "kernel":  # (h, w, in, out), and (h, w, channels, 1) where channels stay apart
+            array = array.transpose((2, 3, 0, 1) if "_dw_" in layer else (3, 2, 0, 1))
+        state[f"{layers[layer]}.{variables[variable]}"] = torch.from_numpy(np.ascontiguousarray(array))
+    return state
+
+
+def fill_keras(kit):
+    """The arrays of the Keras kit, by the rule in its `fill`."""
+    arrays = {}
+    for name, shape, _ in kit["manifest"]:
+        layer, _, variable = name.rpartition("/")
+        rng = np.random.default_rng([zlib.crc32(name.encode()), 0])
+        if variable == "kernel":
+            fan = np.prod(shape[:2]) if layer.startswith("conv_dw_") else np.prod(shape[:-1])
+            values = kit["weight_scale"] * rng.normal(0, np.sqrt(1 / fan), shape)
+        elif variable == "moving_variance":
+            values = rng.uniform(0.5, 1.5, shape)
+        else:
+            values = 0.1 * rng.normal(size=shape) + (variable == "gamma")
+        arrays[name] = values.astype(np.float32)
+    return arrays
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request):
+    """Name of a kit, the kit, the estimator with its weights, its images."""
+    name = request.param
+    kit, nima = kits.read(name), NIMA(backbone_weights=None, random_state=0, **VARIANTS[name])
+    kits.load(nima, from_keras(fill_keras(kit)) if "keras" in name else kits.fill(kit))
+    side = 299 if nima.backbone == "inception_resnet_v2" else 224  # as the kits say under `input`
+    return name, kit, nima, [image[:side, :side] for image in kits.images(0)]
+
+
+def test_parity_of_scores(variant):
+    name, kit, nima, images = variant
+    kits.assert_parity(name, "output", nima.predict(images), kit["output"], rtol=RTOL)
+    if "output_std" in kit:
+        mean, std = nima.predict(images, return_std=True)
+        kits.assert_parity(name, "output, beside the deviation", mean, kit["output"], rtol=RTOL)
+        kits.assert_parity(name, "output_std", std, kit["output_std"], rtol=RTOL)
+
+
+def test_parity_of_distributions_and_logits(variant):
+    name, kit, nima, images = variant
+    with torch.inference_mode():
+        features = nima.network_.features(torch.cat([nima._views(image) for image in images]))
+        logits = nima.network_.classifier(features)
+    if "logits" in kit:
+        kits.assert_parity(name, "logits", logits, kit["logits"], rtol=RTOL)
+    got = logits if nima.n_bins == 1 else nima.predict_distribution(images)
+    kits.assert_parity(name, "distribution", got, kit["distribution"], rtol=RTOL)
+
+
+def test_parity_of_stages(variant):
+    name, kit, nima, images = variant
+    layers, view = LAYERS[name], nima._views(images[0])
+    with torch.inference_mode():
+        taps = backbones.tap(nima.network_.base_model, list(layers.values()), view)
+        features = nima.network_.features(view)
+        logits = nima.network_.classifier(features)
+    outputs = dict(zip(layers, taps, strict=True))
+    if name == "nima_mobilenet_keras":
+        outputs = {stage: output.permute(0, 2, 3, 1) for stage, output in outputs.items()}  # channels are last there
+    outputs |= {"global_pool": features[..., None, None], "global_average_pooling2d": features}
+    outputs |= {"logits": logits, "logits_before_softmax": logits}
+    assert layers.keys() <= kit["stages"].keys()
+    for stage, want in kit["stages"].items():
+        output = outputs[stage].numpy()
+        assert list(output.shape) == want["shape"], stage
+        kits.assert_parity(name, f"mean of {stage}", output.mean(dtype=np.float64), want["mean"], rtol=RTOL)
+        kits.assert_parity(name, f"deviation of {stage}", output.std(dtype=np.float64), want["std"], rtol=RTOL)
+
+
+def test_parity_of_losses():
+    losses = kits.read("nima")["losses"]
+    rng = np.random.default_rng([7, 0])  # as the kit says under `input`
+    target, estimate = (rng.uniform(0.05, 1, (4, 10)).astype(np.float32) for _ in range(2))
+    p, q = (torch.from_numpy(values / values.sum(1, keepdims=True)) for values in (estimate, target))
+    by_start = {key.partition(" ")[0]: value for key, value in losses.items()}
+    rows = [EarthMoversLoss(r=2)(p[i : i + 1], q[i : i + 1]) for i in range(4)]
+    kits.assert_parity("nima", "loss per sample", rows, by_start["emd_r2_per_sample"], rtol=RTOL)
+    kits.assert_parity("nima", "loss, r = 2", EarthMoversLoss(r=2)(p, q), by_start["emd_r2_batch_mean"], rtol=RTOL)
+    kits.assert_parity("nima", "loss, r = 1", EarthMoversLoss(r=1)(p, q), by_start["emd_r1_batch_mean"], rtol=RTOL)
+
+
+def test_files_of_truskovskiyk_load():
+    # Its network, from torchvision's parts: the children of a ResNet but the last, then ReLU, dropout, linear, softmax.
+    torch.manual_seed(0)
+    resnet = torchvision.models.resnet18(weights=None)
+    official = nn.Module()
+    official.base_model = nn.Sequential(*list(resnet.children())[:-1])
+    official.head = nn.Sequential(nn.ReLU(), nn.Dropout(0.75), nn.Linear(512, 10), nn.Softmax(dim=1))
+    official.eval()
+    nima = NIMA(backbone="resnet18", backbone_weights=None, random_state=0)
+    kits.load(nima, official.state_dict())
+    image = kits.images(0)[0][:224, :224]
+    with torch.inference_mode():
+        want = official.head(official.base_model(nima._views(image)).flatten(1))
+    np.testing.assert_allclose(nima.predict_distribution([image]), want, rtol=RTOL)
+
+
+# Views, histograms, loss ----------------------------------------------------------------------------------------------
+
+
+def tiny(**parameters):
+    """Give an estimator with a backbone of 0.4 million random weights that sees 32 x 32 pixels."""
+    defaults = {"backbone": "test_resnet", "backbone_weights": None, "image_size": 32, "random_state": 0}
+    return NIMA(**{**defaults, **parameters})
+
+
+def test_view_is_the_centre_of_the_resized_image():
+    image = kits.images(0)[1]  # 427 x 640: the shorter side becomes 160, the longer int(640 * 160 / 427) = 239
+    nima = tiny(image_size=160, normalize=False)
+    # Pillow resizes float planes by the same antialiased triangle that torch uses, apart from rounding.
+    resized = resize_shorter((image / 255).astype(np.float32), 160, Image.Resampling.BILINEAR)
+    left = round((239 - 160) / 2)
+    view = nima._views(image)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(view, resized[:, left : left + 160], atol=1e-5)
+    # test_resnet was pretrained with mean and deviation 0.5
+    np.testing.assert_allclose(tiny(image_size=160)._views(image)[0].permute(1, 2, 0), 2 * view - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"n_bins": 5}, {"pooling": "flatten"}, {"pooling": "backbone"}])
+def test_histogram_sums_to_one(parameters):
+    nima = tiny(**parameters).initialize()
+    images = kits.images(0)
+    shares = nima.predict_distribution(images)
+    assert shares.shape == (2, nima.n_bins)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)  # float32
+    assert (shares > 0).all()
+    low, high = nima.score_range
+    assert ((low < nima.predict(images)) & (nima.predict(images) < high)).all()
+    ratings = np.arange(1, nima.n_bins + 1)
+    mean, std = nima.predict(images, return_std=True)
+    np.testing.assert_allclose(mean, nima.predict(images), rtol=1e-12)
+    np.testing.assert_allclose(std**2, shares @ ratings**2 - (shares @ ratings) ** 2, rtol=1e-5)  # sums to 1 up to 1e-6
+
+
+@pytest.mark.parametrize(
+    ("backbone", "n_features"),
+    [("mobilenetv3_small_050", 1024), ("test_vit", 64)],  # widths before the classifier, from timm's configurations
+)
+def test_backbone_pooling_keeps_the_head_of_the_backbone(backbone, n_features):
+    nima = tiny(backbone=backbone, pooling="backbone", image_size=64).initialize()
+    assert nima.network_.classifier[2].in_features == n_features
+    assert nima.predict(kits.images(0)).shape == (2,)
+
+
+def test_loss_of_neighbouring_bins():
+    # All mass one bin apart: the cumulative sums differ by 1 in one of 10 bins, so (1/10) ** (1/r).
+    p, q = torch.eye(10)[[2]], torch.eye(10)[[3]]
+    for r in (1, 2):
+        torch.testing.assert_close(EarthMoversLoss(r)(p, q), torch.tensor(0.1 ** (1 / r)))
+        torch.testing.assert_close(EarthMoversLoss(r)(q, p), torch.tensor(0.1 ** (1 / r)))
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_loss_of_equal_histograms_is_zero_and_so_is_its_gradient(r):
+    p = torch.full((2, 10), 0.1, requires_grad=True)
+    loss = EarthMoversLoss(r)(p, p.detach())
+    loss.backward()
+    assert loss == 0
+    assert (p.grad == 0).all()
+
+
+def test_rating_histograms_have_their_mean_and_deviation():
+    mean, std = (axis.ravel() for axis in np.meshgrid(np.linspace(2, 9, 15), np.linspace(0.6, 2.5, 9)))
+    shares = rating_histograms(mean, std, 10)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(shares @ RATINGS, mean, atol=1e-8)
+    np.testing.assert_allclose(shares @ RATINGS**2 - (shares @ RATINGS) ** 2, std**2, atol=1e-7)
+    # Of largest entropy under two moments is what has a quadratic logarithm: third differences vanish.
+    np.testing.assert_allclose(np.diff(np.log(shares), 3), 0, atol=1e-6)
+
+
+def test_rating_histogram_of_the_uniform_moments_is_uniform():
+    # Variance of the uniform distribution on 1..10: (10 ** 2 - 1) / 12.
+    np.testing.assert_allclose(rating_histograms([5.5], [np.sqrt(99 / 12)], 10), np.full((1, 10), 0.1), atol=1e-9)
+
+
+def test_impossible_moments_are_clipped():
+    shares = rating_histograms([5, 5.5, 5.5, -3, 40], [0, 0, 99, 1, 1], 10)
+    assert np.isfinite(shares).all()
+    assert shares[0, 4] > 0.98  # no deviation: the mean's own bin, up to 1/1000 of the largest variance, 4 * 5
+    np.testing.assert_allclose(shares[1, 4:6], 0.5, atol=0.01)  # no deviation, but a mean between two bins
+    np.testing.assert_allclose(shares[2, [0, 9]], 0.5, atol=0.01)  # as far apart as they can be
+    np.testing.assert_allclose(shares[3:] @ RATINGS, [1.05, 9.95], atol=1e-6)
+
+
+# What y may be --------------------------------------------------------------------------------------------------------
+
+GREYS = np.repeat(np.array([40, 215], dtype=np.uint8), 8).reshape(16, 1, 1).repeat(32, 1).repeat(32, 2)
+IS_LIGHT = np.arange(16) >= 8
+FAST = {"lr": 3e-3, "max_epochs": 40, "batch_size": 8, "dropout": 0.0}
+
+
+def test_counts_are_learned_as_they_are():
+    counts = np.zeros((16, 10))
+    counts[~IS_LIGHT, 1:4] = 10, 20, 10  # ratings 2, 3, 4: mean 3, variance 0.5
+    counts[IS_LIGHT, 5::2] = 1, 2, 1  # ratings 6, 8, 10: mean 8, variance 2
+    nima = tiny(**FAST).fit(list(GREYS), counts)
+    assert nima.label_scale_ == (1.0, 0.0)
+    mean, std = nima.predict(list(GREYS[[0, -1]]), return_std=True)
+    np.testing.assert_allclose(mean, [3, 8], atol=0.2)
+    np.testing.assert_allclose(std, np.sqrt([0.5, 2]), atol=0.3)
+    assert nima.score(list(GREYS), counts) > 0.8  # two blocks of ties
+
+
+def test_means_and_deviations_are_learned_in_their_unit():
+    y = np.where(IS_LIGHT[:, None], [90.0, 25.0], [20.0, 10.0])
+    nima = tiny(**FAST).fit(list(GREYS), y)
+    # 20 and 90 become the ratings 2 and 9.
+    np.testing.assert_allclose(nima.label_scale_, (10, 0), atol=1e-9)
+    mean, std = nima.predict(list(GREYS[[0, -1]]), return_std=True)
+    np.testing.assert_allclose(mean, [20, 90], atol=3)
+    np.testing.assert_allclose(std, [10, 25], atol=4)
+
+
+def test_one_bin_learns_a_number():
+    nima = tiny(n_bins=1, **FAST).fit(list(GREYS), np.where(IS_LIGHT, 4.5, 1.5))
+    np.testing.assert_allclose(nima.label_scale_, (3, 1.5))  # 1.5 and 4.5 become 0 and 1
+    np.testing.assert_allclose(nima.predict(list(GREYS[[0, -1]])), [1.5, 4.5], atol=0.3)
+    with pytest.raises(ValueError, match="set n_bins=10"):
+        nima.predict_distribution(list(GREYS))
+
+
+def test_last_layer_learns_ten_times_faster():
+    nima = tiny(max_epochs=1, lr=1e-4).fit(list(GREYS), IS_LIGHT.astype(float))
+    by_rate = {group["lr"]: len(group["params"]) for group in nima.net_.optimizer_.param_groups}
+    n_all = len(list(nima.network_.parameters()))
+    assert by_rate == {pytest.approx(1e-3): 2, pytest.approx(1e-4): n_all - 2}
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.ones((16, 5)), r"shape \(16, 5\)"),
+        (np.where(np.arange(16)[:, None] == 3, -1.0, np.ones((16, 10))), "Row 3 of y .* counts"),
+        (np.where(np.arange(16)[:, None] == 5, 0.0, np.ones((16, 10))), "Row 5 of y .* not all zero"),
+        (np.column_stack([np.arange(16.0), -np.ones(16)]), "Row 0 of y .* standard deviation"),
+        (np.full((16, 2), np.nan), "NaN"),
+        (np.ones((4, 10)), "inconsistent"),
+    ],
+)
+def test_unusable_targets_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(max_epochs=1).fit(list(GREYS), y)
+
+
+def test_the_unit_cannot_change_on_the_way():
+    nima = tiny().partial_fit(list(GREYS), np.linspace(0, 100, 16))
+    with pytest.raises(ValueError, match="another unit"):
+        nima.partial_fit(list(GREYS), np.ones((16, 10)))
+
+
+# Parameters and weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_bins": 2}, "n_bins=2"),
+        ({"n_bins": 0}, "n_bins"),
+        ({"pooling": "max"}, "pooling='max'"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"image_size": 0}, "image_size"),
+        ({"rating_std": 0.0}, "rating_std"),
+        ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
+        ({"backbone": "test_vit", "pooling": "mean"}, "pooling='backbone'"),
+        ({"weights": "koniq"}, "n_bins=1"),
+        ({"weights": "ava-vgg16"}, "backbone='vgg16'"),
+    ],
+)
+def test_unusable_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**{"image_size": 64, "backbone": "inception_resnet_v2"} | parameters).initialize()
+
+
+def test_too_small_images_are_refused():
+    class Unpadded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.forward_features = nn.Conv2d(3, 4, 9)
+
+    with pytest.raises(ValueError, match="8 x 8 pixels"):
+        NIMANetwork(Unpadded(), n_bins=10, pooling="mean", dropout=0.0, image_size=8)
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
+
+
+def test_learns_distortions_of_unseen_photographs():
+    pass
