@@ -423,16 +423,23 @@ def test_files_of_several_frames_are_refused(name, tmp_path):
         assert read_image(image.copy()).shape == (9, 7, 3)
 
 
-def test_files_are_closed_after_reading(tmp_path):
+def n_open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted through /proc")
+def test_files_are_closed_when_they_were_read_and_when_they_were_refused(tmp_path):
     write_deep_png(tmp_path / "a.png", DEEP)
     Image.fromarray(RGB).save(tmp_path / "b.jpg")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-        images = [read_image(tmp_path / name) for name in ("a.png", "b.jpg") for _ in range(5)]
-        after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    assert len(images) == 10
-    assert after == before
+    Image.fromarray(RGB).save(tmp_path / "c.gif", save_all=True, append_images=[Image.fromarray(255 - RGB)])
+    before = n_open_files()
+    for name in ("a.png", "b.jpg"):
+        read_image(tmp_path / name)
+    assert n_open_files() == before
+    with pytest.raises(ValueError, match="2 frames") as caught:
+        read_image(tmp_path / "c.gif")
+    assert caught  # keeps the frames of the call, and with them the image, alive
+    assert n_open_files() == before
 
 
 # What cannot be used --------------------------------------------------------------------------------------------------
@@ -545,6 +552,17 @@ def test_damaged_files_give_an_image_or_one_sentence(name, tmp_path):
                 check_sentence(str(error))
             else:
                 assert image.shape[-1] == 3
+
+
+def test_a_long_reason_is_cut_to_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "a.png").touch()
+
+    def fail(path):
+        raise OSError("broken\nchunk. Second sentence.")
+
+    monkeypatch.setattr(Image, "open", fail)
+    with one_sentence(ValueError, "cannot be decoded (broken chunk)"):
+        read_image(tmp_path / "a.png")
 
 
 def test_pillows_limit_against_decompression_bombs_is_kept(tmp_path, monkeypatch):

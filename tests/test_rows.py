@@ -393,6 +393,16 @@ def test_images_where_pairs_are_due(kind, paths):
         check_tuples(SINGLE[kind](paths[0]), NAMES, "LPIPS")[0]
 
 
+def test_arrays_of_the_wrong_kind_are_refused_before_any_row_is_read():
+    pairs = np.stack([IMAGES, REFERENCES], axis=1)
+    with one_sentence(ValueError, "(6, 2, 9, 7, 3)", "one is due"):
+        check_images(pairs)
+    with one_sentence(ValueError, "(query, reference)", "(9, 7, 3)"):
+        check_tuples(IMAGES, NAMES, "LPIPS")
+    with one_sentence(ValueError, "(first query, second query, reference)", "(2, 9, 7, 3)"):
+        check_tuples(pairs, TRIPLET, "LPIPS")
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_pairs_where_triplets_are_due(kind, paths):
     with one_sentence(ValueError, "(first query, second query, reference)"):
