@@ -29,13 +29,21 @@ class ImageRows(Sequence):
         return len(self.items)
 
     def __getitem__(self, row):
+        return read_image(self.unopened(row), f"Row {row} of X")
+
+    def unopened(self, row: int) -> Any:
+        """Give an image as it came."""
         item = self.items[row]
         if _group_size(item) is not None:
             raise ValueError(
                 f"Row {row} of X is {_described(item)}, but one image is due here; methods that compare take pairs, "
                 f"this one takes {CONTAINERS}."
             )
-        return read_image(item, f"Row {row} of X")
+        return item
+
+    def number(self, row: int) -> int:
+        """Give the place of a row in X."""
+        return row
 
     def same(self, row: int):
         """Give a key of the content that rows share; single images share nothing."""
@@ -66,7 +74,7 @@ class TupleRows(Sequence):
     def __getitem__(self, row):
         images = tuple(
             read_image(image, f"The {name} in row {row} of X")
-            for name, image in zip(self.names, self._unopened(row), strict=True)
+            for name, image in zip(self.names, self.unopened(row), strict=True)
         )
         sizes = [image.shape[:2] for image in images]
         if self.same_size and len(set(sizes)) > 1:
@@ -77,15 +85,20 @@ class TupleRows(Sequence):
             )
         return images
 
+    def number(self, row: int) -> int:
+        """Give the place of a row in X."""
+        return row
+
     def same(self, row: int):
         """Give a key that rows share when their last image, the reference, is the same path or the same pixels."""
-        reference = self._unopened(row)[-1]
+        reference = self.unopened(row)[-1]
         if isinstance(reference, str | os.PathLike):
             return os.path.abspath(os.fsdecode(reference))
         pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[-1]} in row {row} of X"))
         return pixels.shape, pixels.dtype.str, hashlib.sha1(pixels.data).hexdigest()
 
-    def _unopened(self, row: int) -> Sequence:
+    def unopened(self, row: int) -> Sequence:
+        """Give the images of a row as they came."""
         item = self.items[row]
         if _group_size(item) != len(self.names):
             raise ValueError(
