@@ -10,3 +10,6 @@ from .pair_input import UNIQUE as UNIQUE
 from .rows import make_pairs as make_pairs
 from .single_input import MANIQA as MANIQA
 from .single_input import NIMA as NIMA
+
+__version__: str
+__all__: list[str]

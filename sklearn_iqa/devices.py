@@ -31,4 +31,4 @@ def resolve_device(device: str) -> torch.device:
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:
     # Channels-last convolutions are faster on every device that we run on, and exact to rounding.
-    return network.to(device=device, memory_format=torch.channels_last).eval()
+    return network.to(device).to(memory_format=torch.channels_last).eval()

@@ -234,7 +234,8 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         with seeded(seed):
             if not (resume and hasattr(self, "n_iter_")):
                 self._build()
-                self.n_iter_, self.loss_curve_ = 0, []
+                self.n_iter_ = 0
+                self.loss_curve_: list[float] = []
                 self._start(targets, sample_weight)
             tasks = [EpochTasks(self, X, y, n_epochs)] if getattr(self, "_skl_callbacks", ()) else []
             self._train(rows, targets, sample_weight, n_epochs, seed, tasks)

@@ -221,7 +221,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if size is None and config["fixed_input_size"]:
             size = config["input_size"][1:]
         if size is not None:
-            height, width = (size, size) if np.isscalar(size) else size
+            height, width = (size, size) if isinstance(size, Integral) else size
             image = resize(image, int(height), int(width), Image.Resampling.BICUBIC)
         return normalize(to_tensor(image), config["mean"], config["std"])[None]
 
@@ -310,7 +310,7 @@ def _name(item, where: str) -> tuple[str, np.ndarray | None]:
             raise
         return f"{os.path.abspath(item)} {status.st_size} {status.st_mtime_ns}", None
     image = read_image(item, where)
-    pixels = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image))
+    pixels = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image).data)
     return f"{pixels} {image.shape} {image.dtype}", image
 
 

@@ -2,11 +2,12 @@
 """Views -> network -> outputs: batches of equal size, in memory that does not grow with the number of images."""
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+Name = TypeVar("Name", bound=Hashable)
 # Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512.
 PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**22, "cuda": 2**24}
 # Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
@@ -14,8 +15,8 @@ NUMBERS_IN_WAIT = 2**24
 
 
 def infer(
-    network: nn.Module, jobs: Iterable[tuple[Hashable, torch.Tensor]], *, batch_size: int, device: torch.device
-) -> Iterator[tuple[Hashable, Any]]:
+    network: nn.Module, jobs: Iterable[tuple[Name, torch.Tensor]], *, batch_size: int, device: torch.device
+) -> Iterator[tuple[Name, Any]]:
     """Run a network over the views of many images.
 
     Parameters
@@ -60,7 +61,7 @@ def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) 
     return max(1, min(batch_size, PIXELS_PER_PASS[device.type] // pixels))
 
 
-def _run(network, group, n_per_pass: int, device) -> Iterator[tuple[Hashable, Any]]:
+def _run(network, group, n_per_pass: int, device) -> Iterator[tuple[Name, Any]]:
     views = torch.cat([views for _, views in group])
     with torch.inference_mode():
         parts = [network(part.to(device)) for part in views.split(n_per_pass)]
