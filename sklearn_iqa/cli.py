@@ -87,7 +87,7 @@ def list_methods(output):
 
 def _methods() -> list[Any]:
     # Imported here, since it brings torch, for which --help need not wait.
-    from sklearn_iqa.estimator import QualityRegressor
+    from sklearn_iqa.quality import QualityRegressor
 
     members = (getattr(sklearn_iqa, name) for name in sorted(sklearn_iqa.__all__, key=str.casefold))
     return [member for member in members if isinstance(member, type) and issubclass(member, QualityRegressor)]
