@@ -9,9 +9,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa.estimator import check_quality
 from sklearn_iqa.losses import JudgementLoss
 from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
+from sklearn_iqa.quality import check_quality
 from sklearn_iqa.rows import check_tuples, count_images
 
 TRIPLET = ("first query", "second query", "reference")

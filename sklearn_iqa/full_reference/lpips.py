@@ -7,9 +7,9 @@ import torchvision
 from torch import nn
 
 from sklearn_iqa import weights as weights_module
-from sklearn_iqa.estimator import QualityRegressor
 from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
 from sklearn_iqa.perceptual import PerceptualMixin
+from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 # By trunk: the builder, the tapped ReLUs (or Fire modules) in torchvision's `features`, the channels there, the

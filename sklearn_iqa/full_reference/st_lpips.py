@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_iqa.estimator import QualityRegressor
 from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
 from sklearn_iqa.perceptual import PerceptualMixin
+from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 # Channels of the tapped maps, and the shortest side for which every reflection padding has something to reflect.

@@ -19,7 +19,7 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from sklearn_iqa import backbones, preprocessing
 from sklearn_iqa.devices import seeded
-from sklearn_iqa.estimator import QualityRegressor
+from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage

@@ -14,9 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa import backbones
-from sklearn_iqa.estimator import QualityRegressor, check_quality
 from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa.preprocessing import center_crop, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa.quality import QualityRegressor, check_quality
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 HEAD_RATE = 10  # the new layer learns this much faster than the backbone: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
