@@ -176,10 +176,12 @@ class AgreementDisplay:
             Preferably images that `fit` has not seen.
         y : array-like of shape (n,)
             Mean opinion scores (MOS), in any unit.
-        logistic, ax, scatter_kwargs, line_kwargs
+        logistic, ax
             See `plot`.
         name : str, default=None
             What the legend calls the scores; None takes the estimator's class name.
+        scatter_kwargs, line_kwargs
+            See `plot`.
 
         Returns
         -------
