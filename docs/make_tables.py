@@ -18,6 +18,7 @@ import sklearn_iqa
 DOCS = Path(__file__).parent
 PARITY = DOCS / "parity.csv"  # kit, what, largest absolute error, largest relative error, rtol, atol
 README = DOCS.parent / "README.md"
+NOTHING = r"\-"  # in a table
 MARKS = "<!-- methods: written by docs/make_tables.py -->", "<!-- end of methods -->"
 
 CATEGORIES = {  # last but one part of a module's name -> category
@@ -105,13 +106,13 @@ def normalize_parity() -> list[tuple[str, str, float, float, float, float]]:
 def parity(cls: type, slugs: list[str], rows) -> str:
     """Largest differences from the official code's numbers, over all kits of one method.
 
-    The relative one is taken where the test allows one: near zero it says nothing.
+    The relative one is taken from comparisons that hold by their relative tolerance alone: near zero it says nothing.
     """
     own = [row for row in rows if owner(row[0], slugs) == slug(cls)]
     if not own:
         return "-"
     absolute = max(row[2] for row in own)
-    relative = max((row[3] for row in own if row[4] > 0), default=None)
+    relative = max((row[3] for row in own if row[3] <= row[4]), default=None)
     return f"{absolute:.0e}" if relative is None else f"{absolute:.0e}; {relative:.0e}"
 
 
@@ -124,14 +125,21 @@ def owner(kit: str, slugs: list[str]) -> str | None:
 def link(cls: type) -> str:
     """To the method's page where there is one, otherwise to the API."""
     page = DOCS / "methods" / f"{slug(cls)}.rst"
-    return f":doc:`{cls.__name__} </methods/{slug(cls)}>`" if page.is_file() else f":class:`sklearn_iqa.{cls.__name__}`"
+    return f":doc:`{cls.__name__} </methods/{slug(cls)}>`" if page.is_file() else api_link(cls)
+
+
+def api_link(cls: type) -> str:
+    """To the page of the API."""
+    return f":class:`{cls.__name__} <sklearn_iqa.{cls.__name__}>`"
 
 
 def list_table(header: list[str], rows: list[list[str]]) -> str:
     """A table in reStructuredText."""
     lines = [".. list-table::", "   :header-rows: 1", "   :class: wide", ""]
     for row in (header, *rows):
-        lines += [f"   {'*' if number == 0 else ' '} - {cell}" for number, cell in enumerate(row)]
+        for number, cell in enumerate(row):
+            text = NOTHING if cell == "-" else cell  # a bare one would begin a list
+            lines.append(f"   {'*' if number == 0 else ' '} - {text}")
     return "\n".join(lines) + "\n"
 
 
@@ -159,21 +167,23 @@ def methods_table(classes: list[type]) -> str:
 
 
 def weights_table(classes: list[type]) -> str:
-    """All published weights: whose, on what, under which licence, from where."""
-    rows = [
-        [
-            f":class:`{cls.__name__} <sklearn_iqa.{cls.__name__}>`",
-            f"``{entry.name}``",
-            ", ".join(f"``{name}={value!r}``" for name, value in entry.parameters.items()) or "-",
-            entry.trained_on,
-            entry.licence,
-            ", ".join(dict.fromkeys(f"wheel ``{file.wheel}``" if file.wheel else "download" for file in entry.files)),
-            f"`{entry.source.removeprefix('https://')} <{entry.source}>`__",
-        ]
-        for cls in classes
-        for entry in getattr(cls, "published", ())
-    ]
-    return list_table(["Method", "weights=", "Belongs to", "Trained on", "Licence", "Comes as", "Source"], rows)
+    """All published weights: whose, on what, under which licence, from where; alike ones share a row."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for cls in classes:
+        for entry in getattr(cls, "published", ()):
+            places = dict.fromkeys(f"wheel ``{file.wheel}``" if file.wheel else "download" for file in entry.files)
+            source = f"`{entry.source.removeprefix('https://')} <{entry.source}>`__"
+            row = (api_link(cls), entry.trained_on, entry.licence, ", ".join(places), source)
+            names.setdefault(row, []).append(published_name(cls, entry))
+    header = ["Method", "weights=", "Trained on", "Licence", "Comes as", "Source"]
+    return list_table(header, [[row[0], "; ".join(own), *row[1:]] for row, own in names.items()])
+
+
+def published_name(cls: type, entry) -> str:
+    """The name, and which parameters must be set with it, as their defaults are others."""
+    defaults = cls().get_params()
+    others = [f"{name}={value!r}" for name, value in entry.parameters.items() if defaults[name] != value]
+    return f"``{entry.name}``" + (f" with ``{', '.join(others)}``" if others else "")
 
 
 def api_members(classes: list[type]) -> str:

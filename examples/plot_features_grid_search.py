@@ -22,9 +22,8 @@ from sklearn_iqa import AgreementDisplay, TimmFeatures
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.metrics import srcc, srcc_scorer
 
-data = make_distorted(
-    load_photographs(size=128).images, distortions=["jpeg", "gaussian_blur", "pixelate"], random_state=0
-)
+photographs = load_photographs(size=128).images
+data = make_distorted(photographs, distortions=["jpeg", "gaussian_blur", "pixelate"], random_state=0)
 X, y, groups = data.images, data.target, data.groups
 
 # %%
