@@ -12,11 +12,8 @@ from PIL import Image
 from torch import nn
 
 from sklearn_iqa import NIMA, backbones
-from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
-from sklearn_iqa.metrics import srcc
 from sklearn_iqa.preprocessing import resize_shorter
-from sklearn_iqa.single_input.nima import NIMANetwork
 
 VARIANTS = {
     "nima": {},
@@ -253,7 +250,8 @@ def test_impossible_moments_are_clipped():
 
 GREYS = np.repeat(np.array([40, 215], dtype=np.uint8), 8).reshape(16, 1, 1).repeat(32, 1).repeat(32, 2)
 IS_LIGHT = np.arange(16) >= 8
-FAST = {"lr": 3e-3, "max_epochs": 40, "batch_size": 8, "dropout": 0.0}
+# A transformer, as batch normalisation has little to divide by on plain grey images.
+FAST = {"backbone": "test_vit", "pooling": "backbone", "dropout": 0.0, "batch_size": 8, "max_epochs": 20, "lr": 1e-3}
 
 
 def test_counts_are_learned_as_they_are():
@@ -264,18 +262,18 @@ def test_counts_are_learned_as_they_are():
     assert nima.label_scale_ == (1.0, 0.0)
     mean, std = nima.predict(list(GREYS[[0, -1]]), return_std=True)
     np.testing.assert_allclose(mean, [3, 8], atol=0.2)
-    np.testing.assert_allclose(std, np.sqrt([0.5, 2]), atol=0.3)
+    np.testing.assert_allclose(std, np.sqrt([0.5, 2]), atol=0.25)
     assert nima.score(list(GREYS), counts) > 0.8  # two blocks of ties
 
 
 def test_means_and_deviations_are_learned_in_their_unit():
-    y = np.where(IS_LIGHT[:, None], [90.0, 25.0], [20.0, 10.0])
+    y = np.where(IS_LIGHT[:, None], [90.0, 15.0], [20.0, 10.0])
     nima = tiny(**FAST).fit(list(GREYS), y)
     # 20 and 90 become the ratings 2 and 9.
     np.testing.assert_allclose(nima.label_scale_, (10, 0), atol=1e-9)
     mean, std = nima.predict(list(GREYS[[0, -1]]), return_std=True)
     np.testing.assert_allclose(mean, [20, 90], atol=3)
-    np.testing.assert_allclose(std, [10, 25], atol=4)
+    np.testing.assert_allclose(std, [10, 15], atol=3)
 
 
 def test_one_bin_learns_a_number():
@@ -288,9 +286,10 @@ def test_one_bin_learns_a_number():
 
 def test_last_layer_learns_ten_times_faster():
     nima = tiny(max_epochs=1, lr=1e-4).fit(list(GREYS), IS_LIGHT.astype(float))
-    by_rate = {group["lr"]: len(group["params"]) for group in nima.net_.optimizer_.param_groups}
-    n_all = len(list(nima.network_.parameters()))
-    assert by_rate == {pytest.approx(1e-3): 2, pytest.approx(1e-4): n_all - 2}
+    slow, fast = sorted(nima.net_.optimizer_.param_groups, key=lambda group: group["lr"])
+    np.testing.assert_allclose([slow["lr"], fast["lr"]], [1e-4, 1e-3])
+    assert {id(one) for one in fast["params"]} == {id(one) for one in nima.network_.classifier.parameters()}
+    assert len(slow["params"]) == len(list(nima.network_.base_model.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -329,27 +328,10 @@ def test_the_unit_cannot_change_on_the_way():
         ({"rating_std": 0.0}, "rating_std"),
         ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
         ({"backbone": "test_vit", "pooling": "mean"}, "pooling='backbone'"),
-        ({"weights": "koniq"}, "n_bins=1"),
+        ({"backbone": "inception_resnet_v2"}, "64 x 64 pixels"),  # its unpadded layers need 75
         ({"weights": "ava-vgg16"}, "backbone='vgg16'"),
     ],
 )
 def test_unusable_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
-        tiny(**{"image_size": 64, "backbone": "inception_resnet_v2"} | parameters).initialize()
-
-
-def test_too_small_images_are_refused():
-    class Unpadded(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.forward_features = nn.Conv2d(3, 4, 9)
-
-    with pytest.raises(ValueError, match="8 x 8 pixels"):
-        NIMANetwork(Unpadded(), n_bins=10, pooling="mean", dropout=0.0, image_size=8)
-
-
-# Learning -------------------------------------------------------------------------------------------------------------
-
-
-def test_learns_distortions_of_unseen_photographs():
-    pass
+        tiny(**{"image_size": 64} | parameters).initialize()
