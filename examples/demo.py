@@ -38,7 +38,6 @@ DISTORTIONS = [
     "impulse_noise",
     "pixelate",
     "color_diffusion",
-    "darken",
 ]
 
 
@@ -84,7 +83,7 @@ def agreement(target, predicted):
 def run_on_distortions(output: Path, cache: Path):
     """Run (a), (b) and (c) on distorted photographs."""
     print("Label: the LEVEL of a synthetic distortion (0 to -5), not human opinion.\n")
-    data = make_distorted(load_photographs(size=256).images, distortions=DISTORTIONS, random_state=0)
+    data = make_distorted(load_photographs(size=224).images, distortions=DISTORTIONS, random_state=0)
     print(
         f"{len(data.images)} images: {len(set(data.groups))} photographs x {len(DISTORTIONS)} distortions x 5 levels\n"
         "(a) EfficientNet-Lite0 features + ridge, grid search over folds by photograph"
