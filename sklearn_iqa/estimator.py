@@ -21,6 +21,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
+from sklearn_iqa import states
 from sklearn_iqa import weights as weights_module
 from sklearn_iqa.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa.devices import prepare, resolve_device, seeded
@@ -59,7 +60,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     min_size: ClassVar[int] = 1  # shortest side that the network takes
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
-    renamed: ClassVar[tuple] = ()  # official tensor names -> ours, see weights.rename
+    renamed: ClassVar[tuple] = ()  # official tensor names -> ours, see states.rename
     published: ClassVar[tuple[weights_module.PublishedWeights, ...]] = ()
 
     _doc_link_module = "sklearn_iqa"
@@ -148,8 +149,8 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                     )
             state = weights_module.read_published(entry, verbose=self.verbose)
         else:
-            state = weights_module.read_state(self._weights_path())
-        weights_module.load_state(network, state, renamed=self.renamed, origin=f"weights={str(self.weights)!r}")
+            state = states.read_state(self._weights_path())
+        states.load_state(network, state, renamed=self.renamed, origin=f"weights={str(self.weights)!r}")
 
     def _weights_path(self) -> str:
         known = ", ".join(repr(entry.name) for entry in self.published) or "none"
@@ -172,7 +173,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         self._ensure_network()
-        weights_module.save_state(self.network_, path, metadata={"estimator": type(self).__name__})
+        states.save_state(self.network_, path, metadata={"estimator": type(self).__name__})
 
     def _check_parameters(self) -> None:
         for name, value in self.get_params(deep=False).items():

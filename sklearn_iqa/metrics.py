@@ -302,7 +302,7 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
         if error < best_error * (1 - 1e-9):
             best, best_error = found, error
     if best is None:
-        if n_parameters == 4:  # the line is one of the five-parameter curves, but none of these
+        if n_parameters == 4:  # the line is one of the five-parameter curves
             _warn_of_line("The four-parameter logistic curve fits no better than a straight line")
         return line
     b1, b2, b3, b4, b5 = best if best[1] > 0 else best * (-1, -1, 1, 1, 1)
@@ -383,9 +383,8 @@ def quality_scoring() -> dict[str, Callable]:
 
     Notes
     -----
-    The scorers take scores for quality, which holds for every estimator that was fitted to MOS. Published weights of
-    a distance, used without `fit`, get negative correlations; ``scoring=None`` uses the estimator's own `score`,
-    which knows its direction.
+    Published weights of a distance, used without `fit`, get negative correlations; ``scoring=None`` uses the
+    estimator's own `score`, which knows its direction.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sklearn_iqa import weights
+from sklearn_iqa import states
 
 FOLDER = Path(__file__).parent / "parity"
 
@@ -81,10 +81,10 @@ def load(estimator, state) -> None:
     """Give an estimator the network of an official state dict, strictly, under the official names."""
     estimator.initialize()
     kept = estimator.network_.state_dict()
-    state = weights.rename(state, estimator.renamed)
+    state = states.rename(state, estimator.renamed)
     # What a kit leaves out are constants and tables, which must exist here with the value of the constructor.
     constants = {name: value for name, value in kept.items() if name not in state}
-    weights.load_state(estimator.network_, {**constants, **state}, origin="the kit")
+    states.load_state(estimator.network_, {**constants, **state}, origin="the kit")
 
 
 def distorted_pairs() -> list[tuple[np.ndarray, np.ndarray]]:

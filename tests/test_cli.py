@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sklearn_iqa
-from sklearn_iqa import cli, weights
+from sklearn_iqa import cli, cli_files, weights
 
 DOCS = Path(__file__).parents[1] / "docs"
 needs_st_lpips = pytest.mark.skipif(
@@ -361,9 +361,9 @@ def test_folders_are_expanded_in_place_and_by_name(folders, tmp_path):
     (tmp_path / "table.h5").touch()  # Pillow lists its suffix, but knows no image type of it
     (tmp_path / "folder.png").mkdir()
     paths = [str(folders / "clean" / "d.png"), str(tmp_path), "none.png"]
-    flat = [query.path for query in cli._queries(paths, recursive=False)]
+    flat = [query.path for query in cli_files.find_queries(paths, recursive=False)]
     assert flat == [paths[0], str(tmp_path / "y.PNG"), "none.png"]
-    deep = cli._queries(paths, recursive=True)
+    deep = cli_files.find_queries(paths, recursive=True)
     assert [query.path for query in deep] == [paths[0], str(inner / "z.jpg"), str(tmp_path / "y.PNG"), "none.png"]
     assert [str(query.place) for query in deep] == ["d.png", os.path.join("inner", "z.jpg"), "y.PNG", "none.png"]
 
@@ -381,7 +381,7 @@ def test_references_of_queries_in_folders(tmp_path):
         (tmp_path / name).touch()
 
     def find(place):
-        return Path(cli._namesake(tmp_path, Path(place), cli._by_stem)).relative_to(tmp_path).as_posix()
+        return Path(cli_files._namesake(tmp_path, Path(place), cli_files._by_stem)).relative_to(tmp_path).as_posix()
 
     assert find("x.png") == "x.png"
     assert find("sub/x.png") == "sub/x.png"  # at the same place

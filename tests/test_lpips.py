@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import LPIPS, weights
+from sklearn_iqa import LPIPS, states, weights
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.losses import JudgementLoss
 
@@ -77,7 +77,7 @@ def test_parity_stages(alex):
 def test_parity_loss():
     told = KIT["losses"]["BCERankingLoss"]
     loss = JudgementLoss()
-    weights.load_state(loss, kits.fill(KIT, told["manifest"]))
+    states.load_state(loss, kits.fill(KIT, told["manifest"]))
     distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
     with torch.no_grad():
         preference = loss.preference(distances)
@@ -93,8 +93,8 @@ def test_parity_published_heads(net):
     if not weights.at_hand(heads):
         pytest.skip("the package `lpips`, which carries the published heads, is not installed (extra `demo`)")
     estimator = official(None if net == "alex" else KIT["variants"][net]["manifest"], net=net)
-    state = estimator.network_.state_dict() | weights.read_state(weights.locate(heads))
-    weights.load_state(estimator.network_, state)
+    state = estimator.network_.state_dict() | states.read_state(weights.locate(heads))
+    states.load_state(estimator.network_, state)
     got = estimator.predict(PAIRS)
     kits.assert_parity("lpips", f"heads {net}", got, KIT["real_heads"]["output"][net], **TOLERANCE)
     assert (got > 0).all()

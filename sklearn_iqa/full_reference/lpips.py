@@ -6,6 +6,7 @@ import os
 import torchvision
 from torch import nn
 
+from sklearn_iqa import states
 from sklearn_iqa import weights as weights_module
 from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
 from sklearn_iqa.perceptual import PerceptualMixin
@@ -237,9 +238,9 @@ class LPIPS(PerceptualMixin, QualityRegressor):
         path = file if self.backbone_weights == "imagenet" else self.backbone_weights
         if path is file:
             path = weights_module.locate(file, verbose=self.verbose)
-        state = weights_module.rename(weights_module.read_state(os.fspath(path)), file.renamed)
+        state = states.rename(states.read_state(os.fspath(path)), file.renamed)
         trunk = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-        weights_module.load_state(network.net, trunk, origin=f"backbone_weights={str(self.backbone_weights)!r}")
+        states.load_state(network.net, trunk, origin=f"backbone_weights={str(self.backbone_weights)!r}")
 
     def _check_parameters(self):
         super()._check_parameters()
