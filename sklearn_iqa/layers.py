@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Parts of networks that two or more methods use."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 # The constants of LPIPS 0.1: ImageNet's mean and deviation rewritten for inputs in [-1, 1], as rounded there.
@@ -93,26 +95,67 @@ class PerceptualDistance(nn.Module):
         for name, width in zip(self.heads, n_channels, strict=False):
             self.add_module(name, ChannelHead(width))
 
-    def forward(self, pair):
+    def forward(self, pairs):
         """Pairs (n, 2, 3, h, w) in [-1, 1] -> distance (n,); 0 for identical images."""
-        return torch.stack(self.layer_distances(pair), dim=1).sum(1)
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
-    def layer_distances(self, pair):
+    def encode_reference(self, references):
+        """(n, 3, h, w) -> unit-normalised feature maps, which serve any number of queries."""
+        features = self.net(self.scaling_layer(references) if self.scaled else references)
+        return tuple(unit_normalize(feature) for feature in features)
+
+    def compare(self, queries, encoded):
+        """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
+        return torch.stack(self._layer_distances(queries, encoded), dim=1).sum(1)
+
+    def layer_distances(self, pairs):
         """Pairs (n, 2, 3, h, w) -> the share (n,) of each tapped layer in the distance."""
-        return [layer_map.mean((1, 2, 3)) for layer_map in self._layer_maps(pair)]
+        return self._layer_distances(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
-    def distance_map(self, pair):
+    def distance_map(self, pairs):
         """Pairs (n, 2, 3, h, w) -> map (n, h, w) whose mean is near the distance, large where the images differ."""
-        size = pair.shape[-2:]
-        maps = [F.interpolate(one, size=size, mode="bilinear") for one in self._layer_maps(pair)]
-        return torch.cat(maps, dim=1).sum(1)
+        layer_maps = self._layer_maps(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+        return torch.cat([F.interpolate(one, size=pairs.shape[-2:], mode="bilinear") for one in layer_maps], 1).sum(1)
 
-    def _layer_maps(self, pair):
-        images = pair.flatten(0, 1)  # query and reference of each pair one after the other
-        features = self.net(self.scaling_layer(images) if self.scaled else images)
+    def _layer_distances(self, queries, encoded):
+        return [layer_map.mean((1, 2, 3)) for layer_map in self._layer_maps(queries, encoded)]
+
+    def _layer_maps(self, queries, encoded):
         maps = []
-        for level, feature in enumerate(features):
-            query, reference = unit_normalize(feature).unflatten(0, (-1, 2)).unbind(1)
+        for level, (query, reference) in enumerate(zip(self.encode_reference(queries), encoded, strict=True)):
             squared = (query - reference).pow(2)  # (n, c, h, w)
             maps.append(getattr(self, self.heads[level])(squared) if self.heads else squared.sum(1, keepdim=True))
         return maps
+
+
+class Trunk(NamedTuple):
+    """What a sliced trunk is made of: the convolutional part of a network of torchvision."""
+
+    builder: Callable[..., nn.Module]
+    taps: tuple[int, ...]  # last layer of each slice in torchvision's `features`: a ReLU or a Fire module
+    n_channels: tuple[int, ...]  # there
+    min_size: int  # shortest side that passes all pools
+
+
+TRUNKS = {
+    "alex": Trunk(torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
+    "vgg": Trunk(torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
+    "squeeze": Trunk(
+        torchvision.models.squeezenet1_1, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17
+    ),
+}
+
+
+def sliced_trunk(net: str, pool: Callable[[], nn.Module] | None = None) -> SlicedTrunk:
+    """Build one of `TRUNKS` with random weights, named as LPIPS names it; `pool` makes what replaces its max pools."""
+    trunk = TRUNKS[net]
+    features = trunk.builder(weights=None).features
+    for module in features.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # a tapped map must stay as it was
+    layers = [
+        (index, pool() if pool is not None and isinstance(layer, nn.MaxPool2d) else layer)
+        for index, layer in enumerate(features)
+    ]
+    starts = (0, *(tap + 1 for tap in trunk.taps[:-1]))
+    return SlicedTrunk(layers[start : tap + 1] for start, tap in zip(starts, trunk.taps, strict=True))

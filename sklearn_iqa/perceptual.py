@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What estimators around a perceptual distance share: views, maps, and training on pairs or on judged triplets."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,52 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa import states
+from sklearn_iqa import weights as weights_module
+from sklearn_iqa.layers import TRUNKS
 from sklearn_iqa.losses import JudgementLoss
 from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
 from sklearn_iqa.quality import check_quality
 from sklearn_iqa.rows import check_tuples, count_images
 
 TRIPLET = ("first query", "second query", "reference")
+
+
+def _trunk_file(net: str, filename: str, sha256: str) -> weights_module.WeightsFile:
+    """Torchvision's ImageNet file of a trunk, its names turned into those of the slices."""
+    taps, start, renamed = TRUNKS[net].taps, 0, [(r"^classifier\.", None)]
+    for number, tap in enumerate(taps, start=1):
+        renamed += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, tap + 1)]
+        start = tap + 1
+    renamed.append((r"^features\.", None))  # layers behind the last tap
+    return weights_module.WeightsFile(
+        filename, sha256, url=f"https://download.pytorch.org/models/{filename}", renamed=tuple(renamed)
+    )
+
+
+TRUNK_FILES = {
+    "alex": _trunk_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": _trunk_file("vgg", "vgg16-397923af.pth", "397923af"),
+    "squeeze": _trunk_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
+}
+
+
+def load_trunk(trunk: nn.Module, net: str, backbone_weights, *, verbose: int = 0) -> None:
+    """Load the ImageNet weights of a `sliced_trunk`: torchvision's download ("imagenet"), a file of its form or None.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        When the weights cannot be had or do not fit.
+    """
+    if backbone_weights is None:
+        return
+    file, path = TRUNK_FILES[net], backbone_weights
+    if backbone_weights == "imagenet":
+        path = weights_module.locate(file, verbose=verbose)
+    state = states.rename(states.read_state(os.fspath(path)), file.renamed)
+    own = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+    states.load_state(trunk, own, origin=f"backbone_weights={str(backbone_weights)!r}")
 
 
 class PerceptualMixin:

@@ -1,44 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: the distance of deep features, with learned channel weights (Zhang et al., CVPR 2018)."""
 
-import os
-
-import torchvision
-from torch import nn
-
-from sklearn_iqa import states
-from sklearn_iqa import weights as weights_module
-from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
-from sklearn_iqa.perceptual import PerceptualMixin
+from sklearn_iqa.layers import TRUNKS, PerceptualDistance, sliced_trunk
+from sklearn_iqa.perceptual import TRUNK_FILES, PerceptualMixin, load_trunk
 from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
-# By trunk: the builder, the tapped ReLUs (or Fire modules) in torchvision's `features`, the channels there, the
-# shortest side that passes all pools.
-TRUNKS = {
-    "alex": (torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
-    "vgg": (torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
-    "squeeze": (torchvision.models.squeezenet1_1, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17),
-}
 # The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); the scaling buffers are constants.
 RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))
-
-
-def _trunk_file(net: str, filename: str, sha256: str) -> WeightsFile:
-    """Torchvision's ImageNet file of a trunk, its names turned into those of the slices."""
-    taps, start, renamed = TRUNKS[net][1], 0, [(r"^classifier\.", None)]
-    for number, tap in enumerate(taps, start=1):
-        renamed += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, tap + 1)]
-        start = tap + 1
-    renamed.append((r"^features\.", None))  # layers behind the last tap
-    return WeightsFile(filename, sha256, url=f"https://download.pytorch.org/models/{filename}", renamed=tuple(renamed))
-
-
-TRUNK_FILES = {
-    "alex": _trunk_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
-    "vgg": _trunk_file("vgg", "vgg16-397923af.pth", "397923af"),
-    "squeeze": _trunk_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
-}
 HEAD_DIGESTS = {
     ("alex", "0.0"): "18720f55913d0af89042f13faa7e536a6ce1444a0914e6db9461355ece1e8cd5",
     ("alex", "0.1"): "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -66,20 +35,6 @@ PUBLISHED = tuple(
     )
     for (net, version), digest in HEAD_DIGESTS.items()
 )
-
-
-def build_network(net: str, version: str, weighted: bool) -> PerceptualDistance:
-    """The LPIPS network, named as in the official code."""
-    builder, taps, n_channels, _ = TRUNKS[net]
-    features = builder(weights=None).features
-    starts = (0, *(tap + 1 for tap in taps[:-1]))
-    slices = [
-        [(index, features[index]) for index in range(start, tap + 1)] for start, tap in zip(starts, taps, strict=True)
-    ]
-    for module in features.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False  # a tapped map must stay as it was
-    return PerceptualDistance(SlicedTrunk(slices), n_channels, scaled=version != "0.0", weighted=weighted)
 
 
 class LPIPS(PerceptualMixin, QualityRegressor):
@@ -224,23 +179,16 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     @property
     def min_size(self):
         """Shortest side in pixels that the trunk takes."""
-        return TRUNKS[self.net][3]
+        return TRUNKS[self.net].min_size
 
     def _network(self):
-        network = build_network(self.net, self.version, self.weighted)
+        trunk, n_channels = sliced_trunk(self.net), TRUNKS[self.net].n_channels
+        network = PerceptualDistance(trunk, n_channels, scaled=self.version != "0.0", weighted=self.weighted)
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _load_backbone(self, network):
-        if self.backbone_weights is None:
-            return
-        file = TRUNK_FILES[self.net]
-        path = file if self.backbone_weights == "imagenet" else self.backbone_weights
-        if path is file:
-            path = weights_module.locate(file, verbose=self.verbose)
-        state = states.rename(states.read_state(os.fspath(path)), file.renamed)
-        trunk = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-        states.load_state(network.net, trunk, origin=f"backbone_weights={str(self.backbone_weights)!r}")
+        load_trunk(network.net, self.net, self.backbone_weights, verbose=self.verbose)
 
     def _check_parameters(self):
         super()._check_parameters()
