@@ -26,17 +26,19 @@ from sklearn_iqa import weights as weights_module
 from sklearn_iqa.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa.devices import prepare, resolve_device, seeded
 from sklearn_iqa.images import check_min_size
-from sklearn_iqa.inference import infer
+from sklearn_iqa.inference import Job, by_reference, infer
 from sklearn_iqa.rows import check_images, check_tuples
 from sklearn_iqa.training import (
     EpochSeed,
     EvenBatches,
     HeldOutScore,
     Progress,
+    Stage,
     StopWhenAsked,
     Subset,
     TrainingSet,
     batches,
+    hold_out,
 )
 
 LIMITS = {  # parameter: type, lowest value, bounds included
@@ -47,6 +49,7 @@ LIMITS = {  # parameter: type, lowest value, bounds included
     "n_crops": (Integral, 1, "left"),
     "weight_decay": (Real, 0, "left"),
 }
+MOST_EPOCHS = 2**20  # of one stage of training, for seeds
 
 
 class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -90,6 +93,13 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _training_module(self, network: nn.Module) -> nn.Module:
         """Give the module that training runs: the network itself, or one around it that forms pairs or queues."""
         return network
+
+    def _stages_before(self, rows, targets) -> Iterator[Stage]:
+        """Yield stages that are trained before `_training_module`; what stands behind a yield runs after that stage.
+
+        `targets` are in the user's unit; `_encode_targets` turns them into those of a loss.
+        """
+        yield from ()
 
     def _net_params(self) -> dict[str, Any]:
         """Give further arguments of the skorch net: weight decay, parameter groups, schedules."""
@@ -210,7 +220,9 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _infer(self, rows) -> Iterator[tuple[int, Any]]:
         """Yield (row, output of the network for all views of the row), as they become known."""
         self._ensure_network()
-        jobs = ((row, self._views(self._open(rows, row))) for row in range(len(rows)))
+        shared = hasattr(self.network_, "encode_reference")
+        order = by_reference(rows) if shared else ((row, None) for row in range(len(rows)))
+        jobs = (Job(row, self._views(self._open(rows, row)), reference) for row, reference in order)
         yield from infer(self.network_, jobs, batch_size=self.batch_size, device=self.device_)
 
     def _infer_all(self, rows) -> Iterator[tuple[int, Any]]:
@@ -254,66 +266,71 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         members = np.arange(len(rows))
         callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
         if getattr(self, "early_stopping", False):
-            members, held_out = self._hold_out(rows, seed)
+            members, held_out = hold_out(rows, self.validation_fraction, seed)
             callbacks.append(HeldOutScore(self, rows, targets, held_out))
-        encoded = torch.as_tensor(self._encode_targets(targets), dtype=torch.float32)
-        data = TrainingSet(self, rows, encoded, members, sample_weight)
-        n_batches = n_epochs * len(EvenBatches(data, self.batch_size))
-        callbacks.append(Progress(type(self).__name__, n_batches, self.verbose))
-        callbacks += tasks
-        stop = StopWhenAsked(callbacks)
         if not hasattr(self, "net_"):
-            self.net_ = self._net()
-        n_before, own_callbacks = len(self.net_.history), self.net_.callbacks_
-        self.net_.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, stop]]
-        try:
-            self.net_.partial_fit(data, epochs=n_epochs)
-        finally:
-            self.net_.callbacks_ = own_callbacks
-            self.network_.eval()
-        losses = [epoch["train_loss"] for epoch in self.net_.history[n_before:] if "train_loss" in epoch]
+            if self.n_iter_ == 0 and not self._run_stages(Subset(rows, members), targets[members], seed):
+                return
+            self.net_ = self._net(self._training_module(self.network_), self._loss(), self.lr, self._net_params())
+
+        def view(row):
+            return self._train_view(self._open(rows, row))
+
+        data = TrainingSet(view, self._encode_targets(targets), members, sample_weight)
+        losses = self._run(self.net_, data, n_epochs, [*callbacks, *tasks], type(self).__name__)
         self.loss_curve_ += losses
         self.n_iter_ += len(losses)
+
+    def _run_stages(self, rows, targets, seed: int) -> bool:
+        """Run the stages before the ordinary training; False when the user interrupted them."""
+        for number, stage in enumerate(self._stages_before(rows, targets), start=1):
+
+            def view(row, stage=stage):
+                x = self._open(stage.rows, row)
+                return self._train_view(x) if stage.view is None else stage.view(x, stage.targets[row])
+
+            net = self._net(stage.module, stage.loss, self.lr if stage.lr is None else stage.lr, stage.net_params)
+            data = TrainingSet(view, stage.targets, np.arange(len(stage.rows)))
+            apart = EpochSeed(seed, number * MOST_EPOCHS)  # no epoch draws what one of another stage draws
+            losses = self._run(net, data, stage.n_epochs, [apart], f"{type(self).__name__}, {stage.name}")
+            if len(losses) < stage.n_epochs:
+                return False
+        return True
+
+    def _run(self, net: skorch.NeuralNet, data: TrainingSet, n_epochs: int, callbacks: list, name: str) -> list[float]:
+        """Train for some epochs and give the loss of each that was finished."""
+        progress = Progress(name, n_epochs * len(EvenBatches(data, net.batch_size)), getattr(self, "verbose", 0))
+        stop = StopWhenAsked(callbacks)
+        n_before, own_callbacks = len(net.history), net.callbacks_
+        net.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, progress, stop]]
+        try:
+            net.partial_fit(data, epochs=n_epochs)
+        finally:
+            net.callbacks_ = own_callbacks
+            self.network_.eval()
+        losses = [epoch["train_loss"] for epoch in net.history[n_before:] if "train_loss" in epoch]
         if len(losses) < n_epochs and not stop.stopped_:
-            warnings.warn("Training was interrupted; the estimator keeps what it has learned.", stacklevel=5)
+            warnings.warn("Training was interrupted; the estimator keeps what it has learned.", stacklevel=6)
         if losses and not np.isfinite(losses[-1]):
             raise ValueError(
-                f"The loss of {type(self).__name__} became {losses[-1]} in epoch {self.n_iter_}; lower lr "
-                f"(now {self.lr:g}) or check the labels."
+                f"The loss of {name} became {losses[-1]} in epoch {n_before + len(losses)}; lower lr "
+                f"(now {net.lr:g}) or check the labels."
             )
+        return losses
 
-    def _net(self) -> skorch.NeuralNet:
+    def _net(self, module: nn.Module, loss: nn.Module, lr: float, params: dict[str, Any]) -> skorch.NeuralNet:
         return self.net_class(
-            module=self._training_module(self.network_),
-            criterion=self._loss(),
+            module=module,
+            criterion=loss,
             optimizer=self.optimizer,
-            lr=self.lr,
-            max_epochs=self.max_epochs,
+            lr=lr,
             batch_size=self.batch_size,
             iterator_train=batches,
             train_split=None,
             device=str(self.device_),
             verbose=0,
-            **self._net_params(),
+            **params,
         ).initialize()
-
-    def _hold_out(self, rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Split rows into training and held out, always alike for one seed; pairs that share a reference stay together.
-
-        The generator is its own: training that goes on must not see what was held out before.
-        """
-        groups = [rows.same(row) for row in range(len(rows))]
-        names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).numpy()
-        n_held_out = max(1, round(self.validation_fraction * len(names)))
-        chosen = np.isin([names[group] for group in groups], order[:n_held_out])
-        if chosen.all() or chosen.sum() < 2:
-            raise ValueError(
-                f"early_stopping with validation_fraction={self.validation_fraction} holds out {chosen.sum()} of "
-                f"{len(rows)} rows, but at least 2 must be held out and some must remain; give more rows (pairs that "
-                "share a reference count as one) or another fraction."
-            )
-        return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
     # Travelling -------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from sklearn_iqa import backbones
 from sklearn_iqa.devices import prepare, resolve_device, seeded
 from sklearn_iqa.images import read_image
-from sklearn_iqa.inference import infer
+from sklearn_iqa.inference import Job, infer
 from sklearn_iqa.preprocessing import normalize, resize, to_tensor
 from sklearn_iqa.rows import check_images, check_tuples
 
@@ -189,7 +189,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         compare = COMPARISONS[self.comparison]
         return np.stack([compare(vectors[q], vectors[r]) for q, r in zip(names[::2], names[1::2], strict=True)])
 
-    def _unknown(self, rows, store, names: list, vectors: dict) -> Iterator[tuple[Hashable, torch.Tensor]]:
+    def _unknown(self, rows, store, names: list, vectors: dict) -> Iterator[Job]:
         """Views of the images whose vectors are not known yet; notes every image's name on the way."""
         pending = set()
         for row in tqdm(range(len(rows)), disable=not self.verbose, desc="TimmFeatures", unit="image"):
@@ -209,7 +209,7 @@ class TimmFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                     vectors[name] = known
                     continue
                 pending.add(name)
-                yield name, self._views(read_image(item, where) if image is None else image)
+                yield Job(name, self._views(read_image(item, where) if image is None else image))
 
     def _rows(self, X):
         if self.comparison is None:

@@ -2,29 +2,47 @@
 """Views -> network -> outputs: batches of equal size, in memory that does not grow with the number of images."""
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-Name = TypeVar("Name", bound=Hashable)
 # Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512.
 PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**22, "cuda": 2**24}
 # Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
 NUMBERS_IN_WAIT = 2**24
 
 
+class Job(NamedTuple):
+    """What goes through a network for one row."""
+
+    name: Hashable
+    views: torch.Tensor  # (v, ...), of one shape
+    reference: Hashable = None  # equal for rows whose views hold the same reference
+
+
+def by_reference(rows) -> list[tuple[int, Hashable]]:
+    """(row, key of its reference) of all rows, those that share a reference one behind the other."""
+    rows_of: dict[Hashable, list[int]] = {}
+    for row in range(len(rows)):
+        rows_of.setdefault(rows.same(row), []).append(row)
+    return [(row, reference) for reference, members in rows_of.items() for row in members]
+
+
 def infer(
-    network: nn.Module, jobs: Iterable[tuple[Name, torch.Tensor]], *, batch_size: int, device: torch.device
-) -> Iterator[tuple[Name, Any]]:
+    network: nn.Module, jobs: Iterable[Job], *, batch_size: int, device: torch.device
+) -> Iterator[tuple[Any, Any]]:
     """Run a network over the views of many images.
+
+    A network with the methods `encode_reference` and `compare` encodes a reference once for all rows that follow each
+    other and share it.
 
     Parameters
     ----------
     network : nn.Module
         Takes views (n, ...), returns a tensor (n, ...) or a named tuple of them.
-    jobs : iterable of (name, views)
-        `views` (v, ...) are all views of one image; consumed as needed.
+    jobs : iterable of Job
+        Consumed as needed.
     batch_size : int
         The most views in one pass; fewer when they are large.
     device : torch.device
@@ -33,27 +51,28 @@ def infer(
     Yields
     ------
     name, output
-        As they become known: what the network gives for all views of the image, on the CPU, as float32.
+        As they become known: what the network gives for all views of the row, on the CPU, as float32.
     """
     network.eval()
-    waiting: dict[tuple, list] = {}
+    run = _SharedReferences(network, device) if hasattr(network, "encode_reference") else _Passes(network, device)
+    waiting: dict[tuple, list[Job]] = {}
     held = 0
     for job in jobs:
-        shape = tuple(job[1].shape)
+        shape = tuple(job.views.shape)
         group = waiting.setdefault(shape, [])
         group.append(job)
-        held += job[1].numel()
-        n_views = _views_per_pass(job[1], batch_size, device)
-        if len(group) >= max(1, n_views // len(job[1])):
-            held -= len(group) * job[1].numel()
-            yield from _run(network, waiting.pop(shape), n_views, device)
+        held += job.views.numel()
+        n_views = _views_per_pass(job.views, batch_size, device)
+        if len(group) >= max(1, n_views // len(job.views)):
+            held -= len(group) * job.views.numel()
+            yield from run(waiting.pop(shape), n_views)
         elif held > NUMBERS_IN_WAIT:
             held = 0
             for group in waiting.values():
-                yield from _run(network, group, n_views, device)
+                yield from run(group, n_views)
             waiting.clear()
     for group in waiting.values():
-        yield from _run(network, group, _views_per_pass(group[0][1], batch_size, device), device)
+        yield from run(group, _views_per_pass(group[0].views, batch_size, device))
 
 
 def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) -> int:
@@ -61,19 +80,52 @@ def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) 
     return max(1, min(batch_size, PIXELS_PER_PASS[device.type] // pixels))
 
 
-def _run(network, group, n_per_pass: int, device) -> Iterator[tuple[Name, Any]]:
-    views = torch.cat([views for _, views in group])
-    with torch.inference_mode():
-        parts = [network(part.to(device)) for part in views.split(n_per_pass)]
-    output = _map(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
-    n_views = len(group[0][1])
-    for number, (name, _) in enumerate(group):
-        start = number * n_views
-        yield name, _map(lambda tensor, start=start: tensor[start : start + n_views], output)
+class _Passes:
+    """Runs a network over jobs whose views have one shape, a number of views at a time."""
+
+    def __init__(self, network: nn.Module, device: torch.device):
+        self.network, self.device = network, device
+
+    def __call__(self, group: list[Job], n_per_pass: int) -> Iterator[tuple[Any, Any]]:
+        views = torch.cat([job.views for job in group])
+        n_views = len(group[0].views)
+        keys = [(job.reference, number) for job in group for number in range(n_views)]
+        with torch.inference_mode():
+            parts = [
+                self.output(views[start : start + n_per_pass].to(self.device), keys[start : start + n_per_pass])
+                for start in range(0, len(views), n_per_pass)
+            ]
+        output = _map(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
+        for number, job in enumerate(group):
+            start = number * n_views
+            yield job.name, _map(lambda tensor, start=start: tensor[start : start + n_views], output)
+
+    def output(self, views, keys: list[tuple[Hashable, int]]):
+        return self.network(views)
+
+
+class _SharedReferences(_Passes):
+    """Keeps the encoded views of the last reference, for the rows to come."""
+
+    def __init__(self, network: nn.Module, device: torch.device):
+        super().__init__(network, device)
+        self.kept: dict[tuple[Hashable, int], Any] = {}
+
+    def output(self, views, keys):
+        places = {key: place for place, key in enumerate(keys) if key not in self.kept}
+        if places:
+            encoded = self.network.encode_reference(views[list(places.values()), 1])
+            for number, key in enumerate(places):
+                self.kept[key] = _map(lambda tensor, number=number: tensor[number], encoded)
+        if len(places) < len(keys):  # otherwise `encoded` is in order already
+            encoded = _map(lambda *tensors: torch.stack(tensors), *(self.kept[key] for key in keys))
+        self.kept = {key: value for key, value in self.kept.items() if key[0] == keys[-1][0]}
+        return self.network.compare(views[:, 0], encoded)
 
 
 def _map(function, *outputs):
-    """Apply a function to outputs, be they tensors or named tuples of tensors."""
+    """Apply a function to outputs, be they tensors or tuples, named or not, of tensors."""
     if isinstance(outputs[0], tuple):
-        return type(outputs[0])(*(function(*tensors) for tensors in zip(*outputs, strict=True)))
+        make = getattr(type(outputs[0]), "_make", tuple)
+        return make(function(*tensors) for tensors in zip(*outputs, strict=True))
     return function(*outputs)

@@ -101,7 +101,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         Yields
         ------
         row : int
-            Rows of one size come in order; sizes may be mixed.
+            Rows of one size come in order, but those that share a reference come together.
         score : float
             As `predict` gives it.
         """

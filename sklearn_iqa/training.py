@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a skorch net needs to train an estimator: the data in batches, and what happens around epochs."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import skorch.callbacks
 import torch
+from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -36,9 +40,48 @@ def batches(data, batch_size: int) -> DataLoader:
     return DataLoader(data, batch_sampler=EvenBatches(data, batch_size))
 
 
+class Stage(NamedTuple):
+    """What comes before the ordinary training of a method: a teacher, a pretraining, the head alone.
+
+    Parameters
+    ----------
+    name : str
+        What the progress bar calls it.
+    module : nn.Module
+        What is trained: the network, a part of it, or a module around it.
+    loss : nn.Module
+        (output of the module, target) -> number.
+    n_epochs : int
+        Passes over the rows.
+    rows : sequence
+        Rows as `check_images` or `check_tuples` give them, or a `Subset` of them.
+    targets : ndarray of shape (n, ...)
+        What the loss compares with, one entry per row.
+    view : callable, default=None
+        (images of the row, target) -> tensor; None takes the method's `_train_view`.
+    lr : float, default=None
+        Learning rate; None takes the method's `lr`.
+    net_params : dict, default={}
+        Further arguments of the skorch net, in place of the method's `_net_params`.
+    """
+
+    name: str
+    module: nn.Module
+    loss: nn.Module
+    n_epochs: int
+    rows: Any
+    targets: np.ndarray
+    view: Callable | None = None
+    lr: float | None = None
+    net_params: dict[str, Any] = {}
+
+
 class TrainingSet(Dataset):
-    def __init__(self, estimator, rows, targets, members, sample_weight):
-        self.estimator, self.rows, self.targets, self.members = estimator, rows, targets, members
+    """Views of rows and their targets; `view` is a function of the row's number."""
+
+    def __init__(self, view: Callable, targets, members: np.ndarray, sample_weight=None):
+        self.view, self.members = view, members
+        self.targets = torch.as_tensor(targets, dtype=torch.float32)
         self.weight = None if sample_weight is None else torch.as_tensor(sample_weight[members])
 
     def __len__(self) -> int:
@@ -46,7 +89,7 @@ class TrainingSet(Dataset):
 
     def __getitem__(self, i):
         row = int(self.members[i])
-        return self.estimator._train_view(self.estimator._open(self.rows, row)), self.targets[row]
+        return self.view(row), self.targets[row]
 
 
 class EpochSeed(skorch.callbacks.Callback):
@@ -115,6 +158,25 @@ class Subset:
     def same(self, i: int):
         """Give a key that rows of equal content share."""
         return self.rows.same(int(self.members[i]))
+
+
+def hold_out(rows, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into training and held out, always alike for one seed; pairs that share a reference stay together.
+
+    The generator is its own: training that goes on must not see what was held out before.
+    """
+    groups = [rows.same(row) for row in range(len(rows))]
+    names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).numpy()
+    n_held_out = max(1, round(fraction * len(names)))
+    chosen = np.isin([names[group] for group in groups], order[:n_held_out])
+    if chosen.all() or chosen.sum() < 2:
+        raise ValueError(
+            f"early_stopping with validation_fraction={fraction} holds out {chosen.sum()} of {len(rows)} rows, but at "
+            "least 2 must be held out and some must remain; give more rows (pairs that share a reference count as one) "
+            "or another fraction."
+        )
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 class Progress(skorch.callbacks.Callback):

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Stages of training: their order, what they see, and what an interruption leaves."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.training import Stage
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+Y = np.arange(6.0)
+
+
+class MeanSquare(nn.Module):
+    def forward(self, output, target):
+        return (output - target).square().mean()
+
+
+class Staged(QualityRegressor):
+    """A straight line on the mean of an image, in two stages: each notes what it sees."""
+
+    def __init__(self, *, n_before=2, weights=None, lr=0.1, max_epochs=3, early_stopping=False, random_state=0):
+        self.n_before = n_before
+        self.weights = weights
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.random_state = random_state
+
+    batch_size, device, verbose, validation_fraction, n_iter_no_change = 3, "cpu", 0, 0.34, 5
+
+    def _network(self):
+        return nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
+
+    def _loss(self):
+        return MeanSquare()
+
+    def _views(self, x):
+        return torch.as_tensor(x.mean() / 255, dtype=torch.float32)[None, None]
+
+    def _train_view(self, x):
+        self.seen.append("training")
+        return self._views(x)[0]
+
+    def _stages_before(self, rows, targets):
+        self.seen = []
+
+        def view(x, target):
+            self.seen.append("stage")
+            return self._views(x)[0]
+
+        self.n_rows = len(rows)
+        yield Stage("first", self.network_, MeanSquare(), self.n_before, rows, 0 * targets, view=view, lr=0.01)
+        self.after = [parameter.detach().clone() for parameter in self.network_.parameters()]
+
+
+def test_stages_run_before_training():
+    staged = Staged().fit(X, Y)
+    assert staged.seen == ["stage"] * 2 * 6 + ["training"] * 3 * 6
+    assert staged.n_iter_ == len(staged.loss_curve_) == 3  # of the ordinary training
+    assert any(not torch.equal(a, b) for a, b in zip(staged.after, staged.network_.parameters(), strict=True))
+
+
+def test_training_that_goes_on_skips_the_stages():
+    staged = Staged().partial_fit(X, Y)
+    staged.seen.clear()
+    staged.partial_fit(X, Y)
+    assert set(staged.seen) == {"training"}
+
+
+def test_stages_do_not_see_what_is_held_out():
+    staged = Staged(early_stopping=True).fit(X, Y)
+    assert staged.n_rows == 4
+
+
+def test_stage_of_its_own_learning_rate(monkeypatch):
+    rates = []
+    net = Staged._net
+
+    def recorded(self, module, loss, lr, params):
+        rates.append(lr)
+        return net(self, module, loss, lr, params)
+
+    monkeypatch.setattr(Staged, "_net", recorded)
+    Staged().fit(X, Y)
+    assert rates == [0.01, 0.1]
+
+
+def test_interrupted_stage_ends_training(monkeypatch):
+    def interrupted(self, output, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MeanSquare, "forward", interrupted)
+        with pytest.warns(UserWarning, match="interrupted"):
+            staged = Staged().fit(X, Y)
+    assert set(staged.seen) == {"stage"}
+    assert staged.n_iter_ == 0
+    assert np.isfinite(staged.predict(X)).all()
+
+
+def test_diverging_stage_says_which(monkeypatch):
+    monkeypatch.setattr(MeanSquare, "forward", lambda self, output, target: output.sum() * float("nan"))
+    with pytest.raises(ValueError, match=r"loss of Staged, first became nan in epoch 2; lower lr \(now 0.01\)"):
+        Staged().fit(X, Y)
