@@ -42,6 +42,7 @@ from sklearn_iqa.metrics import srcc
 UNTRAINED = {"backbone_weights": None, "max_epochs": 1, "batch_size": 4}
 # Settings under which a fit takes a fraction of a second on one core: small trunks from random numbers, small crops.
 TINY = {
+    "DBCNN": {"backbone": "test_resnet", "crop_size": 32, "scnn_epochs": 0, "head_epochs": 1, "lr": 1e-3, **UNTRAINED},
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
         **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
@@ -583,6 +584,14 @@ def test_too_small_image_is_named(name):
         with pytest.raises(ValueError, match=message) as error:
             call()
         sentence(error)
+
+
+@pytest.mark.parametrize("name", [name for name in REGRESSORS if tiny(name).min_size > 1])
+def test_rows_keep_their_number_behind_one_left_out(name):
+    small = np.zeros((tiny(name).min_size - 1, 64, 3), np.uint8)
+    X = in_rows(name, small, reference=small)
+    with pytest.raises(ValueError, match="Row 1 of X"):
+        tiny(name).fit(X, MOS[:3], sample_weight=[0.0, 1.0, 1e-6])
 
 
 @every_estimator
