@@ -90,11 +90,10 @@ def run_on_distortions(output: Path, cache: Path):
     )
     pairs, folds = make_pairs(data.images, data.references), GroupKFold(5)
     grid, alone = search(deep_features(cache), data.images, data.target, folds, data.groups)
-    print(f"    images alone: best {grid.best_params_}")
+    print(f"    images alone: best alpha {grid.best_params_['ridge__alpha']:g}")
     grid, compared = search(deep_features(cache, "difference"), pairs, data.target, folds, data.groups)
-    print(
-        f"    beside their originals: best {grid.best_params_}\n(b) ST-LPIPS, published weights, against the originals"
-    )
+    print(f"    beside their originals: best alpha {grid.best_params_['ridge__alpha']:g}")
+    print("(b) ST-LPIPS, published weights, against the originals")
     distance = STLPIPS(weights="alex-bapps", verbose=1).predict(pairs)
 
     scores = {"1 features": alone, "2 features, compared": compared, "3 ST-LPIPS": -distance}
@@ -117,12 +116,16 @@ def run_on_distortions(output: Path, cache: Path):
 def run_on_ratings(folder: Path, output: Path, cache: Path):
     """Run (a) on images that people rated."""
     table = pd.read_csv(folder / "scores.csv")
+    if missing := {"image", "score"} - set(table.columns):
+        raise ValueError(
+            f"{folder / 'scores.csv'} has no column {', '.join(sorted(missing))}; it needs image and score."
+        )
     X, y = [str(folder / image) for image in table["image"]], table["score"].to_numpy()
     print(f"Label: HUMAN RATINGS of {len(X)} images in {folder}\nFeatures + ridge, 5 shuffled folds")
     folds = KFold(5, shuffle=True, random_state=0)
     grid, predicted = search(deep_features(cache), X, y, folds)
     per_fold = [srcc(y[test], predicted[test]) for _, test in folds.split(X)]
-    print(f"    best {grid.best_params_}")
+    print(f"    best alpha {grid.best_params_['ridge__alpha']:g}")
     print(f"SRCC over 5 folds: mean {np.mean(per_fold):.3f}, of each: {' '.join(f'{one:.3f}' for one in per_fold)}")
     print("All held-out predictions: " + ", ".join(f"{k} {v:.3f}" for k, v in agreement(y, predicted).items()))
     display = AgreementDisplay.from_predictions(y, predicted, name="features + ridge, held out")
@@ -151,7 +154,10 @@ def main():
     if options.ratings is None:
         run_on_distortions(options.output, options.output / "cache")
     else:
-        run_on_ratings(options.ratings, options.output, options.output / "cache")
+        try:
+            run_on_ratings(options.ratings, options.output, options.output / "cache")
+        except (OSError, ValueError) as error:  # what a folder of one's own may hold
+            sys.exit(str(error))
     print(f"{time.perf_counter() - start:.0f} s")
 
 
