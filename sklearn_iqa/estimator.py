@@ -263,6 +263,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         """Learn what can only be known after training."""
 
     def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, tasks: list[EpochTasks]) -> None:
+        """Change `network_` by gradient descent; a method without `max_epochs` learns here in its own way."""
         members = np.arange(len(rows))
         callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
         if getattr(self, "early_stopping", False):

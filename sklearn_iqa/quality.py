@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_iqa.estimator import ImageEstimator
@@ -43,8 +44,10 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         ValueError, TypeError
             When X, y or a parameter cannot be used; the sentence says which, and what to do.
         """
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
+        n_epochs, resume = getattr(self, "max_epochs", 1), getattr(self, "warm_start", False)
+        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume)
 
+    @available_if(lambda self: hasattr(self, "max_epochs"))  # what has no epochs is fitted in one go, see `_train`
     def partial_fit(self, X, y, sample_weight=None):
         """Train for one epoch, going on from where the estimator stands.
 
