@@ -4,6 +4,7 @@ from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
 from .features import TimmFeatures as TimmFeatures
+from .full_reference import DRIQA as DRIQA
 from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
 from .pair_input import UNIQUE as UNIQUE

@@ -43,6 +43,7 @@ UNTRAINED = {"backbone_weights": None, "max_epochs": 1, "batch_size": 4}
 # Settings under which a fit takes a fraction of a second on one core: small trunks from random numbers, small crops.
 TINY = {
     "DBCNN": {"backbone": "test_resnet", "crop_size": 32, "scnn_epochs": 0, "head_epochs": 1, "lr": 1e-3, **UNTRAINED},
+    "DRIQA": {"backbone": "test_resnet", "head_width": 16, "image_size": 35, "lr": 1e-2, **UNTRAINED},
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
         **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},

