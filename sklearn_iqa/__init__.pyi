@@ -4,13 +4,24 @@ from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
 from .features import TimmFeatures as TimmFeatures
+from .full_reference import AHIQ as AHIQ
 from .full_reference import DRIQA as DRIQA
+from .full_reference import IQT as IQT
 from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
+from .multimodal import CLIPIQA as CLIPIQA
+from .pair_input import GraphIQA as GraphIQA
 from .pair_input import UNIQUE as UNIQUE
+from .reduced_reference import CVRKDIQA as CVRKDIQA
+from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA
 from .rows import make_pairs as make_pairs
+from .single_input import DBCNN as DBCNN
+from .single_input import GIQA as GIQA
+from .single_input import GMMGIQA as GMMGIQA
+from .single_input import KNNGIQA as KNNGIQA
 from .single_input import MANIQA as MANIQA
 from .single_input import NIMA as NIMA
+from .single_input import KonIQPlusPlus as KonIQPlusPlus
 
 __version__: str
 __all__: list[str]

@@ -42,8 +42,31 @@ from sklearn_iqa.metrics import srcc
 UNTRAINED = {"backbone_weights": None, "max_epochs": 1, "batch_size": 4}
 # Settings under which a fit takes a fraction of a second on one core: small trunks from random numbers, small crops.
 TINY = {
+    "AHIQ": {
+        **{"vit": "test_vit", "vit_taps": (0, 1), "cnn": "mobilenetv3_small_050", "cnn_taps": ("blocks.1.0",)},
+        **{"embed_dim": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
+    },
+    "IQT": {
+        **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_heads": 2},
+        **{"dim_mlp": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
+    },
     "DBCNN": {"backbone": "test_resnet", "crop_size": 32, "scnn_epochs": 0, "head_epochs": 1, "lr": 1e-3, **UNTRAINED},
+    "CVRKDIQA": {
+        **{"backbone": "test_resnet", "n_crops": 1, "crop_size": 32, "width": 16, "depth": 1, "teacher_epochs": 1},
+        **{"lr": 1e-3, **UNTRAINED},
+    },
+    "ContentDiverseIQA": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "DRIQA": {"backbone": "test_resnet", "head_width": 16, "image_size": 35, "lr": 1e-2, **UNTRAINED},
+    "GraphIQA": {
+        **{"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "pretrain_steps": 1, "lr": 1e-3},
+        **UNTRAINED,
+    },
+    "KonIQPlusPlus": {"backbone": "test_resnet", "image_size": (32, 64), "lr": 1e-3, **UNTRAINED},
+    "GIQA": {
+        **{"n_thresholds": 2, "input_size": 32, "width": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
+    },
+    "GMMGIQA": {"backbone": "test_resnet", "backbone_weights": None, "n_components": 1, "pca": 2, "bank_share": 0.5},
+    "KNNGIQA": {"backbone": "test_resnet", "backbone_weights": None, "pca": 2, "bank_share": 0.5},
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
         **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
@@ -56,7 +79,7 @@ TINY = {
 }
 
 # Height and width of the images: not square, so that exchanged axes show; larger where the network has a fixed size.
-SIZES = {"MANIQA": (160, 168)}
+SIZES = {"AHIQ": (160, 168), "MANIQA": (160, 168)}
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 
 
@@ -80,7 +103,7 @@ every_regressor = pytest.mark.parametrize("name", REGRESSORS)
 every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 every_trained = pytest.mark.parametrize("name", _with("max_epochs"))
 every_resumable = pytest.mark.parametrize(
-    "name", [name for name in LISTED if hasattr(getattr(sklearn_iqa, name), "partial_fit")]
+    "name", [name for name in LISTED if hasattr(getattr(sklearn_iqa, name)(), "partial_fit")]
 )
 every_warm_starter = pytest.mark.parametrize("name", _with("warm_start"))
 EARLY_STOPPERS = _with("early_stopping")

