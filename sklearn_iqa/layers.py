@@ -9,8 +9,11 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize
+
 # The constants of LPIPS 0.1: ImageNet's mean and deviation rewritten for inputs in [-1, 1], as rounded there.
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+DISTS_STABILITY = 1e-6  # the constant in both quotients of DISTS
 
 
 def unit_normalize(features: torch.Tensor) -> torch.Tensor:
@@ -159,3 +162,63 @@ def sliced_trunk(net: str, pool: Callable[[], nn.Module] | None = None) -> Slice
     ]
     starts = (0, *(tap + 1 for tap in trunk.taps[:-1]))
     return SlicedTrunk(layers[start : tap + 1] for start, tap in zip(starts, trunk.taps, strict=True))
+
+
+class L2Pool(nn.Module):
+    """Root of the blurred square, with stride 2: aliases less than a max pool."""
+
+    def __init__(self):
+        super().__init__()
+        window = torch.tensor([0.5, 1.0, 0.5])  # Hann's, of five points, without the zeros at its ends
+        self.register_buffer("filter", torch.outer(window, window)[None, None] / 4, persistent=False)
+
+    def forward(self, features):
+        """(n, c, h, w) -> (n, c, h / 2, w / 2), rounded up."""
+        n_channels = features.shape[1]
+        kernel = self.filter.repeat(n_channels, 1, 1, 1)
+        return (F.conv2d(features.square(), kernel, stride=2, padding=1, groups=n_channels) + 1e-12).sqrt()
+
+
+class DISTSDistance(nn.Module):
+    """Distance of structure and texture (DISTS): how means and deviations of channels, and the channels, differ."""
+
+    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...]):
+        super().__init__()
+        self.net = trunk
+        self.alpha, self.beta = (
+            nn.Parameter(torch.normal(0.1, 0.01, (1, 3 + sum(n_channels), 1, 1))) for _ in range(2)
+        )
+
+    def forward(self, pairs):
+        """Pairs (n, 2, 3, h, w) in 0..1 -> distance (n,); 0 for identical images."""
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def encode_reference(self, references):
+        """(n, 3, h, w) -> the images themselves and the feature maps of the slices."""
+        normal = normalize(references, IMAGENET_MEAN, IMAGENET_STD)
+        return (references, *self.net(normal))
+
+    def compare(self, queries, encoded):
+        """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
+        return torch.stack([share.mean((1, 2)) for share in self._shares(queries, encoded)], dim=1).sum(1)
+
+    def distance_map(self, pairs):
+        """Pairs (n, 2, 3, h, w) -> map (n, h, w) whose mean is near the distance."""
+        shares = self._shares(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+        return sum(F.interpolate(share[:, None], pairs.shape[-2:], mode="bilinear")[:, 0] for share in shares)
+
+    def _shares(self, queries, encoded):
+        """Share of every position of every map in the distance, summed over channels: tensors (n, height, width)."""
+        total = self.alpha.sum() + self.beta.sum()
+        widths = [reference.shape[1] for reference in encoded]
+        weights = zip(self.alpha.split(widths, 1), self.beta.split(widths, 1), strict=True)
+        for query, reference, (alpha, beta) in zip(self.encode_reference(queries), encoded, weights, strict=True):
+            # 1 - (2ab + c) / (a^2 + b^2 + c) = (a - b)^2 / (a^2 + b^2 + c): exactly 0 where a = b, and both numerators,
+            # the squared gap of means and the variance of the gap, are means over positions.
+            mean_q, mean_r = query.mean((2, 3), keepdim=True), reference.mean((2, 3), keepdim=True)
+            around_q, around_r = query - mean_q, reference - mean_r
+            power = mean_q.square() + mean_r.square() + DISTS_STABILITY
+            variance = (around_q.square() + around_r.square()).mean((2, 3), keepdim=True) + DISTS_STABILITY
+            structure = alpha / power * (mean_q - mean_r) * (query - reference)
+            texture = beta / variance * (around_q - around_r).square()
+            yield (structure + texture).sum(1) / total
