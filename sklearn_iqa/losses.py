@@ -156,3 +156,45 @@ def rating_histograms(mean, std, n_bins: int) -> np.ndarray:
             length[too_far] /= 2
         factors = factors - length[:, None] * step
     return shares
+
+
+class NormInNormLoss(nn.Module):
+    r"""Distance of scores and labels after both were centred and brought to length one: their units are gone.
+
+    For n rows, with :math:`\hat s = (s - \bar s) / \lVert s - \bar s \rVert_2` and the same for labels, it is
+
+    .. math:: \lVert \hat s - \hat y \rVert_1 / (2 \sqrt n),
+
+    0 when a rising line leads from scores to labels, and at most 1. Labels that are all equal say nothing: 0.
+
+    Parameters
+    ----------
+    monotonicity : float, default=0.0
+        Weight of a second term for ordered pairs (i, j): how much the score of i is above that of j although its label
+        is below. It is the mean over all pairs, divided by 1 plus the largest.
+
+    Source: Li, Jiang, Jiang, "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
+    Assessment", ACM MM 2020, with p = 1 and q = 2; the second term as in the official code of KonIQ++.
+    """
+
+    def __init__(self, monotonicity: float = 0.0):
+        super().__init__()
+        self.monotonicity = monotonicity
+
+    def forward(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Scores and labels (n, k), each column for itself -> loss of each column (k,)."""
+        apart = _centred_and_scaled(scores) - _centred_and_scaled(labels)
+        losses = apart.abs().sum(0) / (2 * len(scores) ** 0.5)
+        if self.monotonicity:
+            losses = losses + self.monotonicity * self._disorder(scores, labels)
+        # NOTE[DIFF] official: equal labels, centred, leave rounding errors, and scores are pulled towards those.
+        return losses * (labels.amax(0) > labels.amin(0))
+
+    def _disorder(self, scores, labels):
+        wrong = ((scores[:, None] - scores) * torch.sign(labels - labels[:, None])).relu()  # (n, n, k)
+        return wrong.sum((0, 1)) / (len(scores) * max(len(scores) - 1, 1) * (1 + wrong.amax((0, 1))))
+
+
+def _centred_and_scaled(columns):
+    centred = columns - columns.mean(0)
+    return centred / (1e-8 + torch.linalg.vector_norm(centred, dim=0))
