@@ -7,6 +7,7 @@ from .features import TimmFeatures as TimmFeatures
 from .full_reference import AHIQ as AHIQ
 from .full_reference import DRIQA as DRIQA
 from .full_reference import IQT as IQT
+from .full_reference import JSPL as JSPL
 from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
 from .multimodal import CLIPIQA as CLIPIQA
@@ -16,10 +17,12 @@ from .reduced_reference import CVRKDIQA as CVRKDIQA
 from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA
 from .rows import make_pairs as make_pairs
 from .single_input import DBCNN as DBCNN
+from .single_input import DEIQT as DEIQT
 from .single_input import GIQA as GIQA
 from .single_input import GMMGIQA as GMMGIQA
 from .single_input import KNNGIQA as KNNGIQA
 from .single_input import MANIQA as MANIQA
+from .single_input import MUSIQ as MUSIQ
 from .single_input import NIMA as NIMA
 from .single_input import KonIQPlusPlus as KonIQPlusPlus
 

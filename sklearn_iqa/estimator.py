@@ -246,8 +246,6 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         with seeded(seed):
             if not (resume and hasattr(self, "n_iter_")):
                 self._build()
-                self.n_iter_ = 0
-                self.loss_curve_: list[float] = []
                 self._start(targets, sample_weight)
             tasks = [EpochTasks(self, X, y, n_epochs)] if getattr(self, "_skl_callbacks", ()) else []
             self._train(rows, targets, sample_weight, n_epochs, seed, tasks)
@@ -264,6 +262,9 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, tasks: list[EpochTasks]) -> None:
         """Change `network_` by gradient descent; a method without `max_epochs` learns here in its own way."""
+        if not hasattr(self, "n_iter_"):
+            self.n_iter_ = 0
+            self.loss_curve_: list[float] = []
         members = np.arange(len(rows))
         callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
         if getattr(self, "early_stopping", False):

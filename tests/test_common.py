@@ -65,15 +65,24 @@ TINY = {
         **{"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "pretrain_steps": 1, "lr": 1e-3},
         **UNTRAINED,
     },
+    "DEIQT": {"backbone": "test_vit", "n_crops": 2, "warmup_epochs": 1, "lr_step": 2, "lr": 1e-3, **UNTRAINED},
     "KonIQPlusPlus": {"backbone": "test_resnet", "image_size": (32, 64), "lr_step": 2, "lr": 1e-3, **UNTRAINED},
     "GIQA": {
         **{"n_thresholds": 2, "input_size": 32, "width": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
     },
     "GMMGIQA": {"backbone": "test_resnet", "backbone_weights": None, "n_components": 1, "pca": 2, "bank_share": 0.5},
     "KNNGIQA": {"backbone": "test_resnet", "backbone_weights": None, "pca": 2, "bank_share": 0.5},
+    "JSPL": {
+        **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 32, "width": 8, "n_directions": 8},
+        **{"window_size": 2, "head_width": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
+    },
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
         **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
+        **UNTRAINED,
+    },
+    "MUSIQ": {
+        **{"longer_sides": (32,), "max_patches": 4, "width": 8, "depth": 1, "n_heads": 2, "dim_mlp": 8, "lr": 1e-3},
         **UNTRAINED,
     },
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
@@ -83,7 +92,7 @@ TINY = {
 }
 
 # Height and width of the images: not square, so that exchanged axes show; larger where the network has a fixed size.
-SIZES = {"AHIQ": (160, 168), "KonIQPlusPlus": (32, 64), "MANIQA": (160, 168)}
+SIZES = {"AHIQ": (160, 168), "DEIQT": (160, 168), "KonIQPlusPlus": (32, 64), "MANIQA": (160, 168)}
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 
 
@@ -104,9 +113,8 @@ def _with(*parameters, among=LISTED):
 
 every_estimator = pytest.mark.parametrize("name", LISTED)
 every_regressor = pytest.mark.parametrize("name", REGRESSORS)
-every_weighted = pytest.mark.parametrize(
-    "name", [name for name in REGRESSORS if has_fit_parameter(getattr(sklearn_iqa, name), "sample_weight")]
-)
+WEIGHTED = [name for name in REGRESSORS if has_fit_parameter(getattr(sklearn_iqa, name), "sample_weight")]
+every_weighted = pytest.mark.parametrize("name", WEIGHTED)
 every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 every_trained = pytest.mark.parametrize("name", _with("max_epochs"))
 every_resumable = pytest.mark.parametrize(
@@ -568,7 +576,7 @@ def test_data_are_not_modified(name):
     X, y = (rows(name) / 255).astype(np.float32), MOS.copy()
     weight = np.array([1.0, 2, 1, 2, 1, 2])
     X_before, y_before, weight_before = X.copy(), y.copy(), weight.copy()
-    more = {"sample_weight": weight} if name in REGRESSORS else {}
+    more = {"sample_weight": weight} if name in WEIGHTED else {}
     output(tiny(name).fit(X, y, **more), X)
     np.testing.assert_array_equal(X, X_before)
     np.testing.assert_array_equal(y, y_before)
@@ -1030,7 +1038,8 @@ def test_tags_say_what_comes_in(name):
     assert not tags.input_tags.two_d_array
     assert tags.input_tags.string  # paths
     assert not tags.non_deterministic
-    assert tags.target_tags.required == (name in REGRESSORS)
+    y = inspect.signature(getattr(sklearn_iqa, name).fit).parameters["y"]
+    assert tags.target_tags.required == (y.default is inspect.Parameter.empty)
 
 
 @every_estimator
