@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Methods that see nothing beside the query and learn from pairs."""
 
+from sklearn_iqa.pair_input.graph_iqa import GraphIQA
 from sklearn_iqa.pair_input.unique import UNIQUE
 
-__all__ = ["UNIQUE"]
+__all__ = ["GraphIQA", "UNIQUE"]
