@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The Inception-v3 of the Fréchet Inception Distance (FID): torchvision's layers with the pools of TensorFlow."""
+"""Networks whose features tell what is usual: the Fréchet Inception Distance's Inception-v3, and any of timm.
 
+That Inception is torchvision's with the pools of TensorFlow.
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import inception
+
+from sklearn_iqa.backbones import build_backbone, input_config
 
 FID_SIDE = 299
 # The official code numbers the layers of the FID's Inception-v3 by blocks.
@@ -69,3 +75,20 @@ class FIDInception(nn.Module):
         """(n, 3, height, width) in 0..1 -> (n, 2048)."""
         resized = F.interpolate(images, (FID_SIDE, FID_SIDE), mode="bilinear", align_corners=False)
         return self.trunk(2 * resized - 1).mean((2, 3))
+
+
+class TimmTrunk(nn.Module):
+    """Any timm network in its place: images -> pooled features."""
+
+    def __init__(self, backbone: str):
+        super().__init__()
+        self.trunk = build_backbone(backbone, num_classes=0)
+        config = input_config(backbone)
+        self.side = config["input_size"][-1]
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(config[name])[:, None, None], persistent=False)
+
+    def forward(self, images):
+        """(n, 3, height, width) in 0..1 -> (n, num_features)."""
+        resized = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+        return self.trunk((resized - self.mean) / self.std)

@@ -5,16 +5,13 @@ from abc import abstractmethod
 from numbers import Integral, Real
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_scalar
-from torch import nn
 
-from sklearn_iqa.backbones import build_backbone, input_config, load_backbone
-from sklearn_iqa.fid_inception import RENAMED, FIDInception
+from sklearn_iqa.backbones import load_backbone
+from sklearn_iqa.fid_inception import RENAMED, FIDInception, TimmTrunk
 from sklearn_iqa.preprocessing import to_tensor
 from sklearn_iqa.quality import QualityRegressor, check_quality
 from sklearn_iqa.states import load_state, read_state
@@ -27,23 +24,6 @@ FID_FILE = WeightsFile(
     url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
 )
 DISTANCE_OFFSET = 1e-6  # torch.nn.functional.pairwise_distance adds it to every difference
-
-
-class TimmTrunk(nn.Module):
-    """Any timm network in its place: images -> pooled features."""
-
-    def __init__(self, backbone: str):
-        super().__init__()
-        self.trunk = build_backbone(backbone, num_classes=0)
-        config = input_config(backbone)
-        self.side = config["input_size"][-1]
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(config[name])[:, None, None], persistent=False)
-
-    def forward(self, images):
-        """(n, 3, height, width) in 0..1 -> (n, num_features)."""
-        resized = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
-        return self.trunk((resized - self.mean) / self.std)
 
 
 def fitted_pca(n_components, bank: np.ndarray, seed: int) -> PCA | None:
