@@ -11,8 +11,8 @@ from .full_reference import JSPL as JSPL
 from .full_reference import LPIPS as LPIPS
 from .full_reference import STLPIPS as STLPIPS
 from .multimodal import CLIPIQA as CLIPIQA
-from .pair_input import GraphIQA as GraphIQA
 from .pair_input import UNIQUE as UNIQUE
+from .pair_input import GraphIQA as GraphIQA
 from .reduced_reference import CVRKDIQA as CVRKDIQA
 from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA
 from .rows import make_pairs as make_pairs
@@ -24,7 +24,9 @@ from .single_input import KNNGIQA as KNNGIQA
 from .single_input import MANIQA as MANIQA
 from .single_input import MUSIQ as MUSIQ
 from .single_input import NIMA as NIMA
+from .single_input import HyperIQA as HyperIQA
 from .single_input import KonIQPlusPlus as KonIQPlusPlus
+from .single_input import MetaIQA as MetaIQA
 
 __version__: str
 __all__: list[str]

@@ -53,7 +53,10 @@ def fill(kit: dict, manifest=None, seed: int | None = None) -> dict[str, torch.T
         values = fill_tensor(name, tuple(shape), seed)
         if len(shape) >= 2:
             values = values * np.float32(kit.get("weight_scale", 1))
-        state[name] = torch.from_numpy(values * np.float32(kit.get("tensor_scale", {}).get(name, 1)))
+        scale = np.float32(kit.get("tensor_scale", {}).get(name, 1))
+        state[name] = torch.from_numpy(np.asarray(values * scale))
+        if name in kit.get("overrides", {}):
+            state[name] = torch.full(shape, kit["overrides"][name])
     return state
 
 

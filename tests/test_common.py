@@ -66,6 +66,7 @@ TINY = {
         **UNTRAINED,
     },
     "DEIQT": {"backbone": "test_vit", "n_crops": 2, "warmup_epochs": 1, "lr_step": 2, "lr": 1e-3, **UNTRAINED},
+    "HyperIQA": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     "KonIQPlusPlus": {"backbone": "test_resnet", "image_size": (32, 64), "lr_step": 2, "lr": 1e-3, **UNTRAINED},
     "GIQA": {
         **{"n_thresholds": 2, "input_size": 32, "width": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
@@ -85,6 +86,7 @@ TINY = {
         **{"longer_sides": (32,), "max_patches": 4, "width": 8, "depth": 1, "n_heads": 2, "dim_mlp": 8, "lr": 1e-3},
         **UNTRAINED,
     },
+    "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
     "STLPIPS": {"net": "alex", "crop_size": 32, "lr": 1e-3, "max_epochs": 1, "batch_size": 4},
     "TimmFeatures": {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4},

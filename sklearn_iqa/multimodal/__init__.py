@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Methods that judge an image by words."""
+
+from sklearn_iqa.multimodal.clip_iqa import CLIPIQA
+
+__all__ = ["CLIPIQA"]

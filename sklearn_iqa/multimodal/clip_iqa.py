@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""CLIP-IQA: which of two opposite sentences fits an image better (Wang et al., AAAI 2023)."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import xxhash
+from sklearn.utils import check_scalar
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import Callback
+from torch import nn
+
+from sklearn_iqa import states
+from sklearn_iqa.backbones import load_clip, tokenize
+from sklearn_iqa.preprocessing import normalize, random_flip, to_tensor
+from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa.sentences import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
+# Official files hold the CLIP three times, and rows of its token embedding.
+COPIES = r"^step_counter$|(^|\.)(image_encoder|text_encoder)\.|\.token_(prefix|suffix)$"
+RENAMED = (
+    (COPIES, None),
+    (r"^generator\.", ""),
+    (r"^(?:clipmodel_(\d+)\.)prompt_learner\.ctx$", r"contexts.\1"),
+    (r"^clipmodel_0\.", ""),
+    (r"^clipmodel_\d+\.(?!prompt)", None),  # the CLIP once more for each pair
+    (r"^prompt_learner\.ctx$|^$", "contexts.0"),
+    (r"^prompt_learner\.", ""),
+    *RENAMED_CLIP,
+)
+SOURCE = "https://github.com/IceClear/CLIP-IQA"
+LICENCE = "NTU S-Lab 1.0, non-commercial (copy: CC BY-NC-SA 4.0)"
+FILENAME = "CLIP-IQA+_learned_prompts-603f3273.pth"  # a copy made by others, of the learned vectors alone
+FOLDER = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights"
+PLUS = WeightsFile(FILENAME, "603f3273", url=f"{FOLDER}/{FILENAME}")
+FITTING = {"backbone": "RN50-quickgelu", "n_context": 16}
+PUBLISHED = (PublishedWeights("plus-koniq10k", (PLUS,), SOURCE, LICENCE, "KonIQ-10k", FITTING),)
+
+
+class CLIPIQANetwork(SentenceNetwork):
+    """A frozen CLIP with a convolutional image tower, and vectors that may stand among the words of its sentences."""
+
+    def __init__(self, backbone: str, prompts: Sequence[tuple[str, str]], n_context: int, pos_embedding: bool):
+        super().__init__(backbone)
+        if not hasattr(self.clip.visual, "attnpool"):
+            raise ValueError(
+                f"backbone={str(backbone)!r} takes images of one size; give a convolutional CLIP, as RN50-quickgelu is."
+            )
+        self.clip.requires_grad_(False)
+        self.pos_embedding = pos_embedding
+        width = self.clip.token_embedding.embedding_dim
+        self.contexts = nn.ParameterList(
+            nn.Parameter(torch.empty(n_context, width).normal_(std=0.02)) for _ in (prompts if n_context else ())
+        )
+        sentences = [sentence for pair in prompts for sentence in pair]
+        rows, places = zip(*(_with_places(sentence, n_context) for sentence in sentences), strict=True)
+        self.register_buffer("tokens", token_table(rows, sentences, self.clip.context_length), persistent=False)
+        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
+        self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
+
+    def train(self, mode: bool = True):
+        """Leave CLIP as in inference: its statistics never move."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def embed_sentences(self):
+        """Embedded tokens (2 k, length, width), the learned vectors among them, and the end of each sentence."""
+        embedded = self.clip.token_embedding(self.tokens)
+        if len(self.contexts):
+            learned = torch.stack(list(self.contexts)).repeat_interleave(2, dim=0)  # (2 k, n_context, width)
+            rows = torch.arange(len(embedded), device=embedded.device)[:, None]
+            embedded = embedded.index_put((rows, self.places), learned)
+        return embedded, self.ends
+
+    def maps(self, images):
+        """(n, 3, height, width) -> maps (n, c, height / 32, width / 32)."""
+        visual = self.clip.visual
+        features = visual.stem(images)  # (n, 64, height / 4, width / 4) for a ResNet-50
+        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            features = layer(features)
+        return features
+
+    def pool(self, maps):
+        """Maps (n, c, h, w) -> features (n, d) of any length, by attention of their mean to all positions."""
+        attention = self.clip.visual.attnpool
+        table = attention.positional_embedding  # (1 + 7 * 7, c): as many positions as 224 x 224 pixels have
+        if self.pos_embedding:
+            # The table as a picture, its first row, that of the mean, among the others: as official as it is odd.
+            size = (1 + maps.shape[2] * maps.shape[3], table.shape[1])
+            table = F.interpolate(table[None, None], size, mode="bicubic")[0, 0]
+        else:
+            table = torch.zeros_like(table[:1])  # broadcast over positions, so that there may be any number
+        return torch.func.functional_call(attention, {"positional_embedding": table}, maps)
+
+    def judge(self, image_features):
+        """Features (n, d) of images -> probability (n, k) that the first sentence of each pair fits."""
+        return self.logits(image_features).unflatten(1, (-1, 2)).softmax(-1)[..., 0]
+
+    def forward(self, images):
+        """(n, 3, height, width), normalised as CLIP's -> probabilities (n, k), one for each pair of sentences."""
+        return self.judge(self.pool(self.maps(images)))
+
+
+def _with_places(sentence: str, n_context: int) -> tuple[list[int], list[int]]:
+    """Tokens of a sentence, and the places of learned vectors among them: half before the words, half behind them."""
+    n_words, half = len(tokenize(sentence)) - 2, n_context // 2
+    places = [*range(1, 1 + half), *range(1 + half + n_words, 1 + n_words + n_context)]
+    tokens = tokenize(f"{sentence}." if n_context else sentence)  # official: "Good photo..", two full stops
+    for place in places:
+        tokens.insert(place, 0)
+    return tokens, places
+
+
+class PromptTraining(nn.Module):
+    """The network from the features of images on: what CLIP sees in a frozen image tower is the same in every epoch."""
+
+    def __init__(self, network: CLIPIQANetwork):
+        super().__init__()
+        self.network = network
+        self.known: dict[bytes, torch.Tensor] = {}  # features by a digest of the pixels
+
+    def features(self, pixels):
+        """(3, height, width) -> features (d,) on the CPU."""
+        key = xxhash.xxh3_128_digest(pixels.numpy())
+        if key not in self.known:
+            image = pixels[None].to(self.network.clip.logit_scale.device)
+            with torch.no_grad():
+                self.known[key] = self.network.pool(self.network.maps(image))[0].cpu()
+        return self.known[key]
+
+    def forward(self, image_features):
+        """Features (n, d) -> probabilities (n, k)."""
+        return self.network.judge(image_features)
+
+
+class CosineFall(Callback):
+    """Learning rate of batch t, counted over all calls of fit: half a cosine over `N_STEPS`."""
+
+    def on_batch_begin(self, net, **kwargs):
+        """Set the rate; the history has a place for this batch already."""
+        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
+        for group in net.optimizer_.param_groups:
+            group["lr"] = LOWEST_LR + (net.lr - LOWEST_LR) * (1 + math.cos(math.pi * min(t / N_STEPS, 1))) / 2
+
+
+class CLIPIQA(QualityRegressor):
+    r"""CLIP-IQA and CLIP-IQA+: quality from two opposite sentences, as they stand or with learned words.
+
+    CLIP gives the image a vector :math:`x` and the sentences "Good photo." and "Bad photo." the vectors :math:`t_1` and
+    :math:`t_2`. The score is the share of the first in a softmax,
+
+    .. math:: \frac{e^{s_1}}{e^{s_1} + e^{s_2}}, \qquad s_i = 100 \cos(x, t_i),
+
+    with the factor that CLIP has learned in place of 100: a probability in [0, 1], **higher is better**. Other pairs
+    ask for other attributes: bright or dark, sharp or blurry, happy or sad. CLIP itself stays as it is. Without learned
+    vectors (CLIP-IQA) nothing is trained; with `n_context=16` (CLIP-IQA+) `fit` learns so many vectors, which stand
+    among the words of both sentences.
+
+    Parameters
+    ----------
+    prompts : sequence of (str, str), default=(("Good photo.", "Bad photo."),)
+        Pairs of opposite sentences, the better one first.
+    attribute : int, default=0
+        Which pair `predict` tells about; `predict_attributes` tells about all.
+    n_context : int, default=0
+        Vectors in each sentence that `fit` learns; 0 leaves the sentences as they are, 16 is CLIP-IQA+.
+    backbone : str, default="RN50-quickgelu"
+        A CLIP with a convolutional image tower: a name of `open_clip.list_models()`, or a `*.json` file in its form.
+    pos_embedding : bool, default=False
+        Whether the attention pool tells positions apart, by its table stretched to the image; the paper does without.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : str, path or None, default="openai"
+        Pretraining of the backbone when `weights` does not hold it: a tag of open_clip for this model, fetched when the
+        network is built, or a file; None starts from random numbers.
+    batch_size : int, default=128
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=1450
+        Passes over the training data.
+    lr : float, default=0.002
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: images (n, 3, height, width), normalised as CLIP's -> probabilities (n, k), one for each pair.
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    With `n_context=0` only the unit of y is learned: the least-squares line from the probability to y, whose slope is
+    negative when the pair is the wrong way round. That makes `prompts` a parameter for a grid search.
+
+    With learned vectors and several pairs, y has one column for each, all in one unit; each pair has vectors of its
+    own. What CLIP sees in an image and in its mirror image is computed once and kept for all epochs: 4 kB each. The
+    default epochs are the 80 000 batches of the authors on KonIQ-10k; small sets ask for a higher `lr` and fewer.
+
+    Published weights: "plus-koniq10k", the 16 vectors alone; CLIP then comes from `backbone_weights`. `iter_80000.pth`
+    of the official repository (NTU S-Lab licence, non-commercial) holds CLIP too and loads by path with the same
+    ``n_context=16``. IQA-PyTorch's vectors for single sentences do not fit; its "clipiqa" is a mean of five pairs.
+
+    What differs from the official code: it scales KonIQ's MOS by 1/100, where the lowest and highest label become 0 and
+    1 here; with several pairs it learns a network from all probabilities to one quality.
+
+    References
+    ----------
+    .. [1] J. Wang, K. C. K. Chan, C. C. Loy, "Exploring CLIP for Assessing the Look and Feel of Images", AAAI 2023.
+       https://github.com/IceClear/CLIP-IQA
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import CLIPIQA
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
+    >>> pairs = [("Good photo.", "Bad photo."), ("Bright photo.", "Dark photo.")]
+    >>> clip_iqa = CLIPIQA(prompts=pairs, backbone_weights=None, random_state=0).initialize()  # of random numbers
+    >>> {name: shares.shape for name, shares in clip_iqa.predict_attributes(images).items()}
+    {'Good photo. / Bad photo.': (2,), 'Bright photo. / Dark photo.': (2,)}
+    """
+
+    min_size = 32
+    optimizer = torch.optim.SGD
+    score_range = label_range = (0.0, 1.0)
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        prompts=(("Good photo.", "Bad photo."),),
+        attribute=0,
+        n_context=0,
+        backbone="RN50-quickgelu",
+        pos_embedding=False,
+        weights=None,
+        backbone_weights="openai",
+        batch_size=128,
+        max_epochs=1450,
+        lr=0.002,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.prompts = prompts
+        self.attribute = attribute
+        self.n_context = n_context
+        self.backbone = backbone
+        self.pos_embedding = pos_embedding
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def predict_attributes(self, X):
+        """How well the first sentence of each pair fits, for each image of X.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        attributes : dict of str to ndarray of shape (n,), float64
+            Probabilities in [0, 1], by the two sentences with " / " between them, in the order of `prompts`.
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError, FileNotFoundError
+            When nothing was fitted or loaded, or a row of X cannot be used; the sentence says what to do.
+        """
+        check_is_fitted(self)
+        outputs = dict(self._infer_all(self._rows(X)))
+        shares = np.stack([outputs[row][0].double().numpy() for row in range(len(outputs))], axis=1)
+        return {" / ".join(pair): column for pair, column in zip(self.prompts, shares, strict=True)}
+
+    def _network(self):
+        return CLIPIQANetwork(self.backbone, self.prompts, self.n_context, self.pos_embedding)
+
+    def _load_backbone(self, network):
+        load_clip(network.clip, self.backbone, self.backbone_weights)
+
+    def _load_weights(self, network):
+        """Load the whole network, or its learned vectors alone where a file holds no more."""
+        published = str(self.weights) in {entry.name for entry in self.published}
+        names = () if published else states.rename(states.read_state(self._weights_path()), self.renamed)
+        if any(not name.startswith("contexts.") for name in names):
+            super()._load_weights(network)
+        else:
+            super()._load_weights(nn.ModuleDict({"contexts": network.contexts}))
+            self._load_backbone(network)
+
+    def _training_module(self, network):
+        return PromptTraining(network)
+
+    def _loss(self):
+        return nn.MSELoss()
+
+    def _net_params(self) -> dict[str, Any]:
+        return {"callbacks": [("schedule", CosineFall())]}
+
+    def _views(self, image):
+        return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)[None]
+
+    def _train_view(self, image):
+        return self.net_.module_.features(random_flip(self._views(image)[0]))
+
+    def _score(self, output):
+        return output[0, self.attribute].item()
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        pairs = [] if isinstance(self.prompts, str) else list(self.prompts)
+        if not pairs or not all(_is_pair(pair) for pair in pairs) or len({*map(tuple, pairs)}) < len(pairs):
+            raise ValueError(
+                f"prompts={self.prompts!r} is no list of different pairs; give pairs of opposite sentences, such as "
+                "[('Good photo.', 'Bad photo.')]."
+            )
+        check_scalar(self.attribute, "attribute", Integral, min_val=0, max_val=len(pairs) - 1)
+        check_scalar(self.n_context, "n_context", Integral, min_val=0)
+
+    def _check_targets(self, rows, y):
+        columns = np.asarray(y)
+        if columns.ndim == 2 and columns.shape[1] == len(self.prompts) > 1:
+            return np.stack([check_quality(rows, column, type(self).__name__) for column in columns.T], axis=1)
+        if self.n_context and len(self.prompts) > 1:
+            raise ValueError(
+                f"y has the shape {columns.shape}, but words are learned for {len(self.prompts)} pairs of prompts; "
+                "give one column of y for each, or one pair."
+            )
+        return check_quality(rows, y, type(self).__name__)
+
+    def _quality(self, targets):
+        return targets[:, self.attribute] if targets.ndim == 2 else targets
+
+    def _start(self, targets, sample_weight):
+        super()._start(targets.ravel(), None)
+
+    def _encode_targets(self, targets):
+        return super()._encode_targets(targets).reshape(len(targets), -1)
+
+    def _train(self, rows, targets, *args):
+        if self.n_context:
+            super()._train(rows, targets, *args)
+        else:
+            self.n_iter_, self.loss_curve_ = 0, []
+
+    def _finish(self, rows, targets):
+        if not self.n_context:
+            self._calibrate(rows, targets)
+
+
+def _is_pair(pair) -> bool:
+    return isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(one, str) and one for one in pair)

@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""CLIP-IQA: the official numbers, sentences encoded once, words that are learned, prompts in a search."""
+
+from pathlib import Path
+
+import kits
+import numpy as np
+import pytest
+import torch
+from sentences import one_sentence
+from sklearn.model_selection import GridSearchCV
+from torch.nn import functional as F
+
+from sklearn_iqa import CLIPIQA, backbones, states
+from sklearn_iqa import sentences as sentences_module
+from sklearn_iqa.multimodal.clip_iqa import CLIPIQANetwork
+
+KIT, PLUS_KIT = kits.read("clip_iqa"), kits.read("clip_iqa_plus")
+ATOL = KIT["tolerance"]["abs"]  # 2e-5, in both kits
+TINY = {"backbone": str(Path(__file__).parent / "clip_tiny_resnet.json"), "backbone_weights": None, "random_state": 0}
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), dtype=np.uint8)
+Y = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
+TWO = [("Good photo.", "Bad photo."), ("Bright photo.", "Dark photo.")]
+
+
+def kit_images():
+    first, second = kits.images(0)
+    return [first, second, first // 4, first[32:288, 64:384]]
+
+
+def stage(kit, name):
+    return next(one for one in kit["stages"] if one["name"] == name)
+
+
+def assert_stage(kit, name, got, *, rtol=1e-4, atol=ATOL):
+    want, values = stage(KIT if kit == "clip_iqa" else PLUS_KIT, name), got.double().numpy()
+    assert list(values.shape) == want["shape"]
+    numbers = [values.mean(), values.std(), *values.ravel()[:5]]
+    kits.assert_parity(kit, name, numbers, [want["mean"], want["std"], *want["first5"]], rtol=rtol, atol=atol)
+
+
+@pytest.fixture(scope="module")
+def state():
+    return kits.fill(KIT)
+
+
+@pytest.fixture(scope="module")
+def official(state):
+    estimator = CLIPIQA(backbone_weights=None, random_state=0)
+    kits.load(estimator, state)
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def maps(official):
+    """What the image tower sees in the four images, each of its own size."""
+    with torch.inference_mode():
+        return [official.network_.maps(official._views(image)) for image in kit_images()]
+
+
+@pytest.fixture(scope="module")
+def features(official, maps):
+    with torch.inference_mode():
+        return torch.cat([official.network_.pool(one) for one in maps])
+
+
+@pytest.fixture
+def again(official, monkeypatch):
+    """Make an estimator of other parameters around the CLIP of `official`."""
+    monkeypatch.setattr(sentences_module, "build_clip", lambda name: official.network_.clip)
+    return lambda **parameters: CLIPIQA(backbone_weights=None, random_state=0, **parameters).initialize()
+
+
+# Parity ---------------------------------------------------------------------------------------------------------------
+
+
+def test_output_logits_and_loss_are_official(official, features):
+    network = official.network_
+    with torch.inference_mode():
+        kits.assert_parity("clip_iqa", "logits", network.logits(features), KIT["logits"], atol=ATOL)
+        output = network.judge(features)
+    kits.assert_parity("clip_iqa", "output", output[:, 0], KIT["output"], atol=ATOL)
+    loss = official._loss()(output, torch.tensor([[0.7], [0.2], [0.4], [0.9]]))
+    kits.assert_parity("clip_iqa", "loss", loss, KIT["losses"]["value"], atol=ATOL)
+    # The estimator's own way, on the image that is no multiple of 32.
+    assert official.predict(kit_images()[1:2])[0] == pytest.approx(KIT["output"][1], abs=ATOL)
+
+
+def test_stages_are_official(official):
+    network, seen = official.network_, {}
+    parts = ("avgpool", "layer1", "layer2", "layer3", "layer4", "attnpool")
+    names = dict(zip(parts, [one["name"] for one in KIT["stages"]], strict=False))
+    hooks = [
+        getattr(network.clip.visual, part).register_forward_hook(
+            lambda module, inputs, output, part=part: seen.update({part: output})
+        )
+        for part in parts
+    ]
+    with torch.inference_mode():
+        network(official._views(kit_images()[0]))
+        texts = network.encode_sentences()
+    for hook in hooks:
+        hook.remove()
+    for part, name in names.items():
+        assert_stage("clip_iqa", name, seen[part])
+    assert_stage("clip_iqa", "text features before L2 norm (2,1024)", texts)
+
+
+def ids(network):
+    """Numbers of the tokens of each sentence."""
+    return [row[: end + 1].tolist() for row, end in zip(network.tokens, network.ends, strict=True)]
+
+
+def test_tokens_are_official(official):
+    assert ids(official.network_) == KIT["config"]["token_ids"]
+
+
+@pytest.mark.parametrize("variant", ["attributes", "pyiqa_five_pairs"])
+def test_other_prompts_are_official(features, again, variant):
+    case = KIT["variants"][variant]
+    if variant == "attributes":
+        pairs, want = case["prompt_pairs"], case["output [image][pair]"]
+        tokens = [row for pair in case["token_ids"] for row in pair]
+    else:
+        flat = case["prompts in order good,bad,good,bad..."]
+        pairs, want, tokens = list(zip(flat[::2], flat[1::2], strict=True)), case["output"], case["token_ids"]
+    network = again(prompts=pairs).network_
+    assert ids(network) == tokens
+    with torch.inference_mode():
+        output = network.judge(features)
+    output = output if variant == "attributes" else output.mean(1)
+    kits.assert_parity("clip_iqa", variant, output, want, atol=ATOL)
+
+
+def test_the_table_of_positions_is_officially_stretched(again, maps):
+    network = again(pos_embedding=True).network_
+    with torch.inference_mode():
+        got = torch.cat([network.judge(network.pool(one))[:, 0] for one in maps])
+    kits.assert_parity("clip_iqa", "pos_embedding", got, KIT["variants"]["pos_embedding_true"]["output"], atol=ATOL)
+
+
+def test_learned_words_are_official(state, features, again):
+    (name, shape, dtype), *clip = PLUS_KIT["manifest"]
+    assert clip == KIT["manifest"]  # filled by name: the CLIP of both kits is one
+    plus = again(n_context=16)
+    state = {**kits.fill(PLUS_KIT, manifest=[(name, shape, dtype)]), **state}
+    states.load_state(plus.network_, state, renamed=plus.renamed)
+    network = plus.network_
+    with torch.inference_mode():
+        embedded, ends = network.embed_sentences()
+        output, raw = network.judge(features)[:, 0], network.encode_sentences()
+    assert ends.tolist() == PLUS_KIT["config"]["eot_index"]
+    blank = network.clip.token_embedding.weight[0].expand(2, 77 - embedded.shape[1], 512)  # behind the end
+    assert_stage("clip_iqa_plus", "prompts (2,77,512)", torch.cat([embedded, blank], dim=1).detach())
+    assert_stage("clip_iqa_plus", "prompt text features (2,1024)", raw)
+    kits.assert_parity("clip_iqa_plus", "output", output, PLUS_KIT["output"], atol=ATOL)
+    loss = F.mse_loss(output, torch.tensor([0.7, 0.2, 0.4, 0.9]))
+    kits.assert_parity("clip_iqa_plus", "loss", loss, PLUS_KIT["losses"]["value"], atol=ATOL)
+    for got, want in zip(network.tokens.tolist(), PLUS_KIT["config"]["tokenized_prompts"], strict=True):
+        # 343 is CoOp's "X", which holds the places of the learned vectors, all in front; here 0 does where they stand.
+        assert [number for number in got if number] == [number for number in want if number != 343]
+        assert [place for place, number in enumerate(got) if not number] == [*range(1, 9), *range(12, 20)]
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_official_files_load(tmp_path):
+    plus = CLIPIQA(n_context=4, **TINY).initialize()
+    state = plus.network_.state_dict()
+    clip = {name.removeprefix("clip."): tensor for name, tensor in state.items() if name.startswith("clip.")}
+    prefix = "generator.clipmodel_0."
+    official = {
+        "step_counter": torch.zeros(1),
+        f"{prefix}logit_scale": clip["logit_scale"],
+        f"{prefix}prompt_learner.ctx": state["contexts.0"] + 1,
+        f"{prefix}prompt_learner.token_prefix": torch.zeros(2, 1, 32),
+        f"{prefix}prompt_learner.token_suffix": torch.zeros(2, 72, 32),
+        **{f"{prefix}prompt_learner.clip_model.{name}": tensor for name, tensor in clip.items()},
+        **{f"{prefix}image_encoder.{name[7:]}": tensor for name, tensor in clip.items() if name[:7] == "visual."},
+        **{f"{prefix}text_encoder.{name}": clip[name] for name in ("ln_final.weight", "text_projection")},
+    }
+    torch.save({"meta": {}, "state_dict": official, "optimizer": {}}, tmp_path / "iter_80000.pth")
+    torch.save((state["contexts.0"] + 2).half(), tmp_path / "vectors.pth")
+    torch.save({**clip, "input_resolution": torch.tensor(32)}, tmp_path / "clip.pt")
+    for file, shift in (("iter_80000.pth", 1), ("vectors.pth", 2)):
+        # Another seed: the CLIP must come from a file.
+        parameters = {**TINY, "backbone_weights": tmp_path / "clip.pt", "random_state": 1}
+        loaded = CLIPIQA(n_context=4, weights=tmp_path / file, **parameters).initialize().network_
+        # 2e-3: half precision near 2 has steps of 2^-9.
+        torch.testing.assert_close(loaded.contexts[0], state["contexts.0"] + shift, rtol=0, atol=2e-3)
+        torch.testing.assert_close(loaded.clip.state_dict(), clip, rtol=0, atol=0)
+
+
+def test_openai_weights_are_those_of_open_clip(monkeypatch):
+    config = backbones.clip_config(TINY["backbone"])
+    monkeypatch.setattr(backbones, "clip_config", lambda name: config)  # small, under an official name
+    fetched = backbones.build_clip("RN50-quickgelu")
+
+    def create_model(name, pretrained):
+        assert (name, pretrained) == ("RN50-quickgelu", "openai")
+        return fetched
+
+    monkeypatch.setattr(backbones.open_clip, "create_model", create_model)
+    loaded = CLIPIQA(random_state=0).initialize().network_.clip
+    torch.testing.assert_close(loaded.state_dict(), fetched.state_dict(), rtol=0, atol=0)
+
+    def refuse(name, pretrained):
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr(backbones.open_clip, "create_model", refuse)
+    with one_sentence(ConnectionError, "'openai' of RN50-quickgelu", "RuntimeError", "a file", "None for random"):
+        CLIPIQA().initialize()
+
+
+# Sentences ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Counts how often the text tower runs."""
+    counted = []
+    encode = sentences_module.SentenceNetwork.encode_sentences
+
+    def count(self):
+        counted.append(self)
+        return encode(self)
+
+    monkeypatch.setattr(sentences_module.SentenceNetwork, "encode_sentences", count)
+    return counted
+
+
+def test_sentences_are_encoded_once_per_fit(passes):
+    estimator = CLIPIQA(prompts=TWO, **TINY).fit(IMAGES, Y)
+    for _ in range(3):
+        estimator.predict(IMAGES)
+    estimator.predict_attributes(IMAGES)
+    estimator.score(IMAGES, Y)
+    assert len(passes) == 1
+    images = estimator._views(IMAGES[0]).requires_grad_()  # as a loss: CLIP is frozen, its sentences stay as they are
+    estimator.network_(images)[0, 0].backward()
+    assert images.grad.abs().sum() > 0
+    assert len(passes) == 1
+    estimator.fit(IMAGES, Y).predict(IMAGES)
+    assert len(passes) == 2
+
+
+def test_sentences_with_learned_words_are_encoded_when_these_change(passes):
+    estimator = CLIPIQA(n_context=2, max_epochs=3, batch_size=3, **TINY).fit(IMAGES, Y)
+    assert len(passes) == 3 * 2  # epochs, batches
+    before = estimator.predict(IMAGES)
+    estimator.predict(IMAGES)
+    assert len(passes) == 7
+    with torch.no_grad():
+        estimator.network_.contexts[0].add_(1.0)
+    assert not np.array_equal(estimator.predict(IMAGES), before)
+    assert len(passes) == 8
+
+
+def test_attributes_have_names_and_are_probabilities():
+    estimator = CLIPIQA(prompts=TWO, **TINY).initialize()
+    attributes = estimator.predict_attributes(IMAGES)
+    assert list(attributes) == ["Good photo. / Bad photo.", "Bright photo. / Dark photo."]
+    second = CLIPIQA(prompts=TWO, attribute=1, **TINY).initialize()
+    np.testing.assert_array_equal(estimator.predict(IMAGES), attributes["Good photo. / Bad photo."])
+    np.testing.assert_array_equal(second.predict(IMAGES), attributes["Bright photo. / Dark photo."])
+    turned = CLIPIQA(prompts=[pair[::-1] for pair in TWO], **TINY).initialize()
+    # The softmax of a pair sums to one; 1e-6: single precision.
+    np.testing.assert_allclose(turned.predict(IMAGES), 1 - estimator.predict(IMAGES), atol=1e-6)
+
+
+def test_images_of_any_size_are_judged_whole():
+    estimator = CLIPIQA(**TINY).initialize()
+    image = IMAGES[0]
+    wide = np.tile(image, (2, 3, 1))
+    assert estimator._views(wide).shape == (1, 3, 80, 144)
+    assert estimator.network_.clip.visual.attnpool.positional_embedding.shape == (2, 256)  # (32 / 32)^2 + 1 positions
+    assert np.isfinite(estimator.predict([image, wide, wide[:33, :101]])).all()
+
+
+def test_the_attention_pool_does_not_know_positions():
+    network = CLIPIQA(**TINY).initialize().network_
+    maps = torch.randn(1, 256, 3, 4, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(network.pool(maps.flip(2, 3)), network.pool(maps))
+        network.pos_embedding = True
+        assert not torch.allclose(network.pool(maps.flip(2, 3)), network.pool(maps))
+
+
+def test_prompts_go_through_a_search():
+    candidates = [[("Good photo.", "Bad photo.")], (("Sharp photo.", "Blurry photo."),), TWO]
+    search = GridSearchCV(CLIPIQA(**TINY), {"prompts": candidates}, cv=2, error_score="raise")
+    search.fit(IMAGES, Y)
+    assert search.best_params_["prompts"] in candidates
+    assert len(search.cv_results_["params"]) == 3
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
+
+
+def test_without_learned_words_only_the_line_is_learned():
+    estimator = CLIPIQA(**TINY).fit(IMAGES, Y)
+    raw = CLIPIQA(**TINY).initialize().predict(IMAGES)
+    slope, intercept = np.polyfit(raw, Y, 1)
+    np.testing.assert_allclose(estimator.predict(IMAGES), slope * raw + intercept, rtol=1e-6)
+    assert (estimator.n_iter_, estimator.loss_curve_) == (0, [])
+
+
+def test_clip_itself_does_not_change():
+    estimator = CLIPIQA(n_context=2, max_epochs=2, lr=1.0, **TINY)
+    before = {name: tensor.clone() for name, tensor in estimator.initialize().network_.state_dict().items()}
+    after = estimator.fit(IMAGES, Y).network_.state_dict()
+    assert [name for name in after if not torch.equal(after[name], before[name])] == ["contexts.0"]
+
+
+def test_an_image_is_seen_once_and_once_mirrored(monkeypatch):
+    estimator, seen = CLIPIQA(n_context=2, max_epochs=8, **TINY), []
+    see = CLIPIQANetwork.maps
+    monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: seen.append(len(images)) or see(self, images))
+    estimator.fit(IMAGES, Y)
+    assert len(IMAGES) < len(seen) <= 2 * len(IMAGES)
+
+
+def test_each_pair_learns_its_own_words():
+    y = np.stack([Y, Y[::-1]], axis=1)
+    recipe = {**TINY, "prompts": TWO, "n_context": 4, "max_epochs": 40, "lr": 20.0}
+    estimator = CLIPIQA(**recipe).fit(IMAGES, y)
+    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
+    assert estimator.score(IMAGES, y) == estimator.score(IMAGES, Y)
+    assert CLIPIQA(**recipe, attribute=1).fit(IMAGES, y).score(IMAGES, y) == pytest.approx(
+        np.corrcoef(*np.argsort(np.argsort([Y[::-1], estimator.predict_attributes(IMAGES)[" / ".join(TWO[1])]])))[0, 1]
+    )
+
+
+def test_the_rate_follows_the_official_schedule():
+    estimator = CLIPIQA(n_context=2, max_epochs=1, batch_size=2, lr=0.002, **TINY).fit(IMAGES, Y)
+    (rate,) = {group["lr"] for group in estimator.net_.optimizer_.param_groups}
+    # The third batch, t = 2: 1e-7 + (0.002 - 1e-7) (1 + cos(2 pi / 500000)) / 2.
+    assert rate == pytest.approx(1e-7 + (0.002 - 1e-7) * (1 + np.cos(2 * np.pi / 500_000)) / 2, rel=1e-12)
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "parts"),
+    [
+        ({"prompts": []}, ValueError, ("prompts=[]", "pairs of opposite sentences")),
+        ({"prompts": "Good photo."}, ValueError, ("prompts='Good photo.'",)),
+        ({"prompts": ("Good photo.", "Bad photo.")}, ValueError, ("no list of different pairs",)),
+        ({"prompts": [("Good photo.", "")]}, ValueError, ("no list of different pairs",)),
+        ({"prompts": [TWO[0], TWO[0]]}, ValueError, ("no list of different pairs",)),
+        ({"prompts": [("word " * 80, "Bad photo.")]}, ValueError, ("82 tokens", "takes 77")),
+        ({"attribute": 1}, ValueError, ("attribute == 1",)),
+        ({"n_context": -1}, ValueError, ("n_context == -1",)),
+        ({"n_context": 2, "prompts": TWO}, ValueError, ("2 pairs of prompts", "one column")),
+        ({"backbone": "RN5O"}, ValueError, ("no model 'RN5O'", "such as")),
+        ({"backbone": "missing.json"}, FileNotFoundError, ("'missing.json'", "FileNotFoundError")),
+        ({"backbone": "ViT-S-32-alt"}, ValueError, ("'ViT-S-32-alt' takes images of one size",)),
+        ({"backbone": "ViT-B-16-SigLIP"}, ValueError, ("another text tower",)),
+        ({"backbone_weights": "opanai"}, FileNotFoundError, ("'opanai' is neither a file nor",)),
+        ({"backbone_weights": 5}, TypeError, ("backbone_weights is a int",)),
+    ],
+    ids=lambda value: None if isinstance(value, type | tuple) else str(value)[:40],
+)
+def test_unusable_parameters_are_named(parameters, kind, parts):
+    with one_sentence(kind, *parts):
+        CLIPIQA(**{**TINY, **parameters}).fit(IMAGES, Y)
