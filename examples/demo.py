@@ -117,9 +117,7 @@ def run_on_ratings(folder: Path, output: Path, cache: Path):
     """Run (a) on images that people rated."""
     table = pd.read_csv(folder / "scores.csv")
     if missing := {"image", "score"} - set(table.columns):
-        raise ValueError(
-            f"{folder / 'scores.csv'} lacks {', '.join(sorted(missing))}; it needs image and score."
-        )
+        raise ValueError(f"{folder / 'scores.csv'} lacks {', '.join(sorted(missing))}; it needs image and score.")
     X, y = [str(folder / image) for image in table["image"]], table["score"].to_numpy()
     print(f"Label: HUMAN RATINGS of {len(X)} images in {folder}\nFeatures + ridge, 5 shuffled folds")
     folds = KFold(5, shuffle=True, random_state=0)

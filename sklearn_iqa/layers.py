@@ -2,7 +2,7 @@
 """Parts of networks that two or more methods use."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -152,7 +152,7 @@ TRUNKS = {
 def sliced_trunk(net: str, pool: Callable[[], nn.Module] | None = None) -> SlicedTrunk:
     """Build one of `TRUNKS` with random weights, named as LPIPS names it; `pool` makes what replaces its max pools."""
     trunk = TRUNKS[net]
-    features = trunk.builder(weights=None).features
+    features = cast(nn.Sequential, trunk.builder(weights=None).features)
     for module in features.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False  # a tapped map must stay as it was

@@ -4,4 +4,4 @@
 from sklearn_iqa.pair_input.graph_iqa import GraphIQA
 from sklearn_iqa.pair_input.unique import UNIQUE
 
-__all__ = ["GraphIQA", "UNIQUE"]
+__all__ = ["UNIQUE", "GraphIQA"]
