@@ -17,6 +17,7 @@ TESTS = Path(__file__).parent
 KITS = sorted(path.stem for path in kits.FOLDER.glob("*.json"))
 # Public estimators without a kit, each with the reason.
 NO_KIT = {
+    "JSPL": "the authors released neither code nor weights: test_jspl.py holds its parts to numbers worked out by hand",
     "OpenCLIPFeatures": "no method of a paper: its numbers are open_clip's own, compared directly",
     "TimmFeatures": "no method of a paper: its numbers are timm's own, compared directly",
 }

@@ -4,7 +4,8 @@
 from sklearn_iqa.full_reference.ahiq import AHIQ
 from sklearn_iqa.full_reference.dr_iqa import DRIQA
 from sklearn_iqa.full_reference.iqt import IQT
+from sklearn_iqa.full_reference.jspl import JSPL
 from sklearn_iqa.full_reference.lpips import LPIPS
 from sklearn_iqa.full_reference.st_lpips import STLPIPS
 
-__all__ = ["AHIQ", "DRIQA", "IQT", "LPIPS", "STLPIPS"]
+__all__ = ["AHIQ", "DRIQA", "IQT", "JSPL", "LPIPS", "STLPIPS"]
