@@ -8,7 +8,20 @@ from sklearn_iqa.single_input.giqa_inception import GMMGIQA, KNNGIQA
 from sklearn_iqa.single_input.hyper_iqa import HyperIQA
 from sklearn_iqa.single_input.koniq_pp import KonIQPlusPlus
 from sklearn_iqa.single_input.maniqa import MANIQA
+from sklearn_iqa.single_input.meta_iqa import MetaIQA
 from sklearn_iqa.single_input.musiq import MUSIQ
 from sklearn_iqa.single_input.nima import NIMA
 
-__all__ = ["DBCNN", "DEIQT", "GIQA", "GMMGIQA", "HyperIQA", "KNNGIQA", "KonIQPlusPlus", "MANIQA", "MUSIQ", "NIMA"]
+__all__ = [
+    "DBCNN",
+    "DEIQT",
+    "GIQA",
+    "GMMGIQA",
+    "KNNGIQA",
+    "MANIQA",
+    "MUSIQ",
+    "NIMA",
+    "HyperIQA",
+    "KonIQPlusPlus",
+    "MetaIQA",
+]
