@@ -9,6 +9,7 @@ from .full_reference import DRIQA as DRIQA
 from .full_reference import IQT as IQT
 from .full_reference import JSPL as JSPL
 from .full_reference import LPIPS as LPIPS
+from .full_reference import SRIF as SRIF
 from .full_reference import STLPIPS as STLPIPS
 from .multimodal import CLIPIQA as CLIPIQA
 from .pair_input import UNIQUE as UNIQUE

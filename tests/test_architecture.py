@@ -213,7 +213,7 @@ def test_methods_have_the_shared_parameters(name):
     # is kept by pickling it: its numbers are no network's.
     without = {"backbone_weights"}
     if not hasattr(METHODS[name](), "max_epochs"):
-        without = {"backbone_weights", "weights", *OF_TRAINING, *OF_STOPPING} - {"random_state", "batch_size"}
+        without = {*OF_TRAINING, *OF_STOPPING}
     assert set(SHARED) - without <= set(inspect.signature(METHODS[name]).parameters)
 
 

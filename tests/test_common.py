@@ -88,13 +88,14 @@ TINY = {
     },
     "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
+    "SRIF": {"weighting": "uncertainty"},
     "STLPIPS": {"net": "alex", "crop_size": 32, "lr": 1e-3, "max_epochs": 1, "batch_size": 4},
     "TimmFeatures": {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4},
     "UNIQUE": {"backbone": "test_resnet", "crop_size": 32, "warmup_epochs": 1, "lr": 1e-3, **UNTRAINED},
 }
 
 # Height and width of the images: not square, so that exchanged axes show; larger where the network has a fixed size.
-SIZES = {"AHIQ": (160, 168), "DEIQT": (160, 168), "KonIQPlusPlus": (32, 64), "MANIQA": (160, 168)}
+SIZES = {"SRIF": (200, 208), "AHIQ": (160, 168), "DEIQT": (160, 168), "KonIQPlusPlus": (32, 64), "MANIQA": (160, 168)}
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 
 
@@ -975,7 +976,8 @@ def test_hash_of_a_copy_is_the_same(name):
 def _in_search(name):
     """Give an estimator with a score, the grid of two candidates, and how its steps are called."""
     if name in REGRESSORS:
-        return tiny(name), {"lr": [1e-4, 1e-3]} if "lr" in TINY[name] else {"batch_size": [2, 4]}
+        grids = ({"lr": [1e-4, 1e-3]}, {"weighting": ["equal", "df"]})
+        return tiny(name), next((grid for grid in grids if set(grid) <= set(TINY[name])), {"batch_size": [2, 4]})
     return Pipeline([("features", tiny(name)), ("ridge", Ridge())]), {"ridge__alpha": [0.1, 1.0]}
 
 

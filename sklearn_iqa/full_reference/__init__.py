@@ -6,6 +6,7 @@ from sklearn_iqa.full_reference.dr_iqa import DRIQA
 from sklearn_iqa.full_reference.iqt import IQT
 from sklearn_iqa.full_reference.jspl import JSPL
 from sklearn_iqa.full_reference.lpips import LPIPS
+from sklearn_iqa.full_reference.srif import SRIF
 from sklearn_iqa.full_reference.st_lpips import STLPIPS
 
-__all__ = ["AHIQ", "DRIQA", "IQT", "JSPL", "LPIPS", "STLPIPS"]
+__all__ = ["AHIQ", "DRIQA", "IQT", "JSPL", "LPIPS", "SRIF", "STLPIPS"]

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""SRIF: structure and texture of super-resolved images, weighed without a network (Zhou and Wang, ACM MM 2022)."""
+
+from numbers import Real
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from scipy.special import expit
+from sklearn.base import TransformerMixin
+from sklearn.utils import check_scalar
+from torch import nn
+from tqdm.auto import tqdm
+
+from sklearn_iqa import states
+from sklearn_iqa.devices import resolve_device
+from sklearn_iqa.pyramids import FEATURE_NAMES, fidelity_features, gray
+from sklearn_iqa.quality import QualityRegressor
+
+WEIGHTINGS = ("uncertainty", "equal", "df")
+N_MEASURES = 6  # the first features: three of structure, three of texture
+CONTENT = slice(6, 10)  # ratios of sharpness and of entropy, which the published tables hold beside the measures
+CURVE_START = (10.0, 0.0, 0.0, 0.1, 0.1)  # for measures and labels of mean 0 and deviation 1
+CURVE_TOLERANCE, CURVE_EVALUATIONS = 1e-6, 500  # where measures say little, valleys are flat and long
+
+
+def curve(x, b):
+    """Logistic step on a line, `b[..., 0] * (1/2 - 1 / (1 + exp(b1 (x - b2)))) + b3 * x + b4`, for tensors."""
+    b0, b1, b2, b3, b4 = b.unbind(-1)
+    return b0 * (torch.sigmoid(b1 * (x - b2)) - 0.5) + b3 * x + b4
+
+
+def combine(fidelities, weights, biases):
+    """Fidelities, weights and biases, each (n, 2), structure first -> score (n,)."""
+    return (weights * (fidelities + biases)).sum(-1)
+
+
+class SRIFNetwork(nn.Module):
+    """Features (n, 18) of pairs, float64 -> score (n,), by curves and weighted sums that `fit` computes.
+
+    Before that the structural measures count up, those of texture down, all alike.
+
+    Parameters
+    ----------
+    weighting : {"uncertainty", "equal", "df"}
+        What structure counts against texture.
+    bandwidth : float
+        Width of the kernel on the content measures, in their standard deviations.
+    """
+
+    def __init__(self, weighting: str, bandwidth: float):
+        super().__init__()
+        self.weighting, self.bandwidth = weighting, bandwidth
+        line, anything = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]), torch.tensor([-torch.inf, torch.inf])
+        for name, n_curves in (("measure", N_MEASURES), ("fidelity", 2)):
+            self.register_buffer(f"{name}_curves", line.double().repeat(n_curves, 1))
+            self.register_buffer(f"{name}_ranges", anything.double().repeat(n_curves, 1))
+        self.register_buffer("shares", torch.tensor([[1.0], [-1.0]]).double().repeat(1, 3) / 3)
+        # Weighted first and second moments of the errors of structure and texture: 1, d, s, d d, s s, d s. The prior
+        # counts as one further row; before `fit` it says that both are as uncertain and err independently.
+        self.register_buffer("prior", torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]).double())
+        self.register_buffer("content_scale", torch.ones(4).double())
+        self.make_room(0)
+
+    def make_room(self, n_rows: int) -> None:
+        """Forget the training rows, and have place for others."""
+        self.register_buffer("content", self.prior.new_zeros(n_rows, 4))
+        self.register_buffer("moments", self.prior.new_zeros(n_rows, 6))
+
+    def forward(self, features):
+        """Score of each row."""
+        fidelities = self.fidelities(features)
+        if self.weighting == "df":
+            return fidelities[:, 0]
+        if self.weighting == "equal":
+            return fidelities.mean(1)
+        return combine(fidelities, *self.weights_and_biases(features))
+
+    def fidelities(self, features):
+        """Features (n, 18) -> structural and textural fidelity (n, 2), both in the unit of the labels."""
+        # Beyond what `fit` saw five free parameters say nothing, so that values stay at the end.
+        measures = features[:, :N_MEASURES].clamp(*self.measure_ranges.T)
+        mapped = curve(measures, self.measure_curves).unflatten(1, (2, 3))  # (n, 2, 3)
+        sums = (mapped * self.shares).sum(2)
+        return curve(sums.clamp(*self.fidelity_ranges.T), self.fidelity_curves)
+
+    def weights_and_biases(self, features):
+        """Features (n, 18) -> weights, which sum to 1, and biases (n, 2) of both fidelities, by kernel regression."""
+        apart = (features[:, None, CONTENT] / self.content_scale - self.content).square().sum(2)  # (n, rows)
+        sums = (-apart / (2 * self.bandwidth**2)).exp() @ self.moments + self.prior  # (n, 6)
+        first, second = sums[:, 1:3] / sums[:, :1], sums[:, 3:] / sums[:, :1]
+        variance = second[:, :2] - first**2
+        covariance = second[:, 2] - first[:, 0] * first[:, 1]
+        of_difference = variance.sum(1) - 2 * covariance
+        known = of_difference > 1e-12 * variance.sum(1)  # otherwise both are equal, and any weights give the same
+        weight = (variance[:, 1] - covariance) / torch.where(known, of_difference, 1)
+        weight = torch.where(known, weight, 0.5)
+        return torch.stack([weight, 1 - weight], 1), -first
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if f"{prefix}content" in state_dict:
+            self.make_room(len(state_dict[f"{prefix}content"]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def fit_curve(x: np.ndarray, quality: np.ndarray, weight: np.ndarray) -> torch.Tensor:
+    """Least-squares parameters (5,) of `curve` from x (n,) to quality (n,), from the official start."""
+    x_mean, x_scale, mean, scale = x.mean(), x.std() or 1.0, quality.mean(), quality.std() or 1.0
+    place, goal, root = (x - x_mean) / x_scale, (quality - mean) / scale, np.sqrt(weight)
+
+    def errors(b):
+        return root * (b[0] * (expit(b[1] * (place - b[2])) - 0.5) + b[3] * place + b[4] - goal)
+
+    def slopes(b):
+        step = expit(b[1] * (place - b[2]))
+        rise = b[0] * step * (1 - step)
+        by_parameter = [step - 0.5, rise * (place - b[2]), -rise * b[1], place, np.ones_like(place)]
+        return root[:, None] * np.stack(by_parameter, axis=1)
+
+    method = "lm" if len(x) >= len(CURVE_START) else "trf"  # the first one needs as many rows as parameters
+    found = least_squares(errors, CURVE_START, slopes, method=method, ftol=CURVE_TOLERANCE, max_nfev=CURVE_EVALUATIONS)
+    b0, b1, b2, b3, b4 = found.x
+    slope = b3 * scale / x_scale
+    return torch.tensor([b0 * scale, b1 / x_scale, b2 * x_scale + x_mean, slope, b4 * scale + mean - slope * x_mean])
+
+
+def fit_fusion(features: np.ndarray, quality: np.ndarray, weight: np.ndarray) -> dict[str, torch.Tensor]:
+    """The state of an `SRIFNetwork` for training rows.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, 10) or (n, 18), float64
+        `pyramids.FEATURE_NAMES`, or the first of them.
+    quality : ndarray of shape (n,)
+        Labels of one row or more.
+    weight : ndarray of shape (n,)
+        How much a row counts, 1 on average.
+
+    Returns
+    -------
+    state : dict of str to Tensor
+    """
+    state, root = {}, np.sqrt(weight)
+
+    def mapped(name, columns):
+        curves = torch.stack([fit_curve(column, quality, weight) for column in columns.T]).double()
+        state[f"{name}_curves"] = curves
+        state[f"{name}_ranges"] = torch.from_numpy(np.stack([columns.min(0), columns.max(0)], 1))
+        return curve(torch.from_numpy(columns), curves).numpy()
+
+    measures = mapped("measure", features[:, :N_MEASURES]).reshape(-1, 2, 3)
+    shares = [np.linalg.lstsq(root[:, None] * measures[:, i], root * quality)[0] for i in (0, 1)]
+    state["shares"] = torch.from_numpy(np.stack(shares))
+    errors = mapped("fidelity", (measures * np.stack(shares)).sum(2)) - quality[:, None]
+    moments = np.column_stack([np.ones(len(errors)), errors, errors**2, errors.prod(1)]) * weight[:, None]
+    state["moments"], state["prior"] = torch.from_numpy(moments), torch.from_numpy(moments.mean(0))
+    scale = features[:, CONTENT].std(0)
+    scale[scale == 0] = 1.0
+    state["content"], state["content_scale"] = torch.from_numpy(features[:, CONTENT] / scale), torch.from_numpy(scale)
+    return state
+
+
+class SRIF(TransformerMixin, QualityRegressor):
+    r"""Super-Resolution Image Fidelity: structure and texture of an enlarged image against the true one.
+
+    No network: deterministic fidelity :math:`D` (are the structures right?) comes from IW-SSIM on three Gaussian
+    levels, statistical fidelity :math:`S` (does the texture look natural?) from histograms on three Laplacian levels.
+    Each measure is mapped to the labels by a logistic curve, three of a kind are summed with least-squares weights, and
+
+    .. math:: s = w\,(D + b_D) + (1 - w)\,(S + b_S)
+
+    with :math:`w` and the biases from what sharpness and entropy say of the image. The score has the unit and the
+    direction of the labels: with opinions, **higher is better**.
+
+    Parameters
+    ----------
+    weighting : {"uncertainty", "equal", "df"}, default="uncertainty"
+        "uncertainty" weighs by how much both fidelities erred on training images of like content, "equal" takes their
+        mean without biases, "df" the deterministic one alone.
+    bandwidth : float, default=1.0
+        Width of the Gaussian kernel that says what like content is, in standard deviations of each content measure;
+        for "uncertainty" only.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The fusion: features (n, 18) of pairs, float64 -> score (n,).
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only. Always 1 and 0.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Images become grey, 8 bits, at their native size, of at least 192 pixels on each side; a larger reference is cut to
+    the centre of the query's size. `transform` gives the 18 features, for other regressors and for pipelines. A pair
+    takes about a second on a CPU; what is known of a pair stays in memory, so that other folds and parameters cost
+    nothing. Only the fusion runs on `device`.
+
+    The published code reads the weights and biases of each image from a file and does not compute them. Here, by
+    inference, they are those of least variance: with the means, variances :math:`v_D, v_S` and covariance :math:`c` of
+    the errors on training images of like content, biases are minus the means and
+    :math:`w = (v_S - c) / (v_D + v_S - 2 c)`. `fit` is one computation, without epochs: it forgets `weights` and what
+    was fitted before. There are no published weights.
+
+    References
+    ----------
+    .. [1] W. Zhou, Z. Wang, "Quality Assessment of Image Super-Resolution: Balancing Deterministic and Statistical
+       Fidelity", ACM MM 2022. https://github.com/weizhou-geek/SRIF
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import SRIF, make_pairs
+    >>> reference = np.random.default_rng(0).integers(0, 256, (192, 200), dtype=np.uint8)
+    >>> queries = [reference, reference // 2, reference // 8]
+    >>> srif = SRIF(weighting="df").fit(make_pairs(queries, reference), [3.0, 2.0, 1.0])
+    >>> srif.transform([(reference, reference)])[0, :6].round(6).tolist()
+    [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    """
+
+    inputs = ("query", "reference")
+    same_size = False
+    min_size = 192
+    random_state = 0  # nothing is drawn
+
+    def __init__(self, *, weighting="uncertainty", bandwidth=1.0, weights=None, device="auto", verbose=0):
+        self.weighting = weighting
+        self.bandwidth = bandwidth
+        self.weights = weights
+        self.device = device
+        self.verbose = verbose
+
+    def transform(self, X):
+        """Features of each pair of X; nothing needs to be fitted.
+
+        Parameters
+        ----------
+        X : container of n pairs
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        features : ndarray of shape (n, 18), float64
+            Columns as in `get_feature_names_out`.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            When a row of X cannot be used; the sentence says which, and what to do.
+        """
+        return self._features(self._rows(X))
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns that `transform` gives.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored; present for pipelines.
+
+        Returns
+        -------
+        names : ndarray of shape (18,), object
+            By level, `iw`: structural fidelity, `kld`: divergence of textures, `l`: sharpness, `h`: entropy, of the
+            query or of the reference (`_ref`); `wl` and `wh`: their ratios.
+        """
+        return np.array(FEATURE_NAMES, dtype=object)
+
+    def _network(self):
+        network = SRIFNetwork(self.weighting, self.bandwidth)
+        # Apple's processors know no double precision.
+        return network.float() if resolve_device(self.device).type == "mps" else network
+
+    def _load_weights(self, network):
+        state = states.read_state(self._weights_path())
+        if "content" in state:
+            network.make_room(len(state["content"]))
+        states.load_state(network, state, origin=f"weights={str(self.weights)!r}")
+
+    def _loss(self):
+        return nn.MSELoss()
+
+    def _start(self, targets, sample_weight):
+        self.label_scale_ = (1.0, 0.0)  # the curves map to the unit of y
+
+    def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
+        for task in tasks:
+            task.on_train_begin(None)
+        weight = np.ones(len(targets)) if sample_weight is None else sample_weight / sample_weight.mean()
+        self.network_.load_state_dict(fit_fusion(self._features(rows), targets, weight))
+
+    def _features(self, rows) -> np.ndarray:
+        numbers = tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image")
+        return np.stack([self._views(self._open(rows, row))[0].numpy() for row in numbers])
+
+    def _infer(self, rows):
+        self._ensure_network()
+        for row in range(len(rows)):
+            features = self._views(self._open(rows, row)).to(self.network_.prior)
+            with torch.inference_mode():
+                yield row, self.network_(features).cpu()
+
+    def _open(self, rows, row):
+        query, reference = super()._open(rows, row)
+        (height, width), (ref_height, ref_width) = query.shape[:2], reference.shape[:2]
+        if ref_height < height or ref_width < width:
+            raise ValueError(
+                f"Row {rows.number(row)} of X holds a query of {height} x {width} and a reference of {ref_height} x "
+                f"{ref_width} pixels (height x width), but the reference must cover the query; resize one of them."
+            )
+        top, left = (ref_height - height) // 2, (ref_width - width) // 2
+        return query, reference[top : top + height, left : left + width]
+
+    def _views(self, x):
+        return torch.from_numpy(fidelity_features(*map(gray, x)))[None]  # (1, 18)
+
+    def _train_view(self, x):
+        return self._views(x)[0]
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        if self.weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={self.weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}.")
+        check_scalar(self.bandwidth, "bandwidth", Real, min_val=0, include_boundaries="neither")
