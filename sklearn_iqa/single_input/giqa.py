@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GIQA: "is it better than threshold t?", asked several times (MBC-GIQA; Gu, Bao, Chen, Wen, ECCV 2020).
+"""GIQA: "is it better than threshold t?", asked several times (Gu et al., ECCV 2020).
 
 The paper's two other scorers, by the density of features of good images, are in `giqa_inception`.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GIQA by density: how likely an image's features are among those of good images (Gu, Bao, Chen, Wen, ECCV 2020)."""
+"""GIQA by density: how likely an image's features are among those of good images (Gu et al., ECCV 2020)."""
 
 from abc import abstractmethod
 from numbers import Integral, Real
