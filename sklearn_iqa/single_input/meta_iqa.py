@@ -74,8 +74,8 @@ class Tasks(nn.Module):
             parameter.copy_(value)
 
 
-class TwoLevelNet(skorch.NeuralNet):
-    """Trains a network as ever, and `Tasks` by two steps for each: on support images, then on query images."""
+class TwoLevelSteps:
+    """Left of a skorch net: networks train as ever, `Tasks` by two steps each, on support and then on query images."""
 
     def train_step(self, batch, **fit_params):
         """Take one step, or learn one task (1, m, 3, s, s) with its targets (1, m, 4), quality in the first column."""
@@ -191,7 +191,7 @@ class MetaIQA(QualityRegressor):
     MetaIQA(...)
     """
 
-    net_class = TwoLevelNet
+    net_class = type("TwoLevelNet", (TwoLevelSteps, skorch.NeuralNet), {})
     score_range = (0.0, 1.0)
     label_range = (0.0, 1.0)
 
