@@ -2,7 +2,6 @@
 """MetaIQA: a prior from many distortions that adapts quickly to others (Zhu, Li, Wu, Dong, Shi, CVPR 2020)."""
 
 import math
-import pickle
 from collections import OrderedDict
 from numbers import Integral, Real
 
@@ -14,9 +13,8 @@ from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing, states
+from sklearn_iqa import backbones, preprocessing
 from sklearn_iqa.distortions import DISTORTIONS, distort
-from sklearn_iqa.pickled_networks import tensors_alone
 from sklearn_iqa.quality import QualityRegressor, check_quality
 from sklearn_iqa.training import Stage, Subset
 
@@ -163,8 +161,8 @@ class MetaIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: the authors' two files load by path. They are pickled modules, of which the tensors alone are
-    read and no code runs. Those files, and any `weights`, take the place of meta-training.
+    Published weights: the authors' two files are pickled modules, which are never opened here; the error says how to
+    turn them into a state once, where you trust them. `weights` take the place of meta-training.
 
     Without `distortion` or `groups` in `fit` the tasks are made: all images of X, as if pristine, in the 25 kinds and
     five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take other
@@ -276,14 +274,6 @@ class MetaIQA(QualityRegressor):
 
     def _load_backbone(self, network):
         backbones.load_backbone(network.resnet_layer, self.backbone, self.backbone_weights)
-
-    def _load_weights(self, network):
-        try:
-            super()._load_weights(network)
-        except ValueError as error:
-            if not isinstance(error.__cause__, pickle.UnpicklingError):
-                raise
-            states.load_state(network, tensors_alone(self.weights), origin=f"weights={str(self.weights)!r}")
 
     def _loss(self):
         return nn.MSELoss()
