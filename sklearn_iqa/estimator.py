@@ -30,7 +30,6 @@ from sklearn_iqa.inference import Job, by_reference, infer
 from sklearn_iqa.rows import check_images, check_tuples
 from sklearn_iqa.training import (
     EpochSeed,
-    EvenBatches,
     HeldOutScore,
     Progress,
     Stage,
@@ -301,7 +300,8 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _run(self, net: skorch.NeuralNet, data: TrainingSet, n_epochs: int, callbacks: list, name: str) -> list[float]:
         """Train for some epochs and give the loss of each that was finished."""
-        progress = Progress(name, n_epochs * len(EvenBatches(data, net.batch_size)), getattr(self, "verbose", 0))
+        n_batches = n_epochs * len(net.get_iterator(data, training=True))
+        progress = Progress(name, n_batches, getattr(self, "verbose", 0))
         stop = StopWhenAsked(callbacks)
         n_before, own_callbacks = len(net.history), net.callbacks_
         net.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, progress, stop]]

@@ -89,6 +89,27 @@ def test_stage_of_its_own_learning_rate(monkeypatch):
     assert rates == [0.01, 0.1]
 
 
+def test_progress_counts_the_batches_of_each_stage(monkeypatch):
+    bars = []
+    monkeypatch.setattr("sklearn_iqa.training.tqdm", lambda **bar: bars.append(bar) or Bar())
+    Staged(max_epochs=3).fit(X, Y)
+    # Two epochs of the stage and three of the training, of six rows in batches of three.
+    assert [(bar["desc"], bar["total"]) for bar in bars] == [("Staged, first.fit", 4), ("Staged.fit", 6)]
+
+
+class Bar:
+    """Stands in for a progress bar."""
+
+    def update(self):
+        """Nothing."""
+
+    def set_postfix(self, **values):
+        """Nothing."""
+
+    def close(self):
+        """Nothing."""
+
+
 def test_interrupted_stage_ends_training(monkeypatch):
     def interrupted(self, output, target):
         raise KeyboardInterrupt
