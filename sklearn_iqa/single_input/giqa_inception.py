@@ -297,7 +297,7 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
         The network: images (n, 3, height, width) in 0..1 -> features (n, n_features).
     pca_ : sklearn.decomposition.PCA or None
         The reduction of the features.
-    bank_ : ndarray of shape (bank_size_, n_components)
+    bank_ : ndarray of shape (n_images, n_components)
         The features of the good images, reduced.
     neighbors_ : sklearn.neighbors.NearestNeighbors
         The search in the bank.
