@@ -12,6 +12,7 @@ from .full_reference import LPIPS as LPIPS
 from .full_reference import SRIF as SRIF
 from .full_reference import STLPIPS as STLPIPS
 from .multimodal import CLIPIQA as CLIPIQA
+from .multimodal import LIQE as LIQE
 from .pair_input import UNIQUE as UNIQUE
 from .pair_input import GraphIQA as GraphIQA
 from .reduced_reference import CVRKDIQA as CVRKDIQA

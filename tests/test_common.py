@@ -77,6 +77,10 @@ TINY = {
         **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 32, "width": 8, "n_directions": 8},
         **{"window_size": 2, "head_width": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     },
+    "LIQE": {
+        **{"backbone": str(FOLDER / "clip_tiny_vit.json"), "scenes": ("indoor", "others"), "lr": 1e-3},
+        **{"distortions": ("blur", "other"), **UNTRAINED},
+    },
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
         **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},

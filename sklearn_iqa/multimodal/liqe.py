@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""LIQE: quality, scene and distortion from sentences that name all three (Zhang et al., CVPR 2023)."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import skorch.callbacks
+import torch
+from PIL import Image
+from sklearn.utils import Bunch, check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_iqa.backbones import load_clip, tokenize
+from sklearn_iqa.multitask import MultitaskLoss, Shares, TaskWeights, distortion_numbers, expected_level, shown_scenes
+from sklearn_iqa.preprocessing import normalize, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa.sentences import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+
+QUALITIES = ("bad", "poor", "fair", "good", "perfect")
+SCENES = ("animal", "cityscape", "human", "indoor", "landscape", "night", "plant", "still_life", "others")
+DISTORTIONS = (
+    *("jpeg2000 compression", "jpeg compression", "noise", "blur", "color", "contrast", "overexposure"),
+    *("underexposure", "spatial", "quantization", "other"),
+)
+LONGEST_SHORT_SIDE = 768  # images both of whose sides are at least this long are resized to it
+STEP, WIDE_STEP, WIDE = 32, 48, 1024  # pixels between windows; the second where a side is at least as long as the third
+TRAINING_WINDOWS = 3
+SWING = 5  # epochs in which the learning rate falls from its full value to zero
+
+
+def make_sentences(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]:
+    """Sentences of all combinations, quality slowest; of quality alone where there are no scenes."""
+    if not scenes:
+        return [f"a photo with {quality} quality" for quality in QUALITIES]
+    return [
+        f"a photo of a {scene} with {distortion} artifacts, which is of {quality} quality"
+        for quality, scene, distortion in itertools.product(QUALITIES, scenes, distortions)
+    ]
+
+
+class LIQENetwork(SentenceNetwork):
+    """A CLIP, all of which learns, beside sentences on quality, scene and distortion."""
+
+    def __init__(self, backbone: str, scenes: Sequence[str], distortions: Sequence[str]):
+        super().__init__(backbone)
+        self.clip.logit_scale.requires_grad_(False)
+        self.side = int(np.max(self.clip.visual.image_size))  # of a window
+        self.shape = (len(QUALITIES), max(1, len(scenes)), max(1, len(distortions)))
+        sentences = make_sentences(scenes, distortions)
+        rows = [tokenize(sentence) for sentence in sentences]
+        self.register_buffer("tokens", token_table(rows, sentences, self.clip.context_length), persistent=False)
+        self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
+
+    def embed_sentences(self):
+        """Embedded tokens (n_sentences, length, width) and the end of each sentence."""
+        return self.clip.token_embedding(self.tokens), self.ends
+
+    def forward(self, windows):
+        """(n, 3, side, side), normalised as CLIP's -> how well each sentence fits (n, n_sentences)."""
+        return self.logits(self.clip.encode_image(windows))
+
+    def shares(self, logits):
+        """Mean over the windows of n images (n, n_sentences) -> `Shares`: one softmax, then its marginals."""
+        joint = logits.softmax(-1).unflatten(-1, self.shape)  # (n, 5, n_scenes, n_distortions)
+        return Shares(joint.sum((-2, -1)), joint.sum((-3, -1)), joint.sum((-3, -2)))
+
+
+class WindowTraining(nn.Module):
+    """The network on some windows of each image, in inference mode as in the official training."""
+
+    def __init__(self, network: LIQENetwork):
+        super().__init__()
+        self.network = network
+
+    def train(self, mode: bool = True):
+        """Stay in inference mode."""
+        return super().train(False)
+
+    def forward(self, windows):
+        """(n, n_windows, 3, side, side) -> `Shares`."""
+        logits = self.network(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
+        return self.network.shares(logits.mean(1))
+
+
+class LIQE(QualityRegressor):
+    r"""LIQE: blind quality from the agreement of an image with sentences, beside scene and distortion.
+
+    CLIP compares windows of the image with 495 sentences, one for each quality level, scene and distortion: "a photo of
+    a human with blur artifacts, which is of poor quality". The cosines, averaged over windows, make one softmax; its
+    sums over scenes and distortions are the probabilities :math:`p_1 \dots p_5` of the levels, and the score is
+
+    .. math:: \sum_{c=1}^{5} c\, p_c ,
+
+    in 1..5, **higher is better**. The same softmax tells scene and distortion, see `predict_tasks`. `fit` trains the
+    whole CLIP, on one or several data sets at once.
+
+    Parameters
+    ----------
+    scenes : sequence of str or None, default=None
+        Scenes that the sentences name; None takes the paper's nine. An empty one, together with empty `distortions`,
+        takes five sentences on quality alone.
+    distortions : sequence of str or None, default=None
+        Distortions that the sentences name; None takes the paper's eleven.
+    backbone : str, default="ViT-B-32-quickgelu"
+        A CLIP: a name of `open_clip.list_models()`, or a `*.json` file in its form.
+    n_crops : int, default=15
+        Windows of each image that a score is made of, spread evenly.
+    weight_decay : float, default=1e-3
+        Weight decay of AdamW.
+    weights : str or path, default=None
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
+        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        pretraining.
+    backbone_weights : str, path or None, default="openai"
+        Pretraining of the backbone when `weights` does not hold it: a tag of open_clip for this model, fetched when the
+        network is built, or a file; None starts from random numbers.
+    batch_size : int, default=48
+        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+    max_epochs : int, default=80
+        Passes over the training data.
+    lr : float, default=5e-6
+        Learning rate.
+    early_stopping : bool, default=False
+        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
+        keep the best weights. Pairs that share a reference are held out together.
+    validation_fraction : float, default=0.1
+        Part held out for `early_stopping`, in (0, 1).
+    n_iter_no_change : int, default=10
+        Epochs without a better score after which `early_stopping` stops.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the last `fit` instead of starting anew.
+    device : str, default="auto"
+        Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    random_state : int, RandomState instance or None, default=None
+        Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
+    verbose : int, default=0
+        Whether long work shows a progress bar.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The network: windows (n, 3, side, side), normalised as CLIP's -> cosines (n, n_sentences) times CLIP's factor.
+    task_loss_curve_ : list of tuple of float
+        Mean training losses of quality, scene and distortion in each epoch, unweighted; NaN without labels.
+    label_scale_ : tuple of float
+        Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_iter_ : int
+        Epochs trained.
+    loss_curve_ : list of float
+        Mean training loss of each epoch.
+    validation_scores_ : list of float
+        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+    device_ : torch.device
+        Where the network runs.
+
+    Notes
+    -----
+    Published weights: none can be fetched by name. `LIQE.pt` of the official repository (MIT) loads by its path.
+
+    What differs from the official code: batches are drawn from all rows alike, not in shares by data set; data sets
+    without a pair in a batch do not count; `early_stopping` looks at quality alone. The class of `LIQE.py` sees one
+    corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images with fewer places
+    for a window give all of them, and smaller ones are enlarged, where the official code fails.
+
+    Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
+    groups have no common unit, and `predict` gives the network's own score.
+
+    References
+    ----------
+    .. [1] W. Zhang, G. Zhai, Y. Wei, X. Yang, K. Ma, "Blind Image Quality Assessment via Vision-Language
+       Correspondence: A Multitask Learning Perspective", CVPR 2023. https://github.com/zwx8981/LIQE
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_iqa import LIQE
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 64, 80, 3), dtype=np.uint8)
+    >>> liqe = LIQE(scenes=(), distortions=(), backbone="ViT-S-32-alt", backbone_weights=None, random_state=0)
+    >>> quality = liqe.initialize().predict(images)  # of random numbers
+    >>> bool(((quality >= 1) & (quality <= 5)).all())
+    True
+    """
+
+    optimizer = torch.optim.AdamW
+    score_range = (1.0, 5.0)
+    renamed = RENAMED_CLIP
+
+    def __init__(
+        self,
+        *,
+        scenes=None,
+        distortions=None,
+        backbone="ViT-B-32-quickgelu",
+        n_crops=15,
+        weight_decay=1e-3,
+        weights=None,
+        backbone_weights="openai",
+        batch_size=48,
+        max_epochs=80,
+        lr=5e-6,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.scenes = scenes
+        self.distortions = distortions
+        self.backbone = backbone
+        self.n_crops = n_crops
+        self.weight_decay = weight_decay
+        self.weights = weights
+        self.backbone_weights = backbone_weights
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, groups=None):
+        """Train on pairs of images of one group, and on their scenes and distortions where these are given.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality of each image, higher is better, in any unit.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+        scene : sequence of n str or of n sequences of str, default=None
+            What each image shows, one or several of `scenes`; None does not train scenes.
+        distortion : array-like of shape (n,), default=None
+            What distorts each image, one of `distortions`; None does not train distortions.
+        groups : array-like of shape (n,), default=None
+            Data set of each image. Only images of one data set are compared, so that each may have a unit of its own;
+            None compares all.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X, y, labels or a parameter cannot be used; the sentence says which, and what to do.
+        """
+        labels = {"scene": scene, "distortion": distortion, "groups": groups}
+        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, **labels)
+
+    def partial_fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, groups=None):
+        """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
+
+        Parameters
+        ----------
+        X, y, sample_weight, scene, distortion, groups
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        labels = {"scene": scene, "distortion": distortion, "groups": groups}
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, **labels)
+
+    def predict_tasks(self, X):
+        """Quality, scene and distortion of each image.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        tasks : :class:`~sklearn.utils.Bunch`
+            `quality` as `predict` gives it, and the likeliest `scene` and `distortion`, each of shape (n,);
+            `quality_shares`, `scene_shares` and `distortion_shares` are the probabilities of all names, of shape
+            (n, n_names). Sentences on quality alone tell no scene and no distortion.
+        """
+        check_is_fitted(self)
+        outputs = dict(self._infer_all(self._rows(X)))
+        logits = torch.stack([outputs[row].double().mean(0) for row in range(len(outputs))])
+        shares = self.network_.shares(logits)
+        quality = self._to_label_unit(expected_level(shares.quality).numpy())
+        tasks = Bunch(quality=quality, quality_shares=shares.quality.numpy())
+        for task, names in zip(("scene", "distortion"), self._names(), strict=True):
+            if names:
+                table = getattr(shares, task).numpy()
+                tasks |= {task: np.array(names)[table.argmax(1)], f"{task}_shares": table}
+        return tasks
+
+    def _names(self) -> tuple[Sequence[str], Sequence[str]]:
+        scenes, distortions = self.scenes, self.distortions
+        return SCENES if scenes is None else scenes, DISTORTIONS if distortions is None else distortions
+
+    def _network(self):
+        return LIQENetwork(self.backbone, *self._names())
+
+    def _load_backbone(self, network):
+        load_clip(network.clip, self.backbone, self.backbone_weights)
+
+    def _training_module(self, network):
+        return WindowTraining(network)
+
+    def _loss(self):
+        return MultitaskLoss()
+
+    def _net_params(self) -> dict[str, Any]:
+        n_before = self.n_iter_
+
+        def factor(epoch):  # up and down; every tenth epoch from the sixth, which would have no rate, is skipped
+            epoch += n_before
+            place = epoch + (epoch + SWING - 1) // (2 * SWING - 1)
+            return (1 + math.cos(math.pi * place / SWING)) / 2
+
+        schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)
+        callbacks = [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))]
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": callbacks}
+
+    def _views(self, image):
+        pixels = self._pixels(image)
+        places = self._places(pixels)
+        if len(places) >= self.n_crops:
+            places = places[:: len(places) // self.n_crops][: self.n_crops]
+        return self._windows(pixels, places)
+
+    def _train_view(self, image):
+        pixels = random_flip(self._pixels(image))
+        places = self._places(pixels)
+        return self._windows(pixels, [places[i] for i in torch.randint(len(places), (TRAINING_WINDOWS,))])
+
+    def _pixels(self, image) -> torch.Tensor:
+        """Image -> normalised tensor (3, height, width), no side shorter than a window's."""
+        side = max(min(*image.shape[:2], LONGEST_SHORT_SIDE), self.network_.side)
+        image = resize_shorter(image, side, Image.Resampling.BILINEAR)
+        return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)
+
+    def _places(self, pixels) -> list[tuple[int, int]]:
+        """Corners of all windows on a grid, row by row."""
+        step = WIDE_STEP if max(pixels.shape) >= WIDE else STEP
+        rows, columns = (range(0, length - self.network_.side + 1, step) for length in pixels.shape[1:])
+        return list(itertools.product(rows, columns))
+
+    def _windows(self, pixels, places) -> torch.Tensor:
+        side = self.network_.side
+        return torch.stack([pixels[:, top : top + side, left : left + side] for top, left in places])
+
+    def _score(self, output):
+        return expected_level(self.network_.shares(output.double().mean(0, keepdim=True)).quality).item()
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        for name, names in zip(("scenes", "distortions"), self._names(), strict=True):
+            if isinstance(names, str) or len(set(names)) < len(names) or not all(isinstance(one, str) for one in names):
+                raise ValueError(f"{name}={names!r} is no list of different words; give such, or None for the paper's.")
+        if len({len(names) > 0 for names in self._names()}) > 1:
+            raise ValueError("One of scenes and distortions is empty; give both, or both empty for quality alone.")
+
+    def _check_targets(self, rows, y, scene=None, distortion=None, groups=None):
+        """MOS, number of the group, number of the distortion, ones at the scenes: (n, 3 + n_scenes); -1 unknown."""
+        name, (scenes, distortions) = type(self).__name__, self._names()
+        mos = check_quality(rows, y, name)
+        check_consistent_length(rows, scene, distortion, groups)
+        group = np.unique(np.zeros(len(rows)) if groups is None else column_or_1d(groups), return_inverse=True)[1]
+        if min(np.bincount(group).max(), self.batch_size) < 2:
+            raise ValueError(
+                f"{name} learns from pairs of one group, but n_samples={len(rows)} in {group.max() + 1} group(s) with "
+                f"batch_size={self.batch_size} make none; give at least two images of a group, and batch_size=2."
+            )
+        kind = distortion_numbers(distortion, distortions, len(rows))
+        return np.column_stack([mos, group, kind, shown_scenes(scene, scenes, len(rows))])
+
+    def _quality(self, targets):
+        return targets[:, 0] if targets.ndim == 2 else targets
+
+    def _start(self, targets, sample_weight):
+        self.task_loss_curve_ = []  # and no unit: ranks need none before training ends
+
+    def _finish(self, rows, targets):
+        if np.ptp(targets[:, 1]) > 0:
+            self.label_scale_ = (1.0, 0.0)
+        else:
+            self._calibrate(rows, targets)
+
+    def _encode_targets(self, targets):
+        return targets

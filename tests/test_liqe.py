@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""LIQE: the official numbers, windows, three tasks and their weights, several data sets, and that it learns."""
+
+import hashlib
+from pathlib import Path
+
+import kits
+import numpy as np
+import pytest
+import torch
+from sentences import one_sentence
+
+from sklearn_iqa import LIQE
+from sklearn_iqa import sentences as sentences_module
+from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.multimodal.liqe import DISTORTIONS, QUALITIES, SCENES, LIQENetwork, make_sentences
+from sklearn_iqa.multitask import MultitaskLoss, Shares, expected_level, task_weights
+
+KIT = kits.read("liqe")
+ATOL = KIT["tolerance"]["abs"]  # 1e-4
+TINY = {
+    **{"backbone": str(Path(__file__).parent / "clip_tiny_vit.json"), "backbone_weights": None, "random_state": 0},
+    **{"scenes": ("indoor", "plant", "others"), "distortions": ("blur", "other"), "max_epochs": 2, "batch_size": 4},
+}
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), dtype=np.uint8)
+Y = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
+SHOWN = ["indoor", ["plant", "indoor"], "others", "plant", "plant", ["others"]]
+KINDS = ["blur", "other"] * 3
+
+
+def kit_images():
+    first, second = kits.images(0)
+    return [first, second, first // 4, np.repeat(np.repeat(first, 3, axis=0), 3, axis=1)]
+
+
+@pytest.fixture(scope="module")
+def official():
+    estimator = LIQE(backbone_weights=None, random_state=0)
+    kits.load(estimator, kits.fill(KIT))
+    return estimator
+
+
+@pytest.fixture(scope="module")
+def seen(official):
+    """Windows of the four images, and what the image tower gives for them."""
+    with torch.inference_mode():
+        windows = [official._views(image) for image in kit_images()]
+        return windows, [official.network_.clip.encode_image(one) for one in windows]
+
+
+@pytest.fixture(scope="module")
+def logits(official, seen):
+    with torch.inference_mode():
+        return torch.stack([official.network_.logits(features).mean(0) for features in seen[1]])
+
+
+# Parity ---------------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_are_official(official):
+    config, network = KIT["config"], official.network_
+    assert list(QUALITIES) == config["qualities"]
+    assert list(SCENES) == config["scenes"]
+    assert list(DISTORTIONS) == config["distortions"]
+    table = np.zeros((495, 77), dtype="<i8")
+    table[:, : network.tokens.shape[1]] = network.tokens
+    stated = config["token_table_sha256"].split()[0]
+    assert hashlib.sha256(table.tobytes()).hexdigest() == stated
+    assert make_sentences((), ()) == KIT["variants"]["quality_only"]["prompts"]
+
+
+def test_stages_are_official(official, seen, logits):
+    with torch.inference_mode():
+        got = [seen[0][0], seen[1][0], official.network_.encode_sentences(), logits[:1]]
+    for values, stage in zip(got, KIT["stages"], strict=True):
+        values = values.double().numpy()
+        assert list(values.shape) == stage["shape"]
+        numbers = [values.mean(), values.std(), *values.ravel()[:5]]
+        want = [stage["mean"], stage["std"], *stage["first5"]]
+        kits.assert_parity("liqe", stage["name"], numbers, want, atol=ATOL)
+
+
+def test_quality_and_shares_are_official(official, logits):
+    shares = official.network_.shares(logits)
+    kits.assert_parity("liqe", "quality", expected_level(shares.quality), KIT["output"], atol=ATOL)
+    for task, name in (("quality", "quality [image][5]"), ("scene", "scene [image][9]")):
+        kits.assert_parity("liqe", name, getattr(shares, task), KIT["distributions"][name], atol=ATOL)
+    name = "distortion [image][11]"
+    kits.assert_parity("liqe", name, shares.distortion, KIT["distributions"][name], atol=ATOL)
+    tasks = official.predict_tasks(kit_images()[2:3])  # the estimator's own way
+    assert tasks.quality[0] == pytest.approx(KIT["output"][2], abs=ATOL)
+    assert tasks.scene == SCENES[np.argmax(KIT["distributions"]["scene [image][9]"][2])]
+    assert tasks.distortion == DISTORTIONS[np.argmax(KIT["distributions"][name][2])]
+
+
+def test_windows_are_official(official, seen):
+    numbers = [len(official._places(official._pixels(image))) for image in kit_images()]
+    assert numbers == KIT["input"]["windows_per_image"]
+    assert [len(one) for one in seen[0]] == [15] * 4
+
+
+def test_variants_are_official(official, seen, monkeypatch):
+    monkeypatch.setattr(sentences_module, "build_clip", lambda name: official.network_.clip)
+    network = LIQE(scenes=(), distortions=(), backbone_weights=None).initialize().network_
+    case = KIT["variants"]["quality_only"]
+    assert [row[: end + 1].tolist() for row, end in zip(network.tokens, network.ends, strict=True)] == case["token_ids"]
+    with torch.inference_mode():
+        mean = torch.stack([network.logits(features).mean(0) for features in seen[1]])
+        # The corner alone: 15 equal windows are one.
+        corner = torch.stack([official.network_.logits(features[:1]).mean(0) for features in seen[1][:3]])
+    kits.assert_parity("liqe", "quality_only", expected_level(network.shares(mean).quality), case["output"], atol=ATOL)
+    corner = expected_level(official.network_.shares(corner).quality)
+    kits.assert_parity("liqe", "corner", corner, KIT["variants"]["liqe_py_single_corner"]["output"], atol=ATOL)
+
+
+class Levels:
+    """Stands for shares whose expected level is given: two levels, 1 and 2, and what is linear beyond them."""
+
+    def __init__(self, quality):
+        self.quality = torch.stack([2 - torch.tensor(quality), torch.tensor(quality) - 1], dim=1)
+
+
+def test_losses_are_official():
+    loss, case = MultitaskLoss(), KIT["losses"]["quality"]
+    group = torch.repeat_interleave(torch.arange(2), torch.tensor(case["samples_per_dataset"]))
+    got = loss.quality(Levels(case["pred"]), torch.tensor(case["mos"]), group)
+    kits.assert_parity("liqe", "loss of quality", got, case["value"], atol=ATOL)
+    shares = Shares(
+        torch.zeros(4, 5),
+        torch.tensor(KIT["distributions"]["scene [image][9]"]),
+        torch.tensor(KIT["distributions"]["distortion [image][11]"]),
+    )
+    case = KIT["losses"]["distortion"]
+    got = loss.distortion(shares, torch.tensor(case["true class index"]))
+    kits.assert_parity("liqe", "loss of distortion", got, case["value"], atol=ATOL)
+    case, scene = KIT["losses"]["scene"], torch.zeros(4, 9)
+    for row, shown in enumerate(case["true class indices"]):
+        scene[row, shown] = 1
+    kits.assert_parity("liqe", "loss of scene", loss.scene(shares, scene), case["value"], atol=ATOL)
+
+
+def test_task_weights_are_official():
+    case = KIT["losses"]["dynamic_weights"]
+    batches = np.array(case["losses [epoch][batch][quality,distortion,scene]"])
+    weights = task_weights(*batches.mean(1)[:2])
+    kits.assert_parity("liqe", "weights", weights, case["weights used in the third epoch"], atol=1e-7)
+    total = (weights * batches[2, -1]).sum()
+    kits.assert_parity("liqe", "total", total, case["total loss of the last batch"], atol=1e-7)
+
+
+def test_the_official_file_loads_by_path(tmp_path):
+    state = LIQE(**TINY).initialize().network_.state_dict()
+    bare = {name.removeprefix("clip."): tensor.half() for name, tensor in state.items()}
+    torch.save(bare, tmp_path / "LIQE.pt")
+    torch.save({"params": {f"clip_model.{name}": tensor for name, tensor in bare.items()}}, tmp_path / "pyiqa.pt")
+    for file in ("LIQE.pt", "pyiqa.pt"):
+        loaded = LIQE(**{**TINY, "weights": tmp_path / file, "random_state": 1}).initialize().network_.state_dict()
+        # Half precision has 11 binary digits.
+        torch.testing.assert_close(loaded, state, rtol=2**-11, atol=1e-7)
+
+
+# Images and sentences -------------------------------------------------------------------------------------------------
+
+
+def test_sentences_are_encoded_once(monkeypatch):
+    estimator, passes = LIQE(**TINY).fit(IMAGES, Y), []
+    encode = LIQENetwork.encode_sentences
+    monkeypatch.setattr(LIQENetwork, "encode_sentences", lambda self: passes.append(self) or encode(self))
+    estimator.predict(IMAGES)  # computed by the calibration at the end of fit
+    estimator.predict_tasks(IMAGES)
+    assert passes == []
+    estimator.partial_fit(IMAGES, Y).predict(IMAGES)
+    assert len(passes) == 2 + 1  # two batches, and the calibration
+
+
+def test_shares_are_probabilities_and_names():
+    tasks = LIQE(**TINY).initialize().predict_tasks(IMAGES)
+    for name, n in (("quality", 5), ("scene", 3), ("distortion", 2)):
+        table = tasks[f"{name}_shares"]
+        assert table.shape == (6, n)
+        np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)  # the softmax is in double precision, logits are not
+    np.testing.assert_allclose(tasks.quality, tasks.quality_shares @ [1, 2, 3, 4, 5])
+    assert set(tasks.scene) <= {"indoor", "plant", "others"}
+    alone = LIQE(**{**TINY, "scenes": (), "distortions": ()}).initialize().predict_tasks(IMAGES)
+    assert sorted(alone) == ["quality", "quality_shares"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_places", "n_views"),
+    [((20, 30), 1, 1), ((32, 32), 1, 1), ((64, 100), 6, 6), ((96, 192), 18, 15), ((40, 1056), 22, 15)],
+)
+def test_places_of_windows(shape, n_places, n_views):
+    # (height - 32) // step + 1 times the same for the width; 32 pixels, but 48 for a side of 1024 or more.
+    estimator = LIQE(**TINY).initialize()
+    image = np.resize(IMAGES[0], (*shape, 3))
+    assert len(estimator._places(estimator._pixels(image))) == n_places
+    assert estimator._views(image).shape == (n_views, 3, 32, 32)
+    assert estimator._train_view(image).shape == (3, 3, 32, 32)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_without_labels_are_left_out():
+    alone = LIQE(**TINY).fit(IMAGES, Y)
+    losses = np.array(alone.task_loss_curve_)
+    assert losses.shape == (2, 3)
+    assert np.isnan(losses[:, 1:]).all()
+    np.testing.assert_allclose(losses[:, 0], alone.loss_curve_, rtol=1e-6)  # weight one
+    whole = LIQE(**TINY).fit(IMAGES, Y, scene=SHOWN, distortion=KINDS)
+    assert np.isfinite(whole.task_loss_curve_).all()
+    # The first two epochs weigh all alike.
+    np.testing.assert_allclose(np.sum(whole.task_loss_curve_, axis=1), whole.loss_curve_, rtol=1e-5)
+    assert np.isnan(np.array(LIQE(**TINY).fit(IMAGES, Y, scene=SHOWN).task_loss_curve_)[:, 2]).all()
+
+
+def test_the_third_epoch_weighs_tasks_also_across_calls():
+    parameters = {**TINY, "max_epochs": 3, "lr": 1e-3}
+    at_once = LIQE(**parameters).fit(IMAGES, Y, scene=SHOWN, distortion=KINDS)
+    weights = task_weights(*at_once.task_loss_curve_[:2])
+    assert np.ptp(weights) > 1e-4
+    assert at_once.loss_curve_[2] == pytest.approx(np.dot(weights, at_once.task_loss_curve_[2]), rel=1e-5)
+    in_parts = LIQE(**parameters)
+    for _ in range(3):
+        in_parts.partial_fit(IMAGES, Y, scene=SHOWN, distortion=KINDS)
+    assert in_parts.task_loss_curve_ == at_once.task_loss_curve_
+
+
+def test_the_rate_swings_and_skips_what_would_be_none():
+    estimator = LIQE(**{**TINY, "max_epochs": 16, "lr": 1.0, "scenes": (), "distortions": ()})
+    factor = dict(estimator.initialize().fit(IMAGES[:2], Y[:2]).net_.callbacks_)["schedule"].kwargs["lr_lambda"]
+    # Places on the cosine of torch's schedule with T_max=5; 5 and 15, where the rate is zero, are stepped over.
+    places = np.array([0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17])
+    np.testing.assert_allclose([factor(e) for e in range(16)], (1 + np.cos(np.pi * places / 5)) / 2, atol=1e-12)
+
+
+def test_all_but_the_factor_learns():
+    before = LIQE(**TINY).initialize().network_.state_dict()
+    after = LIQE(**{**TINY, "lr": 1e-3}).fit(IMAGES, Y).network_.state_dict()
+    same = [name for name in after if torch.equal(after[name], before[name])]
+    assert same == ["clip.logit_scale"]
+
+
+def test_groups_keep_their_own_units():
+    groups = np.array(["a", "b"] * 3)
+    together = LIQE(**TINY).fit(IMAGES, Y, groups=groups)
+    apart = LIQE(**TINY).fit(IMAGES, Y + 64.0 * (groups == "b"), groups=groups)
+    # Only the order within a data set counts.
+    np.testing.assert_array_equal(apart.predict(IMAGES), together.predict(IMAGES))
+    assert together.label_scale_ == (1.0, 0.0)
+    assert LIQE(**TINY).fit(IMAGES, Y).label_scale_ != (1.0, 0.0)
+
+
+def test_it_learns_what_holds_on_new_photographs():
+    # A CLIP of random numbers learns what a linear map of pixels can see, from 28 quarters of photographs.
+    photographs = load_photographs(size=96).images
+    quarters = [
+        np.ascontiguousarray(one[top : top + 48, left : left + 48])
+        for one in photographs
+        for top in (0, 48)
+        for left in (0, 48)
+    ]
+    made = make_distorted(quarters, distortions=["color_saturation_1"], levels=(1, 3, 5), random_state=0)
+    held_out = np.isin(made.groups // 4, [1, 4, 7])
+    X, X_new = ([made.images[i] for i in np.flatnonzero(rows)] for rows in (~held_out, held_out))
+    recipe = {"scenes": (), "distortions": (), "max_epochs": 40, "lr": 5e-4, "batch_size": 42}
+    estimator = LIQE(**{**TINY, **recipe})
+    before = estimator.initialize().score(X_new, made.target[held_out])
+    after = estimator.fit(X, made.target[~held_out]).score(X_new, made.target[held_out])
+    # Measured on held-out photographs: -0.09 before, 0.81 after; with random_state=1 0.05 and 0.73.
+    assert before < 0.3
+    assert after > 0.7
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "labels", "parts"),
+    [
+        ({"scenes": ()}, {}, ("is empty",)),
+        ({"scenes": "indoor"}, {}, ("scenes='indoor'",)),
+        ({"distortions": ("blur", "blur")}, {}, ("distortions=('blur', 'blur')",)),
+        ({}, {"scene": ["sea"] * 6}, ("scene holds 'sea'", "indoor, plant, others", "set scenes")),
+        ({}, {"distortion": ["jpeg"] * 6}, ("distortion holds 'jpeg'", "blur, other")),
+        ({}, {"groups": range(6)}, ("learns from pairs", "6 group(s)")),
+        ({"batch_size": 1}, {}, ("batch_size=1",)),
+    ],
+)
+def test_unusable_input_is_named(parameters, labels, parts):
+    with one_sentence(ValueError, *parts):
+        LIQE(**{**TINY, **parameters}).fit(IMAGES, Y, **labels)
+
+
+def test_labels_of_another_length_are_named():
+    with pytest.raises(ValueError, match="inconsistent"):
+        LIQE(**TINY).fit(IMAGES, Y, distortion=["blur"] * 5)
