@@ -3,6 +3,7 @@ from . import distortions as distortions
 from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
+from .features import OpenCLIPFeatures as OpenCLIPFeatures
 from .features import TimmFeatures as TimmFeatures
 from .full_reference import AHIQ as AHIQ
 from .full_reference import DRIQA as DRIQA

@@ -240,7 +240,7 @@ def clip_config(name: str) -> dict:
     Raises
     ------
     ValueError, FileNotFoundError
-        When there is no such model or no such file.
+        When there is no such model.
     """
     if str(name).endswith(".json"):
         try:
@@ -250,13 +250,11 @@ def clip_config(name: str) -> dict:
                 f"backbone={str(name)!r} cannot be read ({type(error).__name__}); give the path of a file or a name of "
                 "open_clip.list_models()."
             ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"backbone={str(name)!r} is no JSON; give a configuration as open_clip has them."
-            ) from error
+        except ValueError:
+            config = None
         if not (isinstance(config, dict) and {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys()):
             raise ValueError(
-                f"backbone={str(name)!r} lacks embed_dim, vision_cfg or text_cfg; give a configuration as open_clip's."
+                f"backbone={str(name)!r} lacks embed_dim, vision_cfg or text_cfg; give a file in open_clip's form."
             )
         return config
     if name not in open_clip.list_models():
@@ -269,10 +267,7 @@ def clip_config(name: str) -> dict:
 def build_clip(name: str) -> nn.Module:
     """A CLIP with random weights, image and text tower; `name` as in `clip_config`.
 
-    Raises
-    ------
-    ValueError
-        When there is no such model, or its text tower is not that of CLIP.
+    Raises ValueError when its text tower is not that of CLIP.
     """
     config = clip_config(name)
     text = config["text_cfg"]
@@ -290,11 +285,18 @@ def build_clip(name: str) -> nn.Module:
 
 
 def build_clip_image_tower(name: str) -> nn.Module:
-    """The image tower alone of any open_clip model, with random weights; `name` as in `clip_config`."""
+    """The image tower alone of any open_clip model, with random weights; `name` as in `clip_config`.
+
+    It has `forward_features`, `num_prefix_tokens` and `output_fmt` as timm's networks have.
+    """
     config = clip_config(name)
-    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
-    quick_gelu = config.get("quick_gelu", False)
-    return open_clip.CLIP(config["embed_dim"], vision, dict(BLANK_TEXT), quick_gelu=quick_gelu).visual
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False, "output_tokens": False}
+    tower: Any = open_clip.CLIP(config["embed_dim"], vision, dict(BLANK_TEXT), config.get("quick_gelu", False)).visual
+    inner = getattr(tower, "trunk", tower)
+    tower.forward_features = tower.forward
+    tower.num_prefix_tokens = getattr(inner, "num_prefix_tokens", int(hasattr(tower, "class_embedding")))
+    tower.output_fmt = getattr(inner, "output_fmt", "NCHW")
+    return tower
 
 
 def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -> None:
@@ -321,8 +323,7 @@ def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -
 
     Notes
     -----
-    Without a network, open_clip's download tries again for most of a minute before it gives up; with the environment
-    variable HF_HUB_OFFLINE=1 it fails at once, and still finds what was fetched before.
+    Without a network, open_clip's download behaves as timm's, see `load_backbone`.
     """
     if backbone_weights is None:
         return

@@ -93,13 +93,21 @@ TINY = {
     "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
     "SRIF": {"weighting": "uncertainty"},
+    "OpenCLIPFeatures": {"backbone": str(FOLDER / "clip_tiny_vit.json"), "backbone_weights": None, "batch_size": 4},
     "STLPIPS": {"net": "alex", "crop_size": 32, "lr": 1e-3, "max_epochs": 1, "batch_size": 4},
     "TimmFeatures": {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4},
     "UNIQUE": {"backbone": "test_resnet", "crop_size": 32, "warmup_epochs": 1, "lr": 1e-3, **UNTRAINED},
 }
 
 # Height and width of the images: not square, so that exchanged axes show; larger where the network has a fixed size.
-SIZES = {"SRIF": (200, 208), "AHIQ": (160, 168), "DEIQT": (160, 168), "KonIQPlusPlus": (32, 64), "MANIQA": (160, 168)}
+SIZES = {
+    "SRIF": (200, 208),
+    "AHIQ": (160, 168),
+    "DEIQT": (160, 168),
+    "KonIQPlusPlus": (32, 64),
+    "MANIQA": (160, 168),
+    "OpenCLIPFeatures": (32, 48),
+}
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""TimmFeatures: what it pools, what it compares, and that its cache spares the network."""
+"""Features of timm and open_clip: what is pooled, what is compared, and that the cache spares the network."""
+
+import json
+from pathlib import Path
 
 import joblib
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +15,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 
-from sklearn_iqa import TimmFeatures, backbones, features, make_pairs
+from sklearn_iqa import OpenCLIPFeatures, TimmFeatures, backbones, features, image_features, make_pairs
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8)
@@ -27,14 +31,14 @@ def extractor(**parameters):
 def passes(monkeypatch):
     """Counts the images that go through a network."""
     counted = []
-    forward = features._Pooled.forward
+    forward = image_features.Pooled.forward
 
     def count(self, images):
         counted.extend(range(len(images)))
         return forward(self, images)
 
-    monkeypatch.setattr(features._Pooled, "forward", count)
-    features._Store.at_hand.clear()
+    monkeypatch.setattr(image_features.Pooled, "forward", count)
+    image_features.Store.at_hand.clear()
     return counted
 
 
@@ -122,7 +126,7 @@ def test_cache_spares_the_network_in_a_search(tmp_path, passes, kind):
     search = GridSearchCV(model, {"ridge__alpha": [0.1, 1.0, 10.0]}, cv=KFold(3), error_score="raise")
     search.fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
-    features._Store.at_hand.clear()  # as in another process
+    image_features.Store.at_hand.clear()  # as in another process
     again = clone(search.best_estimator_).fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
@@ -185,3 +189,111 @@ def test_errors_name_the_row(tmp_path):
         extractor(cache=tmp_path).fit_transform(["missing.png"])
     with pytest.raises(ValueError, match="make_pairs"):
         extractor(comparison="product").fit_transform([(IMAGES[0],)])
+
+
+# Networks of open_clip ------------------------------------------------------------------------------------------------
+
+VIT, RESNET = (str(Path(__file__).parent / f"clip_tiny_{kind}.json") for kind in ("vit", "resnet"))
+
+
+def clip_extractor(**parameters):
+    return OpenCLIPFeatures(
+        **{"backbone": VIT, "backbone_weights": None, "random_state": 0, "batch_size": 4, **parameters}
+    )
+
+
+def clip_of(path, tmp_path):
+    """A whole model built by open_clip itself, and the file of its state."""
+    torch.manual_seed(7)
+    clip = open_clip.CLIP(**json.loads(Path(path).read_text())).eval()
+    torch.save(clip.state_dict(), tmp_path / "clip.pt")
+    return clip, tmp_path / "clip.pt"
+
+
+@pytest.mark.parametrize("path", [VIT, RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_numbers_are_those_of_open_clip(path, mode, tmp_path):
+    clip, file = clip_of(path, tmp_path)
+    got = clip_extractor(backbone=path, backbone_weights=file, resize_mode=mode).fit_transform(IMAGES)
+    transform = open_clip.image_transform(32, is_train=False, resize_mode=mode)
+    with torch.no_grad():
+        want = clip.encode_image(torch.stack([transform(Image.fromarray(image)) for image in IMAGES]))
+    np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_layers_of_open_clip_are_pooled(tmp_path):
+    clip, file = clip_of(VIT, tmp_path)
+    block, seen = clip.visual.transformer.resblocks[0], []
+    block.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    with torch.no_grad():
+        clip.encode_image(clip_extractor()._views(IMAGES[0]))
+    for pooling, want in (("class_token", seen[0][0]), ("mean", seen[0][1:].mean(0)), ("max", seen[0][1:].amax(0))):
+        parameters = {"layers": ["transformer.resblocks.0"], "pooling": pooling, "backbone_weights": file}
+        got = clip_extractor(**parameters).fit_transform(IMAGES[:1])[0]
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-6)
+    maps = clip_extractor(backbone=RESNET, layers=["layer1", "layer4"], pooling="mean+std")
+    assert maps.fit_transform(IMAGES).shape == (6, 2 * (32 + 256))  # eight channels, times 4 and times 32
+    assert len(maps.get_feature_names_out()) == 2 * (32 + 256)
+
+
+def test_pretraining_says_how_images_come_in(monkeypatch):
+    siglip = OpenCLIPFeatures("ViT-B-16-SigLIP", backbone_weights="webli")
+    views = siglip._views(np.full((300, 200, 3), 255, np.uint8))
+    # SigLIP's own: squashed to 224 x 224, mean and deviation 0.5.
+    assert views.shape == (1, 3, 224, 224)
+    torch.testing.assert_close(views, torch.ones_like(views))
+    state = {
+        f"visual.{name}": tensor + 1 for name, tensor in backbones.build_clip_image_tower(VIT).state_dict().items()
+    }
+
+    class Model:
+        def state_dict(self):
+            return {**state, "logit_scale": torch.zeros(())}
+
+    calls = []
+    monkeypatch.setattr(
+        backbones.open_clip, "create_model", lambda name, pretrained: calls.append(pretrained) or Model()
+    )
+    monkeypatch.setattr(backbones.open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
+    monkeypatch.setattr(backbones.open_clip, "get_pretrained_cfg", lambda name, tag: {})
+    tower = OpenCLIPFeatures(VIT).fit(IMAGES)._network("cpu")
+    assert calls == ["openai"]
+    torch.testing.assert_close(tower.state_dict()["proj"], state["visual.proj"])
+
+
+def test_cache_spares_the_towers_of_open_clip(tmp_path, passes):
+    cache = tmp_path / "cache"
+    first = clip_extractor(cache=cache).fit_transform(IMAGES)
+    image_features.Store.at_hand.clear()  # as in another process
+    np.testing.assert_array_equal(clip_extractor(cache=cache).fit_transform(IMAGES), first)
+    assert len(passes) == len(IMAGES)
+    config = json.loads(Path(VIT).read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(config))
+    clip_extractor(backbone=str(other), cache=cache).fit_transform(IMAGES)
+    other.write_text(json.dumps({**config, "embed_dim": 16}))  # the same file says something else
+    for parameters in ({"backbone": str(other)}, {"resize_mode": "squash"}, {"random_state": 1}):
+        passes.clear()
+        got = clip_extractor(cache=cache, **parameters).fit_transform(IMAGES)
+        assert len(passes) == len(IMAGES), parameters
+        np.testing.assert_array_equal(got, clip_extractor(**parameters).fit_transform(IMAGES))
+
+
+def test_pairs_are_compared_by_open_clip():
+    pairs = clip_extractor(comparison="difference+product")
+    got = pairs.fit_transform(make_pairs(IMAGES[:3], IMAGES[3:]))
+    q, r = (clip_extractor().fit_transform(images) for images in (IMAGES[:3], IMAGES[3:]))
+    np.testing.assert_allclose(got, np.hstack([np.abs(q - r), q * r]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"resize_mode": "longest"}, "resize_mode='longest' is unknown; take one of"),
+        ({"backbone": "ViT-B-33"}, "open_clip has no model 'ViT-B-33'"),
+        ({"layers": ["layer99"]}, "no layer 'layer99'"),
+    ],
+)
+def test_unknown_options_of_open_clip(parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        clip_extractor(**parameters).fit_transform(IMAGES)
