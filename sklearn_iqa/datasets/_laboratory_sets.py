@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Readers of sets of distorted photographs that were rated in a laboratory: LIVE, CSIQ, TID2013."""
+
+import os
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ._reading import (
+    Source,
+    build,
+    coded_names,
+    first_of,
+    numbers,
+    open_folder,
+    read_mat,
+    read_sheet,
+    read_words,
+)
+
+LIVE = Source(
+    name="LIVE",
+    page="https://live.ece.utexas.edu/research/quality/subjective.htm",
+    text="29 photographs, each distorted in five ways at several strengths: JPEG2000 and JPEG compression, white "
+    "noise, Gaussian blur, and JPEG2000 streams received over a fading channel. 779 distorted images with "
+    "DMOS.",
+    licence="use for any purpose without fee, if the copyright notice is kept and the database is cited (readme.txt)",
+    citation="H. R. Sheikh, M. F. Sabir, A. C. Bovik, A Statistical Evaluation of Recent Full Reference Image Quality "
+    "Assessment Algorithms, IEEE Transactions on Image Processing 15(11), 2006.",
+)
+# Folders in the order of the label vectors, with the number of images in each (readme.txt of release 2).
+LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+
+CSIQ = Source(
+    name="CSIQ",
+    page="https://s2.smu.edu/~eclarson/csiq.html",
+    text="30 photographs, each distorted in six ways at four or five levels: JPEG and JPEG2000 compression, blur, "
+    "white and pink noise, less contrast. 866 distorted images with DMOS.",
+    licence="not stated as far as known",
+    citation="E. C. Larson, D. M. Chandler, Most Apparent Distortion: Full-Reference Image Quality Assessment and the "
+    "Role of Strategy, Journal of Electronic Imaging 19(1), 2010.",
+)
+# Kind in the sheet -> folder, part of the file name.
+CSIQ_KINDS = {
+    "noise": ("awgn", "AWGN"),
+    "jpeg": ("jpeg", "JPEG"),
+    "jpeg 2000": ("jpeg2000", "jpeg2000"),
+    "fnoise": ("fnoise", "fnoise"),
+    "blur": ("blur", "BLUR"),
+    "contrast": ("contrast", "contrast"),
+}
+
+TID2013 = Source(
+    name="TID2013",
+    page="https://www.ponomarenko.info/tid2013.htm",
+    text="25 images, 24 photographs and one drawn by computer, each distorted in 24 ways at five levels. 3000 "
+    "distorted images with MOS, the mean number of comparisons that an image won.",
+    licence="free for research as far as known",
+    citation="N. Ponomarenko et al., Image Database TID2013: Peculiarities, Results and Perspectives, Signal "
+    "Processing: Image Communication 30, 2015.",
+)
+TID2013_KINDS = (  # in the set's numbering
+    "additive_noise",
+    "color_noise",
+    "correlated_noise",
+    "masked_noise",
+    "high_frequency_noise",
+    "impulse_noise",
+    "quantization_noise",
+    "gaussian_blur",
+    "denoising",
+    "jpeg",
+    "jpeg2000",
+    "jpeg_transmission",
+    "jpeg2000_transmission",
+    "non_eccentricity_pattern",
+    "local_blocks",
+    "mean_shift",
+    "contrast_change",
+    "color_saturation",
+    "multiplicative_noise",
+    "comfort_noise",
+    "compressed_noise",
+    "color_quantization_dither",
+    "chromatic_aberration",
+    "sparse_sampling",
+)
+
+
+def read_live(path: str | os.PathLike, *, realigned: bool = False, strict: bool = True) -> Bunch:
+    """Read LIVE, release 2: 779 distorted images of 29 photographs, with DMOS.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds `refnames_all.mat`, `dmos.mat`, and the folders `refimgs`, `jp2k`, `jpeg`, `wn`, `gblur` and
+        `fastfading`.
+
+    realigned : bool, default=False
+        Whether to take the scores of `dmos_realigned.mat`, which were made comparable between the kinds of distortion
+        and are those that most papers use.
+
+    strict : bool, default=True
+        Whether a missing image is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the distorted images and of their originals.
+        target : ndarray of shape (n_rows,), float64
+            Minus the DMOS; higher is better.
+        dmos : ndarray of shape (n_rows,), float64
+            As published, about 0 to 100; higher is worse.
+        target_std : ndarray of shape (n_rows,), float64
+            Standard deviation; with ``realigned=True`` only.
+        groups : ndarray of shape (n_rows,), str
+            Name of the original.
+        distortion : ndarray of shape (n_rows,), str
+            Folder: "jp2k", "jpeg", "wn", "gblur", "fastfading".
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a label file is missing; with ``strict=True`` also an image.
+    ValueError
+        If a label file is not as published.
+
+    Notes
+    -----
+    The label vectors name 982 images, in the order of the folders given above; 203 of them, marked in `orgs`, are
+    undistorted copies of the originals and are left out. The layout follows the loaders of IQA-PyTorch
+    (scripts/process_live.py) and HyperIQA (folders.py). The `info.txt` in the folders, with the strength of each
+    distortion, are not read: their last column could not be confirmed.
+    """
+    root = open_folder(path, LIVE)
+    name = "dmos_realigned.mat" if realigned else "dmos.mat"
+    scores = first_of(root, LIVE, name)
+    dmos = read_mat(scores, LIVE, "dmos_new" if realigned else "dmos")
+    originals = read_mat(first_of(root, LIVE, "refnames_all.mat"), LIVE, "refnames_all")
+    undistorted = read_mat(scores, LIVE, "orgs").astype(bool)
+    images = [f"{folder}/img{number}.bmp" for folder, n in LIVE_FOLDERS.items() for number in range(1, n + 1)]
+    lengths = len(dmos), len(undistorted), len(originals)
+    if set(lengths) != {len(images)}:
+        raise ValueError(
+            f"LIVE: the scores and `orgs` of {scores} and refnames_all.mat must have {len(images)} entries each, got "
+            f"{', '.join(map(str, lengths))}; give the files as they are published at {LIVE.page}."
+        )
+    rows = np.flatnonzero(~undistorted)
+    columns = {
+        "target": -numbers(dmos[rows], "the DMOS", scores, LIVE),
+        "dmos": dmos[rows].astype(np.float64),
+        "groups": originals[rows].astype(str),
+        "distortion": np.repeat(list(LIVE_FOLDERS), list(LIVE_FOLDERS.values()))[rows],
+    }
+    if realigned:
+        columns["target_std"] = read_mat(scores, LIVE, "dmos_std")[rows].astype(np.float64)
+    files = {"images": [images[row] for row in rows], "references": [f"refimgs/{originals[row]}" for row in rows]}
+    return build(LIVE, root, files, columns, strict=strict)
+
+
+def read_csiq(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
+    """Read CSIQ: 866 distorted images of 30 photographs, with DMOS.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds `csiq.DMOS.xlsx` and the folders `src_imgs` and `dst_imgs`, the latter with the folders
+        `awgn`, `blur`, `contrast`, `fnoise`, `jpeg` and `jpeg2000`.
+
+    strict : bool, default=True
+        Whether a missing image is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the distorted images and of their originals.
+        target : ndarray of shape (n_rows,), float64
+            Minus the DMOS, -1 to 0; higher is better.
+        dmos : ndarray of shape (n_rows,), float64
+            As published, 0 to 1; higher is worse.
+        target_std : ndarray of shape (n_rows,), float64
+            Standard deviation of the DMOS.
+        groups : ndarray of shape (n_rows,), str
+            Name of the original.
+        distortion : ndarray of shape (n_rows,), str
+            Folder: "awgn", "blur", "contrast", "fnoise" (pink noise), "jpeg", "jpeg2000".
+        level : ndarray of shape (n_rows,), int
+            1 (weakest) to 5.
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the label file is missing; with ``strict=True`` also an image.
+    ImportError
+        If openpyxl, which reads Excel files, is not installed (extra ``datasets``).
+    ValueError
+        If the label file is not as published.
+
+    Notes
+    -----
+    The folders are those of ARNIQA's readme; the sheet `all_by_image`, its columns and the names of the files are as
+    several public loaders read them. The sheet itself could not be inspected.
+    """
+    root = open_folder(path, CSIQ)
+    sheet = first_of(root, CSIQ, "csiq.DMOS.xlsx")
+    contents, kinds, levels, std, dmos = read_sheet(
+        sheet, CSIQ, "image", "dst_type", "dst_lev", "dmos_std", "dmos", sheet="all_by_image"
+    )
+    for kind in kinds:
+        if kind not in CSIQ_KINDS:
+            raise ValueError(f"CSIQ: {sheet} names the distortion {kind!r}, known are {', '.join(CSIQ_KINDS)}.")
+    contents = [str(content).removesuffix(".0") for content in contents]  # one photograph is named 1600
+    level = numbers(levels, "the level", sheet, CSIQ).astype(int)
+    named = [(content, *CSIQ_KINDS[kind], n) for content, kind, n in zip(contents, kinds, level, strict=True)]
+    scores = numbers(dmos, "the DMOS", sheet, CSIQ)
+    return build(
+        CSIQ,
+        root,
+        {
+            "images": [f"dst_imgs/{folder}/{content}.{part}.{n}.png" for content, folder, part, n in named],
+            "references": [f"src_imgs/{content}.png" for content in contents],
+        },
+        {
+            "target": -scores,
+            "dmos": scores,
+            "target_std": numbers(std, "the deviation", sheet, CSIQ),
+            "groups": np.array(contents, dtype=str),
+            "distortion": np.array([folder for _, folder, _, _ in named], dtype=str),
+            "level": level,
+        },
+        strict=strict,
+    )
+
+
+def read_tid2013(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
+    """Read TID2013: 3000 distorted images of 25 contents, with MOS.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds `mos_with_names.txt`, `mos_std.txt` and the folders `reference_images` and
+        `distorted_images`. The case of the names, which is not the same throughout the set, does not matter.
+
+    strict : bool, default=True
+        Whether a missing image is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the distorted images and of their originals.
+        target : ndarray of shape (n_rows,), float64
+            MOS, 0 to 9; higher is better.
+        target_std : ndarray of shape (n_rows,), float64
+            What `mos_std.txt` states for each MOS.
+        groups : ndarray of shape (n_rows,), int
+            Number of the original, 1 to 25; 25 is drawn by computer.
+        distortion : ndarray of shape (n_rows,), str
+            Kind, one of 24.
+        level : ndarray of shape (n_rows,), int
+            1 (weakest) to 5.
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a label file is missing; with ``strict=True`` also an image.
+    ValueError
+        If a label file is not as published.
+
+    Notes
+    -----
+    The layout follows the loaders of ARNIQA (data/dataset_tid2013.py) and IQA-PyTorch (scripts/process_tid.py). The
+    words for the kinds are ours, the order is the set's.
+    """
+    root = open_folder(path, TID2013)
+    scores, deviations = first_of(root, TID2013, "mos_with_names.txt"), first_of(root, TID2013, "mos_std.txt")
+    mos, names = read_words(scores, TID2013, 2)
+    (std,) = read_words(deviations, TID2013, 1)
+    content, kind, level = coded_names(names, TID2013, len(TID2013_KINDS)).T
+    return build(
+        TID2013,
+        root,
+        {
+            "images": [f"distorted_images/{name}" for name in names],
+            "references": [f"reference_images/I{number:02d}.BMP" for number in content],
+        },
+        {
+            "target": numbers(mos, "the MOS", scores, TID2013),
+            "target_std": numbers(std, "the deviation", deviations, TID2013),
+            "groups": content,
+            "distortion": np.array(TID2013_KINDS)[kind - 1],
+            "level": level,
+        },
+        strict=strict,
+    )

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Readers of sets whose images were made by algorithms that restore or enlarge: PIPAL, QADS, BAPPS."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ._reading import Source, build, first_of, names_in, numbers, open_folder, read_words
+
+PIPAL = Source(
+    name="PIPAL",
+    page="https://www.jasongt.com/projectpages/pipal.html",
+    text="Patches of 288 x 288 pixels, degraded in usual ways or restored by algorithms, generative networks among "
+    "them; scores are Elo ratings from 1.13 million comparisons. The training part: 200 originals, 23200 "
+    "images.",
+    licence="for research as far as known",
+    citation="J. Gu, H. Cai, H. Chen, X. Ye, J. S. Ren, C. Dong, PIPAL: a Large-Scale Image Quality Assessment Dataset "
+    "for Perceptual Image Restoration, ECCV 2020.",
+)
+
+QADS = Source(
+    name="QADS",
+    page="http://www.vista.ac.cn/?page_id=83",
+    text="20 photographs, made smaller and enlarged again two-, three- and fourfold by 21 methods of "
+    "super-resolution. 980 images with MOS of 100 people.",
+    licence="not stated as far as known",
+    citation="F. Zhou, R. Yao, B. Liu, G. Qiu, Visual Quality Assessment for Super-Resolved Images: Database and "
+    "Method, IEEE Transactions on Image Processing 28(7), 2019.",
+)
+
+BAPPS = Source(
+    name="BAPPS",
+    page="https://github.com/richzhang/PerceptualSimilarity",
+    text="Patches of 64 x 64 pixels and for each two distorted versions; people said which is nearer to the "
+    "original. In training parts two people judged each triplet, in validation parts five.",
+    licence="BSD-2-Clause (the repository that publishes it)",
+    citation="R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang, The Unreasonable Effectiveness of Deep Features "
+    "as a Perceptual Metric, CVPR 2018.",
+)
+BAPPS_PARTS = (
+    "train/traditional",
+    "train/cnn",
+    "train/mix",
+    "val/traditional",
+    "val/cnn",
+    "val/superres",
+    "val/deblur",
+    "val/color",
+    "val/frameinterp",
+)
+BAPPS_FILES = {"p0": ".png", "p1": ".png", "ref": ".png", "judge": ".npy"}  # folder -> end of its names
+
+
+def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
+    """Read the training part of PIPAL: 23200 degraded or restored patches of 200 originals, with Elo ratings.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds `Train_Label`, with a text file for each original; `Train_Ref`; and the images, in
+        `Train_Dist` or in several folders whose names begin with `Distortion`.
+
+    strict : bool, default=True
+        Whether a missing image is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the images and of their originals.
+        target : ndarray of shape (n_rows,), float64
+            Elo rating, about 900 to 1900; higher is better.
+        groups : ndarray of shape (n_rows,), str
+            Name of the original.
+        distortion : ndarray of shape (n_rows,), str
+            Class, "00" to "06": the middle part of the name.
+        level : ndarray of shape (n_rows,), int
+            The last part of the name: which algorithm or strength of the class, in no order of severity.
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the label folder is missing or empty; with ``strict=True`` also if an image is missing.
+    ValueError
+        If a label file is not as published.
+
+    Notes
+    -----
+    The label files and originals are as the loader of IQA-PyTorch reads them (scripts/process_pipal.py). The images
+    come in four archives, which public loaders unpack to folders of differing names, hence the choice. Which class is
+    which could not be confirmed. The scores of the validation and test parts of the NTIRE challenges are not read.
+    """
+    root = open_folder(path, PIPAL)
+    folder = first_of(root, PIPAL, "Train_Label")
+    names: list[str] = []
+    scores: list[np.ndarray] = []
+    for name in sorted(names_in(folder).values()):
+        if name.endswith(".txt"):
+            own, elo = read_words(folder / name, PIPAL, 2)
+            names += own
+            scores.append(numbers(elo, "the score", folder / name, PIPAL))
+    if not names:
+        raise FileNotFoundError(f"PIPAL: {folder} holds no label files; get them from {PIPAL.page}.")
+    parts = [os.path.splitext(name)[0].split("_") for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if len(part) != 3 or not part[2].isdecimal():
+            raise ValueError(
+                f"PIPAL: a label file names the image {name!r}, but names are <original>_<class>_<number>."
+            )
+    return build(
+        PIPAL,
+        root,
+        {"images": _pipal_places(root, names), "references": [f"Train_Ref/{part[0]}.bmp" for part in parts]},
+        {
+            "target": np.concatenate(scores),
+            "groups": np.array([part[0] for part in parts]),
+            "distortion": np.array([part[1] for part in parts]),
+            "level": np.array([int(part[2]) for part in parts]),
+        },
+        strict=strict,
+    )
+
+
+def _pipal_places(root, names):
+    """Find each image in whichever folder holds it; what is nowhere is placed in the first."""
+    folders = sorted(name for name in names_in(root).values() if name.startswith(("Distortion", "Train_Dist")))
+    folder_of = {name: folder for folder in folders for name in names_in(root / folder)}
+    default = folders[0] if folders else "Train_Dist"
+    return [f"{folder_of.get(name.casefold(), default)}/{name}" for name in names]
+
+
+def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
+    """Read QADS: 980 super-resolved images of 20 photographs, with MOS.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds `mos_with_names.txt` and the folders `source_images` and `super-resolved_images`.
+
+    strict : bool, default=True
+        Whether a missing image is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the enlarged images and of the photographs.
+        target : ndarray of shape (n_rows,), float64
+            MOS, 0 to 1; higher is better.
+        groups : ndarray of shape (n_rows,), str
+            Name of the photograph.
+        distortion : ndarray of shape (n_rows,), str
+            Number of the method of super-resolution, as in the name of the image.
+        level : ndarray of shape (n_rows,), int
+            Factor of enlargement: 2, 3 or 4.
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the label file is missing; with ``strict=True`` also an image.
+    ValueError
+        If the label file is not as published.
+
+    Notes
+    -----
+    Several public loaders agree on the folders, on lines of MOS and name, and on names <photograph>_<factor>_<method>;
+    the originals are bitmaps. The set itself could not be inspected; its range of MOS is as these loaders treat it.
+    """
+    root = open_folder(path, QADS)
+    table = first_of(root, QADS, "mos_with_names.txt")
+    mos, names = read_words(table, QADS, 2)
+    parts = [os.path.splitext(name)[0].split("_") for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if len(part) != 3 or not part[1].isdecimal():
+            raise ValueError(f"QADS: {table} names the image {name!r}, but names are <photograph>_<factor>_<method>.")
+    return build(
+        QADS,
+        root,
+        {
+            "images": [f"super-resolved_images/{name}" for name in names],
+            "references": [f"source_images/{part[0]}.bmp" for part in parts],
+        },
+        {
+            "target": numbers(mos, "the MOS", table, QADS),
+            "groups": np.array([part[0] for part in parts], dtype=str),
+            "distortion": np.array([part[2] for part in parts], dtype=str),
+            "level": np.array([part[1] for part in parts], dtype=int),
+        },
+        strict=strict,
+    )
+
+
+def read_bapps(path: str | os.PathLike, *, parts: Sequence[str] = BAPPS_PARTS, strict: bool = True) -> Bunch:
+    """Read the choices between two alternatives (2AFC) of BAPPS: triplets of patches and people's judgements.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds the folder `2afc`: `dataset` in the authors' repository, after their script for the download.
+
+    parts : sequence of str
+        Which parts to read, in this order; by default all nine: "train/traditional", "train/cnn", "train/mix",
+        "val/traditional", "val/cnn", "val/superres", "val/deblur", "val/color", "val/frameinterp".
+
+    strict : bool, default=True
+        Whether a missing file is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        triplets : list of tuple of str
+            (first query, second query, reference): paths, as :class:`~sklearn_iqa.LPIPS` takes them.
+        target : ndarray of shape (n_rows,), float64
+            Share of people who found the second query nearer to the reference, 0 to 1.
+        groups : ndarray of shape (n_rows,), int
+            Each row its own.
+        distortion : ndarray of shape (n_rows,), str
+            Part without its split: "traditional", "cnn", "superres" ...
+        split : ndarray of shape (n_rows,), str
+            "train" or "val".
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a part is missing; with ``strict=True`` also a file in one.
+    ValueError
+        If a part is unknown or a judgement is no share.
+
+    Notes
+    -----
+    The layout is that of the authors' readme and of their loader (data/dataset/twoafc_dataset.py). Every judgement is a
+    file of its own, so reading all 187600 takes a while. Whether parts share reference patches could not be confirmed.
+    The judgements of just noticeable differences (`jnd`) are not read.
+
+    Examples
+    --------
+    >>> from sklearn_iqa import LPIPS
+    >>> from sklearn_iqa.datasets import read_bapps
+    >>> bapps = read_bapps("dataset", parts=["train/traditional"])  # doctest: +SKIP
+    >>> LPIPS().fit(bapps.triplets, bapps.target)  # doctest: +SKIP
+    """
+    root = open_folder(path, BAPPS)
+    unknown = set(parts) - set(BAPPS_PARTS)
+    if unknown or not parts:
+        raise ValueError(f"parts must be some of {', '.join(BAPPS_PARTS)}; got {', '.join(sorted(unknown)) or 'none'}.")
+    stems = []
+    for part in parts:
+        folder = first_of(root, BAPPS, f"2afc/{part}")
+        named = {os.path.splitext(name)[0] for kind in BAPPS_FILES for name in names_in(folder / kind).values()}
+        stems += [(part, stem) for stem in sorted(named)]
+    found = build(
+        BAPPS,
+        root,
+        {kind: [f"2afc/{part}/{kind}/{stem}{end}" for part, stem in stems] for kind, end in BAPPS_FILES.items()},
+        {
+            "groups": np.arange(len(stems)),
+            "distortion": np.array([part.split("/")[1] for part, _ in stems], dtype=str),
+            "split": np.array([part.split("/")[0] for part, _ in stems], dtype=str),
+        },
+        strict=strict,
+    )
+    triplets = list(zip(found.pop("p0"), found.pop("p1"), found.pop("ref"), strict=True))
+    target = np.array([_judgement(file) for file in found.pop("judge")])
+    return Bunch(triplets=triplets, target=target, **found)
+
+
+def _judgement(file):
+    share = np.load(file)
+    if share.size != 1 or not 0 <= share.item() <= 1:
+        raise ValueError(f"BAPPS: {file} holds {share.tolist()}, where one share from 0 to 1 is needed.")
+    return float(share.item())
