@@ -258,7 +258,7 @@ def read_tid2013(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
         target : ndarray of shape (n_rows,), float64
             MOS, 0 to 9; higher is better.
         target_std : ndarray of shape (n_rows,), float64
-            What `mos_std.txt` states for each MOS.
+            What `mos_std.txt` states for each MOS; about 0.13, so of the mean rather than of the opinions.
         groups : ndarray of shape (n_rows,), int
             Number of the original, 1 to 25; 25 is drawn by computer.
         distortion : ndarray of shape (n_rows,), str

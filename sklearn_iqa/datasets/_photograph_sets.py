@@ -136,7 +136,7 @@ def read_koniq10k(path: str | os.PathLike, *, size: str = "1024x768", strict: bo
         target_std : ndarray of shape (n_rows,), float64
             Standard deviation of the ratings, times 25: it is published for grades 1 to 5.
         histogram : ndarray of shape (n_rows, 5), float64
-            Numbers of ratings from 1 (bad) to 5 (excellent), as :class:`~sklearn_iqa.NIMA` takes them.
+            Numbers of ratings from 1 (bad) to 5 (excellent), as ``NIMA(n_bins=5)`` takes them.
         groups : ndarray of shape (n_rows,), int
             Each row its own.
         split : ndarray of shape (n_rows,), str

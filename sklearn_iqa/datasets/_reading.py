@@ -136,13 +136,17 @@ def numbers(values: Sequence | np.ndarray, what: str, path: Path, source: Source
     ValueError
         If a cell is no finite number.
     """
-    for row, value in enumerate(values, start=1):
-        if not _is_number(value):
-            raise ValueError(
-                f"{source.name}: {what} of row {row} of {path} is {value!r}, where a number is needed; give the file "
-                f"as it is published at {source.page}."
-            )
-    return np.array(values, dtype=np.float64)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.array([np.nan])
+    if not np.isfinite(array).all():
+        row = next(row for row, value in enumerate(values) if not _is_number(value))
+        raise ValueError(
+            f"{source.name}: {what} of row {row + 1} of {path} is {values[row]!r}, where a number is needed; give the "
+            f"file as it is published at {source.page}."
+        )
+    return array
 
 
 def check_votes(votes: np.ndarray, path: Path, source: Source) -> np.ndarray:

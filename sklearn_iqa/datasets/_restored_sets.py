@@ -126,11 +126,15 @@ def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
 
 
 def _pipal_places(root, names):
-    """Find each image in whichever folder holds it; what is nowhere is placed in the first."""
+    """Find each image in whichever folder holds it; what is nowhere is placed where others of its original are."""
     folders = sorted(name for name in names_in(root).values() if name.startswith(("Distortion", "Train_Dist")))
     folder_of = {name: folder for folder in folders for name in names_in(root / folder)}
-    default = folders[0] if folders else "Train_Dist"
-    return [f"{folder_of.get(name.casefold(), default)}/{name}" for name in names]
+    of_original = {name.partition("_")[0]: folder for name, folder in folder_of.items()}
+    places = []
+    for name in names:
+        near = of_original.get(name.partition("_")[0].casefold(), folders[0] if folders else "Train_Dist")
+        places.append(f"{folder_of.get(name.casefold(), near)}/{name}")
+    return places
 
 
 def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
