@@ -76,6 +76,8 @@ def live(root):
     folders = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}  # readme.txt of release 2
     touch(root, *(f"{folder}/img{n}.bmp" for folder, count in folders.items() for n in range(1, count + 1)))
     touch(root, "refimgs/bikes.bmp", "refimgs/sailing1.bmp")
+    for folder, count in folders.items():  # readme.txt: source, destination, parameter
+        write(root, f"{folder}/info.txt", *(f"bikes.bmp img{n}.bmp {n / 8}" for n in range(count, 0, -1)))
     row = np.arange(982)
     originals = np.where(row % 2, "bikes.bmp", "sailing1.bmp")
     undistorted = (row % 10 == 9).astype(np.uint8)  # 98 rows
@@ -183,6 +185,7 @@ def pipal(root):
 
 def qads(root):
     write(root, "mos_with_names.txt", "0.24170  img01_2_01.bmp", "0.8350  img01_4_21.bmp", "0.5000  img20_3_07.bmp")
+    write(root, "mos_std.txt", "0.1", "0.08", "0.12")
     touch(root, "source_images/img01.bmp", "source_images/img20.bmp")
     touch(root, *(f"super-resolved_images/{name}.bmp" for name in ("img01_2_01", "img01_4_21", "img20_3_07")))
 
@@ -446,6 +449,7 @@ def test_live_leaves_out_undistorted_copies_and_turns_dmos_round(tmp_path):
     # Row 980 of 982 is number 173 of 174 in the last folder.
     assert found.images[-1] == str(tmp_path / "fastfading" / "img174.bmp")
     assert found.images[-2] == str(tmp_path / "fastfading" / "img173.bmp")
+    assert (found.strength[9], found.strength[-1]) == (11 / 8, 174 / 8)
     kinds, counts = np.unique(found.distortion, return_counts=True)
     assert sorted(kinds) == ["fastfading", "gblur", "jp2k", "jpeg", "wn"]
     assert counts.sum() == 982 - 98
@@ -460,6 +464,15 @@ def test_live_has_realigned_scores_and_deviations(tmp_path):
     (tmp_path / "dmos_realigned.mat").unlink()
     with one_sentence(FileNotFoundError, "dmos_realigned.mat"):
         read_live(tmp_path, realigned=True)
+
+
+def test_live_has_strengths_where_all_folders_state_them(tmp_path):
+    info = made(live, tmp_path) / "wn" / "info.txt"
+    write(tmp_path, "wn/info.txt", "bikes.bmp img1.bmp 0.5")
+    with one_sentence(ValueError, "the strength of row", "None"):
+        read_live(tmp_path)
+    info.unlink()
+    assert "strength" not in read_live(tmp_path)
 
 
 def test_csiq_turns_dmos_round(tmp_path):
@@ -619,6 +632,7 @@ def test_pipal_without_labels_or_images_is_told(tmp_path):
 def test_qads_reads_factor_and_method_from_the_name(tmp_path):
     found = read_qads(made(qads, tmp_path))
     np.testing.assert_array_equal(found.target, [0.2417, 0.835, 0.5])
+    np.testing.assert_array_equal(found.target_std, [0.1, 0.08, 0.12])
     assert found.groups.tolist() == ["img01", "img01", "img20"]
     assert found.level.tolist() == [2, 4, 3]
     assert found.distortion.tolist() == ["01", "21", "07"]

@@ -55,7 +55,7 @@ TID2013 = Source(
     page="https://www.ponomarenko.info/tid2013.htm",
     text="25 images, 24 photographs and one drawn by computer, each distorted in 24 ways at five levels. 3000 "
     "distorted images with MOS, the mean number of comparisons that an image won.",
-    licence="free for research as far as known",
+    licence="educational and research purposes, if as that of its predecessor TID2008",
     citation="N. Ponomarenko et al., Image Database TID2013: Peculiarities, Results and Perspectives, Signal "
     "Processing: Image Communication 30, 2015.",
 )
@@ -111,13 +111,16 @@ def read_live(path: str | os.PathLike, *, realigned: bool = False, strict: bool 
         target : ndarray of shape (n_rows,), float64
             Minus the DMOS; higher is better.
         dmos : ndarray of shape (n_rows,), float64
-            As published, about 0 to 100; higher is worse.
+            As published, 1 to 100; higher is worse.
         target_std : ndarray of shape (n_rows,), float64
             Standard deviation; with ``realigned=True`` only.
         groups : ndarray of shape (n_rows,), str
             Name of the original.
         distortion : ndarray of shape (n_rows,), str
             Folder: "jp2k", "jpeg", "wn", "gblur", "fastfading".
+        strength : ndarray of shape (n_rows,), float64
+            Bit rate (jp2k, jpeg: less is worse), standard deviation (wn, gblur: more is worse) or signal-to-noise ratio
+            of the receiver (fastfading: less is worse); absent if a folder lacks its `info.txt`.
         DESCR : str
             Description, licence, citation.
 
@@ -131,9 +134,9 @@ def read_live(path: str | os.PathLike, *, realigned: bool = False, strict: bool 
     Notes
     -----
     The label vectors name 982 images, in the order of the folders given above; 203 of them, marked in `orgs`, are
-    undistorted copies of the originals and are left out. The layout follows the loaders of IQA-PyTorch
-    (scripts/process_live.py) and HyperIQA (folders.py). The `info.txt` in the folders, with the strength of each
-    distortion, are not read: their last column could not be confirmed.
+    undistorted copies of the originals and are left out. Files, order and the form of `info.txt` are those of the set's
+    readme.txt, and the loaders of IQA-PyTorch (scripts/process_live.py) and HyperIQA (folders.py) agree; the names in
+    `dmos_realigned.mat`, which came later, are as the latter reads them.
     """
     root = open_folder(path, LIVE)
     name = "dmos_realigned.mat" if realigned else "dmos.mat"
@@ -156,9 +159,19 @@ def read_live(path: str | os.PathLike, *, realigned: bool = False, strict: bool 
         "distortion": np.repeat(list(LIVE_FOLDERS), list(LIVE_FOLDERS.values()))[rows],
     }
     if realigned:
-        columns["target_std"] = read_mat(scores, LIVE, "dmos_std")[rows].astype(np.float64)
+        columns["target_std"] = numbers(read_mat(scores, LIVE, "dmos_std")[rows], "the deviation", scores, LIVE)
     files = {"images": [images[row] for row in rows], "references": [f"refimgs/{originals[row]}" for row in rows]}
+    if all((root / folder / "info.txt").is_file() for folder in LIVE_FOLDERS):
+        columns["strength"] = _live_strengths(root, files["images"])
     return build(LIVE, root, files, columns, strict=strict)
+
+
+def _live_strengths(root, images):
+    strength = {}
+    for folder in LIVE_FOLDERS:
+        _, names, values = read_words(root / folder / "info.txt", LIVE, 3)
+        strength.update((f"{folder}/{name}", value) for name, value in zip(names, values, strict=True))
+    return numbers([strength.get(image) for image in images], "the strength", root / "*" / "info.txt", LIVE)
 
 
 def read_csiq(path: str | os.PathLike, *, strict: bool = True) -> Bunch:

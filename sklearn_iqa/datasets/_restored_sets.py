@@ -25,7 +25,7 @@ QADS = Source(
     page="http://www.vista.ac.cn/?page_id=83",
     text="20 photographs, made smaller and enlarged again two-, three- and fourfold by 21 methods of "
     "super-resolution. 980 images with MOS of 100 people.",
-    licence="not stated as far as known",
+    licence="academic research and noncommercial purposes only, and the terms of the sets that the sources come from",
     citation="F. Zhou, R. Yao, B. Liu, G. Qiu, Visual Quality Assessment for Super-Resolved Images: Database and "
     "Method, IEEE Transactions on Image Processing 28(7), 2019.",
 )
@@ -143,7 +143,8 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     Parameters
     ----------
     path : str or path
-        Folder that holds `mos_with_names.txt` and the folders `source_images` and `super-resolved_images`.
+        Folder that holds `mos_with_names.txt`, `mos_std.txt` and the folders `source_images` and
+        `super-resolved_images`.
 
     strict : bool, default=True
         Whether a missing image is an error; otherwise its rows are left out, with a warning.
@@ -155,6 +156,8 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
             Paths of the enlarged images and of the photographs.
         target : ndarray of shape (n_rows,), float64
             MOS, 0 to 1; higher is better.
+        target_std : ndarray of shape (n_rows,), float64
+            Standard deviation of the MOS.
         groups : ndarray of shape (n_rows,), str
             Name of the photograph.
         distortion : ndarray of shape (n_rows,), str
@@ -167,18 +170,20 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     Raises
     ------
     FileNotFoundError
-        If the label file is missing; with ``strict=True`` also an image.
+        If a label file is missing; with ``strict=True`` also an image.
     ValueError
-        If the label file is not as published.
+        If a label file is not as published.
 
     Notes
     -----
-    Several public loaders agree on the folders, on lines of MOS and name, and on names <photograph>_<factor>_<method>;
-    the originals are bitmaps. The set itself could not be inspected; its range of MOS is as these loaders treat it.
+    Files, names and the direction of the MOS are those of the set's readme; the folders are as several public loaders
+    have them. That `mos_std.txt` has the order of `mos_with_names.txt` is taken from TID2013, whose form the set
+    follows.
     """
     root = open_folder(path, QADS)
-    table = first_of(root, QADS, "mos_with_names.txt")
+    table, deviations = first_of(root, QADS, "mos_with_names.txt"), first_of(root, QADS, "mos_std.txt")
     mos, names = read_words(table, QADS, 2)
+    (std,) = read_words(deviations, QADS, 1)
     parts = [os.path.splitext(name)[0].split("_") for name in names]
     for name, part in zip(names, parts, strict=True):
         if len(part) != 3 or not part[1].isdecimal():
@@ -192,6 +197,7 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
         },
         {
             "target": numbers(mos, "the MOS", table, QADS),
+            "target_std": numbers(std, "the deviation", deviations, QADS),
             "groups": np.array([part[0] for part in parts], dtype=str),
             "distortion": np.array([part[2] for part in parts], dtype=str),
             "level": np.array([part[1] for part in parts], dtype=int),
