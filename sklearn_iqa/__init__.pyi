@@ -16,6 +16,7 @@ from .multimodal import CLIPIQA as CLIPIQA
 from .multimodal import LIQE as LIQE
 from .pair_input import UNIQUE as UNIQUE
 from .pair_input import GraphIQA as GraphIQA
+from .pair_input import ReIQA as ReIQA
 from .reduced_reference import CVRKDIQA as CVRKDIQA
 from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA
 from .rows import make_pairs as make_pairs
