@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -173,7 +172,7 @@ def test_any_backbone(backbone):
 
 
 def test_fixed_sizes_are_refused():
-    with pytest.raises(ValueError, match="backbone='test_vit' takes images of one size.*take a convolutional network"):
+    with pytest.raises(ValueError, match=r"backbone='test_vit' takes images of one size.*take a convolutional network"):
         ReIQA(**{**TINY, "backbone": "test_vit"}).initialize()
 
 
@@ -307,3 +306,31 @@ def test_the_content_encoder_learns_by_plain_descent():
 def test_bad_parameters_are_named(parameter, value):
     with pytest.raises((ValueError, TypeError), match=parameter):
         ReIQA(**{**TINY, parameter: value}).fit(noise_images())
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
+
+
+# Three photographs, undistorted, teach the quality encoder; levels of five kinds of distortion of these and four others
+# teach a ridge, those of three more judge it: 175 and 75 images.
+def test_it_learns():
+    photographs = load_photographs(size=128).images
+    kinds = ["gaussian_blur", "white_noise", "jpeg", "contrast_change", "pixelate"]
+    made = make_distorted(photographs, distortions=kinds, random_state=0)
+    held_out = np.isin(made.groups, [1, 4, 7])
+    recipe = {"patch_size": 32, "n_distorted": 11, "queue_size": 512, "momentum": 0.99, "batch_size": 1, "lr": 1.0}
+    estimator = ReIQA(**{**TINY, **recipe, "parts": "quality", "warmup_epochs": 2, "max_epochs": 50})
+
+    def score():
+        X = estimator.transform(made.images)
+        ridge = make_pipeline(StandardScaler(), Ridge(100.0)).fit(X[~held_out], made.target[~held_out])
+        return srcc(made.target[held_out], ridge.predict(X[held_out]))
+
+    estimator.initialize()
+    before = score()
+    estimator.fit([photographs[i] for i in (0, 2, 3)])
+    after = score()
+    # Measured: 0.16 before, 0.44 after; with random_state 1 and 2 and ten epochs more: 0.30 and 0.42, 0.27 and 0.50. Of
+    # some fifteen recipes of this length steps of several images at rates of 3 and 12 gave no such rise.
+    assert before < 0.25
+    assert after > 0.35
