@@ -1,4 +1,5 @@
 from . import datasets as datasets
+from . import degradations as degradations
 from . import distortions as distortions
 from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
