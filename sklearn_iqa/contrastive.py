@@ -90,16 +90,18 @@ class MomentumContrast(nn.Module):
         codes do between devices. It is lowered where a part would hold fewer than two.
     width : int, default=128
         Length of the vectors.
+    batch_negatives : bool, default=False
+        Whether the positive keys of the other rows of a batch are negatives as well.
     """
 
     queue: torch.Tensor  # (queue_size, width)
     pointer: torch.Tensor  # (), place of the oldest key
 
-    def __init__(self, encoder, queue_size=65536, momentum=0.999, n_groups=1, width=KEY_WIDTH):
+    def __init__(self, encoder, queue_size=65536, momentum=0.999, n_groups=1, width=KEY_WIDTH, batch_negatives=False):
         super().__init__()
         self.encoder = encoder
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
-        self.momentum, self.n_groups = momentum, n_groups
+        self.momentum, self.n_groups, self.batch_negatives = momentum, n_groups, batch_negatives
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, width), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self._keys: torch.Tensor | None = None  # of a step that is not finished
@@ -124,8 +126,9 @@ class MomentumContrast(nn.Module):
         n_groups = max(1, min(self.n_groups, len(queries) // 2))
         query = torch.cat([self.encoder(part) for part in queries.tensor_split(n_groups)])
         keys = self._encode_keys(others.flatten(0, 1), n_groups).unflatten(0, others.shape[:2])
-        self._keys = keys[:, 0]
-        return Contrast(query, keys[:, 0], keys[:, 1:], self.queue)
+        self._keys = positive = keys[:, 0]
+        negatives = [keys[:, 1:], of_other_rows(positive)] if self.batch_negatives else [keys[:, 1:]]
+        return Contrast(query, positive, torch.cat(negatives, dim=1), self.queue)
 
     @torch.no_grad()
     def _encode_keys(self, images, n_groups: int):
@@ -152,6 +155,13 @@ class MomentumContrast(nn.Module):
         places = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
         self.queue[places[-size:]] = keys[-size:]
         self.pointer.copy_((self.pointer + len(keys)) % size)
+
+
+def of_other_rows(keys: torch.Tensor) -> torch.Tensor:
+    """Keys (n, c) -> those of all other rows for each row, (n, n - 1, c)."""
+    n_rows = len(keys)
+    other = ~torch.eye(n_rows, dtype=torch.bool, device=keys.device)
+    return keys.expand(n_rows, -1, -1)[other].unflatten(0, (n_rows, n_rows - 1))
 
 
 def info_nce(contrast: Contrast, temperature: float) -> torch.Tensor:

@@ -92,6 +92,7 @@ TINY = {
     },
     "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
+    "QPT": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "queue_size": 16, "lr": 0.1, **UNTRAINED},
     "ReIQA": {
         **{"backbone": "test_resnet", "patch_size": 16, "n_distorted": 1, "queue_size": 16, "n_groups": 1},
         **UNTRAINED,

@@ -172,6 +172,16 @@ def test_leading_axes_are_rows_and_further_views_negatives():
     assert moving()(torch.rand(3, 2, 3, 4, 4)).negatives.shape == (3, 0, 128)
 
 
+def test_keys_of_other_rows_are_negatives_when_asked_for():
+    plain, contrast = moving(queue_size=64).eval(), moving(queue_size=64, batch_negatives=True).eval()
+    views = torch.rand(3, 4, 3, 4, 4)
+    compared, expected = contrast(views), plain(views)
+    torch.testing.assert_close(compared.negatives[:, :2], expected.negatives)
+    for row, others in enumerate(([1, 2], [0, 2], [0, 1])):
+        torch.testing.assert_close(compared.negatives[row, 2:], expected.positive[others])
+    assert contrast(views[:1]).negatives.shape == (1, 2, 128)  # no other row
+
+
 # The copy -------------------------------------------------------------------------------------------------------------
 
 
