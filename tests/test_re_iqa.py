@@ -94,7 +94,8 @@ def test_parity_stages(features):
 def test_parity_projection(official):
     with torch.inference_mode():
         heads = [official.network_.quality(to_tensor(image)[None])[0, :6] for image in kit_images()]
-    assert_parity("projection", torch.stack(heads), KIT["projection"]["values"])
+    # One component is 3e-4 of a unit vector: it has the rounding of the others.
+    assert_parity("projection", torch.stack(heads), KIT["projection"]["values"], atol=1e-7)
 
 
 def test_heads_may_be_left_out(files, official, tmp_path):
