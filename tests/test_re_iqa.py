@@ -117,6 +117,19 @@ def test_other_files_are_refused(files, tmp_path):
         ReIQA(**{**files, "quality_weights": tmp_path / "missing.pth"}).initialize()
 
 
+def test_weights_of_both_and_of_one_are_refused(files):
+    with pytest.raises(ValueError, match="weights are those of both encoders, but content_weights"):
+        ReIQA(**files, weights="both.pth").initialize()
+
+
+def test_whole_weights_come_back(tmp_path):
+    fitted = ReIQA(**TINY).fit(noise_images())
+    fitted.save_weights(tmp_path / "both.safetensors")
+    loaded = ReIQA(**TINY, weights=tmp_path / "both.safetensors", trained="none")
+    np.testing.assert_array_equal(loaded.transform(noise_images()), fitted.transform(noise_images()))
+    np.testing.assert_array_equal(loaded.fit_transform(noise_images()), fitted.transform(noise_images()))
+
+
 def test_nothing_is_trained_when_asked(official):
     before = {name: tensor.clone() for name, tensor in official.initialize().network_.state_dict().items()}
     image = kit_images()[2]

@@ -379,6 +379,9 @@ class ReIQA(QualityTransformer):
         for name, options in (("parts", tuple(PARTS)), ("trained", TRAINED)):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {options}.")
+        for name in ("content_weights", "quality_weights"):
+            if self.weights is not None and getattr(self, name) is not None:
+                raise ValueError(f"weights are those of both encoders, but {name} is given as well; give one of them.")
         lowest = {"patch_size": SMALLEST_PATCH, "n_distorted": 0, "warmup_epochs": 0}
         for name in ("patch_size", "queue_size", "n_groups", "warmup_epochs", "content_epochs", "content_size"):
             check_scalar(getattr(self, name), name, Integral, min_val=lowest.get(name, 1))
