@@ -7,8 +7,8 @@ Re-IQA shows a network two patches of a distorted image that hardly overlap, and
 other among patches of other images and other distortions. What helps is how the image was distorted. No rating is
 needed for that, and few for the linear regression behind it.
 
-Here a very small network learns from seven photographs for less than a minute, where the authors had a million images
-and days. Labels are levels of distortion, not opinions of people.
+Here a very small network learns from seven photographs for less than a minute, where the authors had hundreds of
+thousands of images. Labels are levels of distortion, not opinions of people.
 """
 
 import matplotlib.pyplot as plt
@@ -41,7 +41,7 @@ features = ReIQA(
     batch_size=1,
     lr=1.0,
     warmup_epochs=2,
-    max_epochs=50,
+    max_epochs=28,
     random_state=0,
 )
 untrained = features.initialize().transform(data.images)
@@ -58,9 +58,9 @@ for name, rows in (("random features", untrained), ("learned features", trained)
     print(f"{name}: SRCC {srcc(data.target[test], predictions[name]):.2f}")
 
 # %%
-# Each line is one kind of distortion, the mean over the three new photographs. Lines that fall together say that one
-# linear function of the features tells the level, whatever the kind. These are small networks and few photographs: some
-# kinds are still taken for others.
+# Each line is one kind of distortion, the mean over the three new photographs; the better, the nearer to the dashed one.
+# Random features hardly tell levels. Learned ones tell strong blur, noise and loss of contrast on photographs that they
+# have not seen, but JPEG not at all, pixels little: for those the network is too small and has seen too little.
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 3.5), sharey=True, layout="constrained")
 for ax, (name, predicted) in zip(axes, predictions.items(), strict=True):
