@@ -58,7 +58,7 @@ for name, rows in (("random features", untrained), ("learned features", trained)
     print(f"{name}: SRCC {srcc(data.target[test], predictions[name]):.2f}")
 
 # %%
-# Each line is one kind of distortion, the mean over the three new photographs; the better, the nearer to the dashed one.
+# Each line is one kind of distortion, the mean over the three new photographs; the dashed one is the label itself.
 # Random features hardly tell levels. Learned ones tell strong blur, noise and loss of contrast on photographs that they
 # have not seen, but JPEG not at all, pixels little: for those the network is too small and has seen too little.
 
