@@ -1,4 +1,5 @@
 from . import datasets as datasets
+from . import degradations as degradations
 from . import distortions as distortions
 from . import metrics as metrics
 from .displays import AgreementDisplay as AgreementDisplay
@@ -14,8 +15,10 @@ from .full_reference import SRIF as SRIF
 from .full_reference import STLPIPS as STLPIPS
 from .multimodal import CLIPIQA as CLIPIQA
 from .multimodal import LIQE as LIQE
+from .pair_input import QPT as QPT
 from .pair_input import UNIQUE as UNIQUE
 from .pair_input import GraphIQA as GraphIQA
+from .pair_input import ReIQA as ReIQA
 from .reduced_reference import CVRKDIQA as CVRKDIQA
 from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA
 from .rows import make_pairs as make_pairs

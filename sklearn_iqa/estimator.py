@@ -324,14 +324,13 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         return self.net_class(
             module=module,
             criterion=loss,
-            optimizer=self.optimizer,
             lr=lr,
             batch_size=self.batch_size,
             iterator_train=batches,
             train_split=None,
             device=str(self.device_),
             verbose=0,
-            **params,
+            **{"optimizer": self.optimizer, **params},
         ).initialize()
 
     # Travelling -------------------------------------------------------------------------------------------------------

@@ -64,6 +64,26 @@ def random_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     return tensor[..., top : top + size, left : left + size]
 
 
+def overlapping_pair(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """Two squares that share 10 to 30 % of their area: (..., 3, height, width) -> (..., 2, 3, size, size).
+
+    The second lies 0.7 to 0.9 sides further down, and as far to the right as the overlap allows; one place for all
+    leading axes, from torch's generator. Source: the official code of Re-IQA, for a size of 8 or more.
+    """
+    down = int(torch.randint(math.ceil(0.7 * size), math.ceil(0.9 * size), ()))
+    # They share (size - down) (size - right) pixels.
+    nearest, farthest = (size - share * size**2 / (size - down) for share in (0.3, 0.1))
+    right = int(torch.randint(max(0, math.ceil(nearest)), math.floor(farthest) + 1, ()))
+    square = random_crop(tensor, size + max(down, right))
+    shifted = square[..., down : down + size, right : right + size]
+    return torch.stack([square[..., :size, :size], shifted], dim=-4)
+
+
+def side_of_overlapping_pair(size: int) -> int:
+    """Side of the square that holds every `overlapping_pair`."""
+    return size + math.ceil(0.9 * size) - 1
+
+
 def center_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """The central square of `size` pixels; an odd rest is split as torchvision splits it."""
     height, width = tensor.shape[-2:]

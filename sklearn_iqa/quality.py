@@ -204,6 +204,21 @@ class QualityTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Imag
         """
         return self._fit(X, None, None, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
 
+    def partial_fit(self, X, y=None):
+        """Train for one epoch, going on from where the estimator stands; the first call builds the network.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, None, None, n_epochs=1, resume=True)
+
     def transform(self, X):
         """Features of each row of X.
 

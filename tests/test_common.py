@@ -92,6 +92,11 @@ TINY = {
     },
     "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
     "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
+    "QPT": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "queue_size": 16, "lr": 0.1, **UNTRAINED},
+    "ReIQA": {
+        **{"backbone": "test_resnet", "patch_size": 16, "n_distorted": 1, "queue_size": 16, "n_groups": 1},
+        **UNTRAINED,
+    },
     "SRIF": {"weighting": "uncertainty"},
     "OpenCLIPFeatures": {"backbone": str(FOLDER / "clip_tiny_vit.json"), "backbone_weights": None, "batch_size": 4},
     "STLPIPS": {"net": "alex", "crop_size": 32, "lr": 1e-3, "max_epochs": 1, "batch_size": 4},
@@ -107,6 +112,7 @@ SIZES = {
     "KonIQPlusPlus": (32, 64),
     "MANIQA": (160, 168),
     "OpenCLIPFeatures": (32, 48),
+    "ReIQA": (72, 80),
 }
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 

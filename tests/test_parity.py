@@ -19,6 +19,7 @@ KITS = sorted(path.stem for path in kits.FOLDER.glob("*.json"))
 NO_KIT = {
     "JSPL": "the authors released neither code nor weights: test_jspl.py holds its parts to numbers worked out by hand",
     "OpenCLIPFeatures": "no method of a paper: its numbers are open_clip's own, compared directly",
+    "QPT": "the authors released neither code nor weights: test_qpt.py and test_contrastive.py test its properties",
     "TimmFeatures": "no method of a paper: its numbers are timm's own, compared directly",
 }
 
