@@ -280,9 +280,7 @@ class CrossBenchmarkDisplay:
             If the method or the metric is none of the benchmark.
         """
         if name not in result.names:
-            raise ValueError(
-                f"name={name!r} is none of the benchmark's methods: take one of {', '.join(result.names)}."
-            )
+            raise ValueError(f"name={name!r} is no method of the benchmark: take one of {', '.join(result.names)}.")
         matrix = result.values[known(metric, result.values)][result.names.index(name)]
         display = cls(matrix=matrix, datasets=result.datasets, metric=metric, name=name)
         return display.plot(ax, cmap=cmap, values_format=values_format)

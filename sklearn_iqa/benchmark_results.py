@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-__all__ = ["BenchmarkResult", "CrossBenchmarkResult", "figure", "known"]
+__all__ = ["BenchmarkResult", "CrossBenchmarkResult", "known"]
 
 
 class BenchmarkResult:
-    """What `benchmark` found; not to be made by hand.
+    """What `benchmark` found: that function makes it. All parameters are stored as attributes.
 
-    Attributes
+    Parameters
     ----------
     names : list of str
         The methods.
@@ -20,51 +20,43 @@ class BenchmarkResult:
         Training and test rows of each split.
     values : dict of str to ndarray of shape (n_methods, n_splits)
         The metrics in every split.
-    medians : dict of str to ndarray of shape (n_methods,)
-        Median of each over the splits that did not fail.
-    intervals : dict of str to ndarray of shape (n_methods, 2)
-        Bootstrap interval of the median; NaN with fewer than two splits.
-    confidence_level : float
-        That of the intervals.
     predictions : dict of str to list of ndarray
         Scores of the test rows of each split, higher is better; None where a method failed.
     fit_seconds : ndarray of shape (n_methods, n_splits)
         Time that training took; about zero for what is not trained.
     errors : dict of (str, int) to str
         Method and split -> why there are no scores, in one sentence.
+    confidence_level : float
+        That of the intervals.
+    metrics : dict of str to callable
+        The functions behind the names of `values`.
+    data : RatedImages
+        What was judged, with `target` and `distortion`.
+
+    Attributes
+    ----------
+    medians : dict of str to ndarray of shape (n_methods,)
+        Median of each metric over the splits; NaN is left out.
+    intervals : dict of str to ndarray of shape (n_methods, 2)
+        Bootstrap interval of the median; NaN with fewer than two splits.
     table : dict of str to list
         Columns of the summary, a row for each method: "method", "n_splits" (those that did not fail), each metric's
         median and, with "_low" and "_high", its interval, and "fit_seconds", the median.
     """
 
-    def __init__(self, names, data, splits, outcomes, metrics, confidence_level, error_score):
-        self.names, self.splits, self.confidence_level = list(names), splits, confidence_level
-        self._data, self._metrics = data, metrics
-        grid = dict(zip(self.names, outcomes, strict=True))
-        self.predictions = {name: [outcome.predictions for outcome in row] for name, row in grid.items()}
-        self.fit_seconds = np.array([[outcome.fit_seconds for outcome in row] for row in grid.values()])
-        self.errors = {
-            (name, split): outcome.error
-            for name, row in grid.items()
-            for split, outcome in enumerate(row)
-            if outcome.error is not None
-        }
-        self.values = {
-            metric: np.array(
-                [
-                    [
-                        error_score if scores is None else figure(function, data.target[test], scores)
-                        for scores, (_, test) in zip(self.predictions[name], splits, strict=True)
-                    ]
-                    for name in self.names
-                ],
-                dtype=np.float64,
-            )
-            for metric, function in metrics.items()
-        }
-        self.medians = {metric: np.array([median(row) for row in rows]) for metric, rows in self.values.items()}
+    def __init__(self, *, names, splits, values, predictions, fit_seconds, errors, confidence_level, metrics, data):
+        self.names = names
+        self.splits = splits
+        self.values = values
+        self.predictions = predictions
+        self.fit_seconds = fit_seconds
+        self.errors = errors
+        self.confidence_level = confidence_level
+        self.metrics = metrics
+        self.data = data
+        self.medians = {metric: np.array([median(row) for row in rows]) for metric, rows in values.items()}
         self.intervals = {
-            metric: np.array([_interval(row, confidence_level) for row in rows]) for metric, rows in self.values.items()
+            metric: np.array([_interval(row, confidence_level) for row in rows]) for metric, rows in values.items()
         }
 
     @property
@@ -131,10 +123,10 @@ class BenchmarkResult:
         ValueError
             If the data set does not say the distortions, or the metric is none of the benchmark.
         """
-        kinds = self._data.distortion
+        kinds = self.data.distortion
         if kinds is None:
-            raise ValueError(f"{self._data.name} does not say which distortion an image has; it lacks `distortion`.")
-        function = self._metrics[known(metric, self._metrics)]
+            raise ValueError(f"{self.data.name} does not say which distortion an image has; it lacks `distortion`.")
+        function = self.metrics[known(metric, self.metrics)]
         table: dict[str, list] = {"distortion": np.unique(kinds).tolist()}
         for name in self.names:
             table[name] = []
@@ -142,9 +134,9 @@ class BenchmarkResult:
                 figures = []
                 for scores, (_, test) in zip(self.predictions[name], self.splits, strict=True):
                     own = kinds[test] == kind
-                    target = self._data.target[test][own]
+                    target = self.data.target[test][own]
                     if scores is not None and len(np.unique(target)) > 1:
-                        figures.append(figure(function, target, scores[own]))
+                        figures.append(float(function(target, scores[own])))
                 table[name].append(median(np.array(figures)))
         return table
 
@@ -156,9 +148,9 @@ class BenchmarkResult:
 
 
 class CrossBenchmarkResult:
-    """What `cross_benchmark` found; not to be made by hand.
+    """What `cross_benchmark` found: that function makes it. All parameters are stored as attributes.
 
-    Attributes
+    Parameters
     ----------
     names : list of str
         The methods.
@@ -173,8 +165,11 @@ class CrossBenchmarkResult:
         Method, data set learned from, data set judged on -> why there is no score, in one sentence.
     """
 
-    def __init__(self, names, datasets, values, within, errors):
-        self.names, self.datasets, self.values, self.within = list(names), list(datasets), values, within
+    def __init__(self, *, names, datasets, values, within, errors):
+        self.names = names
+        self.datasets = datasets
+        self.values = values
+        self.within = within
         self.errors = errors
 
     def to_frame(self, metric: str = "srcc"):
@@ -209,11 +204,6 @@ class CrossBenchmarkResult:
             for learned, row in zip(self.datasets, matrix, strict=True):
                 rows.append([name, learned, *(f"{value:.3f}" for value in row)])
         return f"{metric}, judged on\n" + _aligned(rows)
-
-
-def figure(function: Any, target: np.ndarray, scores: np.ndarray) -> float:
-    """One metric of one test part."""
-    return float(function(target, scores))
 
 
 def median(values: np.ndarray) -> float:

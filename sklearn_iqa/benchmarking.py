@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from sklearn_iqa.benchmark_results import BenchmarkResult, CrossBenchmarkResult, figure
+from sklearn_iqa.benchmark_results import BenchmarkResult, CrossBenchmarkResult
 from sklearn_iqa.cells import Cell, Outcome, Part, RatedImages, check_estimators, run_cells
 from sklearn_iqa.content_split import ContentSplit
 from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, rmse, srcc
@@ -130,7 +130,7 @@ def benchmark(
     options = {"folder": folder, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
     outcomes = run_cells(cells, **options)
     grid = [_of_splits(outcomes, cells, places[name], splits) for name in named]
-    return BenchmarkResult(named, data, splits, grid, metrics, confidence_level, error_score)
+    return _result(named, data, splits, grid, metrics, confidence_level, error_score)
 
 
 def cross_benchmark(
@@ -199,7 +199,7 @@ def cross_benchmark(
     within = {}
     for key, data in sets.items():
         grid = [_of_splits(outcomes, cells, inside[name, key], splits[key]) for name in named]
-        within[key] = BenchmarkResult(named, data, splits[key], grid, metrics, confidence_level, error_score)
+        within[key] = _result(named, data, splits[key], grid, metrics, confidence_level, error_score)
     values = {metric: np.full((len(named), len(sets), len(sets)), np.nan) for metric in metrics}
     errors = {}
     for i, name in enumerate(named):
@@ -213,8 +213,8 @@ def cross_benchmark(
                         values[metric][i, j, k] = error_score
                         errors[name, key, other] = outcome.error
                     else:
-                        values[metric][i, j, k] = figure(function, data.target, outcome.predictions)
-    return CrossBenchmarkResult(named, sets, values, within, errors)
+                        values[metric][i, j, k] = function(data.target, outcome.predictions)
+    return CrossBenchmarkResult(names=list(named), datasets=list(sets), values=values, within=within, errors=errors)
 
 
 def _splits(cv: Any, data: RatedImages) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -275,3 +275,37 @@ def _of_splits(outcomes: list[Outcome], cells: list[Cell], numbers: list[int], s
             outcome = replace(outcome, predictions=outcome.predictions[np.searchsorted(judged, test)])
         found.append(outcome)
     return found
+
+
+def _result(named, data: RatedImages, splits, grid, metrics, confidence_level, error_score) -> BenchmarkResult:
+    """Figures of all outcomes, a list of those of the splits for each method."""
+    values = {
+        metric: np.array(
+            [
+                [
+                    error_score if outcome.predictions is None else function(data.target[test], outcome.predictions)
+                    for outcome, (_, test) in zip(outcomes, splits, strict=True)
+                ]
+                for outcomes in grid
+            ],
+            dtype=np.float64,
+        )
+        for metric, function in metrics.items()
+    }
+    of_method = dict(zip(named, grid, strict=True))
+    return BenchmarkResult(
+        names=list(named),
+        splits=splits,
+        values=values,
+        predictions={name: [outcome.predictions for outcome in outcomes] for name, outcomes in of_method.items()},
+        fit_seconds=np.array([[outcome.fit_seconds for outcome in outcomes] for outcomes in grid]),
+        errors={
+            (name, split): outcome.error
+            for name, outcomes in of_method.items()
+            for split, outcome in enumerate(outcomes)
+            if outcome.error is not None
+        },
+        confidence_level=confidence_level,
+        metrics=metrics,
+        data=data,
+    )
