@@ -95,8 +95,8 @@ def benchmark(
     A cell is known by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), what it
     has learned if it is frozen, the version of this package, and the images, references, ratings and groups of its
     training rows and images of its test rows: arrays by their pixels, paths by name, size and time of change. Functions
-    among the parameters count by name, and files, such as weights, by size and time of change. What fails is not kept,
-    and is tried again.
+    among the parameters count by name, and files, such as weights, by size and time of change; changed code is not
+    noticed. What fails is not kept, and is tried again.
 
     Predictions of what is frozen are turned by its `higher_is_better`, so that its correlations are positive too. It
     predicts each image once, for all splits.

@@ -75,11 +75,7 @@ class RatedImages:
 
     def rows_for(self, estimator: Any) -> Any:
         """Give X: images, or pairs for an estimator that compares."""
-        names = {getattr(part, "inputs", ("image",)) for part in _parts(estimator)}
-        compares = any(len(one) == 2 for one in names) or any(
-            getattr(part, "comparison", None) is not None for part in _parts(estimator)
-        )
-        if not compares:
+        if not any(_compares(part) for part in _parts(estimator)):
             return self.images
         if self.references is None:
             raise ValueError(
@@ -346,6 +342,12 @@ def _parts(estimator: Any) -> Iterator[Any]:
             yield from _parts(value)
         elif hasattr(value, "get_params") and not isinstance(value, type):
             yield value
+
+
+def _compares(part: Any) -> bool:
+    """Whether an estimator takes pairs: methods say so by `inputs`, features by `comparison`."""
+    inputs = getattr(part, "inputs", None)
+    return (isinstance(inputs, tuple) and len(inputs) == 2) or getattr(part, "comparison", None) is not None
 
 
 def _class_name(estimator: Any) -> str:
