@@ -37,7 +37,14 @@ SURVEY = {
     "pair_input": ("GraphIQA", "QPT", "ReIQA", "UNIQUE"),
     "multimodal": ("CLIPIQA", "LIQE"),
 }
-SECTIONS = {"displays": "Pictures", "rows": "Data"}  # file -> section, of public names that are no estimators
+SECTIONS = {  # file -> section, of public names that are no estimators
+    "displays": "Pictures",
+    "benchmark_displays": "Pictures",
+    "rows": "Data",
+    "benchmarking": "Benchmarks",
+    "benchmark_results": "Benchmarks",
+    "content_split": "Benchmarks",
+}
 KINDS = {"feature": "New", "enhancement": "Better", "fix": "Mended", "doc": "Documentation"}
 
 

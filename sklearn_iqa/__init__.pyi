@@ -2,6 +2,14 @@ from . import datasets as datasets
 from . import degradations as degradations
 from . import distortions as distortions
 from . import metrics as metrics
+from . import votes as votes
+from .benchmark_displays import BenchmarkDisplay as BenchmarkDisplay
+from .benchmark_displays import CrossBenchmarkDisplay as CrossBenchmarkDisplay
+from .benchmark_results import BenchmarkResult as BenchmarkResult
+from .benchmark_results import CrossBenchmarkResult as CrossBenchmarkResult
+from .benchmarking import benchmark as benchmark
+from .benchmarking import cross_benchmark as cross_benchmark
+from .content_split import ContentSplit as ContentSplit
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
 from .features import OpenCLIPFeatures as OpenCLIPFeatures

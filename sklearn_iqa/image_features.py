@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import joblib
 import numpy as np
 import torch
-import xxhash
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
@@ -22,7 +21,7 @@ from sklearn_iqa import backbones
 from sklearn_iqa.devices import resolve_device
 from sklearn_iqa.images import read_image
 from sklearn_iqa.inference import Job, infer
-from sklearn_iqa.rows import check_images, check_tuples
+from sklearn_iqa.rows import check_images, check_tuples, image_name
 
 POOLINGS = ("mean", "std", "mean+std", "max", "class_token")
 COMPARISONS = {  # features of query and reference -> features of the pair
@@ -205,20 +204,6 @@ def _pool(features: torch.Tensor, pooling: str, backbone: nn.Module) -> torch.Te
         "max": lambda: positions.amax(1),
     }
     return pooled[pooling]()
-
-
-def image_name(item, where: str) -> tuple[str, np.ndarray | None]:
-    """Name of an image by its content, and the image where it had to be opened for that."""
-    if isinstance(item, str | os.PathLike):
-        try:
-            status = os.stat(item)
-        except OSError:
-            read_image(item, where)  # raises the sentence on files
-            raise
-        return f"{os.path.abspath(item)} {status.st_size} {status.st_mtime_ns}", None
-    image = read_image(item, where)
-    pixels = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image).data)
-    return f"{pixels} {image.shape} {image.dtype}", image
 
 
 class Store:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 from PIL import Image
 
 from sklearn_iqa.images import ACCEPTED, is_tensor, read_image
 
-__all__ = ["ImageRows", "TupleRows", "check_images", "check_tuples", "count_images", "make_pairs"]
+__all__ = ["ImageRows", "TupleRows", "check_images", "check_tuples", "count_images", "image_name", "make_pairs"]
 
 CONTAINERS = "a list of images or an array (n, height, width, 3)"
 
@@ -171,6 +172,20 @@ def count_images(X: Any) -> int:
     """How many images the first row of X holds: 1 for single images, 2 for pairs, 3 for triplets."""
     size = _group_size(_container(X)[0])
     return 1 if size is None else size
+
+
+def image_name(item: Any, where: str) -> tuple[str, np.ndarray | None]:
+    """Name of an image by its content, and the image where it had to be opened for that."""
+    if isinstance(item, str | os.PathLike):
+        try:
+            status = os.stat(item)
+        except OSError:
+            read_image(item, where)  # raises the sentence on files
+            raise
+        return f"{os.path.abspath(item)} {status.st_size} {status.st_mtime_ns}", None
+    image = read_image(item, where)
+    pixels = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image).data)
+    return f"{pixels} {image.shape} {image.dtype}", image
 
 
 def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
