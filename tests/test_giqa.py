@@ -207,6 +207,11 @@ def test_parity_inception_stages(inception):
             assert list(tensor.shape) == stage["shape"]
             got = [tensor.mean().item(), tensor.std(correction=0).item()]
             kits.assert_parity("giqa_inception", what, got, [stage["mean"], stage["std"]], rtol=1e-3)
+        features = inception.network_(images)[:, :, None, None]
+    stage = FEATURES["stages"]["blocks.3 (2048-d feature)"]
+    assert list(features.shape) == stage["shape"]
+    got = [features.mean().item(), features.std(correction=0).item()]
+    kits.assert_parity("giqa_inception", "blocks.3", got, [stage["mean"], stage["std"]], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
