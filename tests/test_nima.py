@@ -142,7 +142,9 @@ def test_parity_of_losses():
     kits.assert_parity("nima", "loss, r = 1", EarthMoversLoss(r=1)(p, q), by_start["emd_r1_batch_mean"], rtol=RTOL)
     # One root over the whole batch, as truskovskiyk has it, is another number, which ours must not be.
     at_once = (p.cumsum(1) - q.cumsum(1)).square().mean().sqrt()
-    kits.assert_parity("nima", "root over the batch", at_once, by_start["emd_truskovskiyk_root_over_whole_batch"], rtol=RTOL)
+    kits.assert_parity(
+        "nima", "root over the batch", at_once, by_start["emd_truskovskiyk_root_over_whole_batch"], rtol=RTOL
+    )
     assert abs(EarthMoversLoss(r=2)(p, q) - at_once) > 100 * RTOL * at_once
 
 
