@@ -137,10 +137,10 @@ def entries(cache):
         "MUSIQ": Entry(
             iqa.MUSIQ(
                 **RANDOM,
-                **{"longer_sides": (96,), "max_patches": 36, "width": 96, "depth": 3, "n_heads": 3, "dim_mlp": 192},
+                **{"longer_sides": (64,), "max_patches": 16, "width": 96, "depth": 2, "n_heads": 3, "dim_mlp": 192},
                 **{"batch_size": 16, "max_epochs": 10, "lr": 5e-4},
             ),
-            *(500, 80, 192, "192 and 96", "10", "3 blocks of 96 numbers from random numbers"),
+            *(400, 80, 128, "128 and 64", "10", "2 blocks of width 96 from random numbers"),
         ),
         "DEIQT": Entry(
             iqa.DEIQT(
@@ -148,7 +148,7 @@ def entries(cache):
                 **{"backbone": "test_vit", "n_crops": 4, "batch_size": 16, "max_epochs": 10, "warmup_epochs": 2},
                 **{"lr_step": 6, "lr": 1e-3},
             ),
-            *(600, 80, 192, "192, crop 160", "10", "6 blocks of 64 numbers from random numbers"),
+            *(600, 80, 192, "192, crop 160", "10", "transformer of 6 blocks of width 64 from random numbers"),
         ),
         "MANIQA": Entry(
             iqa.MANIQA(
@@ -156,7 +156,7 @@ def entries(cache):
                 **{"backbone": "test_vit", "taps": (2, 3), "embed_dim": 32, "dim_mlp": 32, "n_heads": 2},
                 **{"window_size": 5, "n_crops": 4, "lr": 5e-4, "batch_size": 16, "max_epochs": 10},
             ),
-            *(600, 80, 192, "192, crop 160", "10", "4 blocks of 64 numbers from random numbers"),
+            *(400, 80, 192, "192, crop 160", "10", "transformer of 4 blocks of width 64 from random numbers"),
         ),
         "LIQE": Entry(
             iqa.LIQE(
