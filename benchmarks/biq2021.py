@@ -72,57 +72,57 @@ class Entry(NamedTuple):
 
 
 def entries(cache):
-    """Rows of the table: name -> `Entry`; features are kept in the folder `cache`."""
+    """Rows of the table: name -> function that gives an `Entry`; features are kept in the folder `cache`."""
     iqa, ridge = sklearn_iqa, RidgeCV(np.logspace(0, 5, 16))
     features = iqa.TimmFeatures(**LITE0, pooling="mean+std", image_size=384, cache=cache)
     return {
-        "lite0 features, Ridge": Entry(
+        "lite0 features, Ridge": lambda: Entry(
             make_pipeline(features, StandardScaler(), ridge),
             *(None, None, None, "384", "-", "frozen lite0, mean and deviation of the last map"),
         ),
-        "lite0 features, SVR": Entry(
+        "lite0 features, SVR": lambda: Entry(
             make_pipeline(features, StandardScaler(), SVR(C=0.3, epsilon=0.03)),
             *(None, None, None, "384", "-", "the same features, whose making the row above counts"),
         ),
-        "KNNGIQA": Entry(
+        "KNNGIQA": lambda: Entry(
             iqa.KNNGIQA(**LITE0, n_neighbors=5),
             *(800, 200, 224, "224", "-", "frozen lite0; bank of the best 200, no other use of the opinions"),
         ),
-        "GMMGIQA": Entry(
+        "GMMGIQA": lambda: Entry(
             iqa.GMMGIQA(**LITE0, n_components=2, pca=32, reg_covar=1e-3),
             *(800, 200, 224, "224", "-", "frozen lite0; bank of the best 200, no other use of the opinions"),
         ),
-        "NIMA": Entry(
+        "NIMA": lambda: Entry(
             iqa.NIMA(**LITE0, image_size=128, dropout=0.2, lr=3e-4, batch_size=16, max_epochs=4),
             *(200, 80, 160, "160, crop 128", "4", "lite0, all trained; opinions made into histograms"),
         ),
-        "UNIQUE": Entry(
+        "UNIQUE": lambda: Entry(
             iqa.UNIQUE(**LITE0, crop_size=128, warmup_epochs=4, lr_step=5, lr=1e-3, batch_size=16, max_epochs=6),
             *(200, 80, 160, "160, crop 128", "4 + 2", "lite0, frozen at first"),
         ),
-        "DBCNN": Entry(
+        "DBCNN": lambda: Entry(
             iqa.DBCNN(
                 **LITE0,
                 **{"scnn_epochs": 0, "head_epochs": 3, "head_lr": 0.1, "crop_size": 128, "max_epochs": 3, "lr": 5e-4},
             ),
             *(200, 80, 160, "160, crop 128", "3 + 3", "lite0; its second trunk from random numbers, not pretrained"),
         ),
-        "HyperIQA": Entry(
+        "HyperIQA": lambda: Entry(
             iqa.HyperIQA(
                 **LITE0,
                 **{"crop_size": 128, "n_crops": 2, "batch_size": 16, "max_epochs": 4, "lr": 2e-4, "lr_ratio": 5.0},
             ),
             *(200, 80, 160, "160, crop 128", "4", "lite0, all trained"),
         ),
-        "MetaIQA": Entry(
+        "MetaIQA": lambda: Entry(
             iqa.MetaIQA(**LITE0, image_size=96, meta_epochs=1, batch_size=16, max_epochs=4, lr=5e-4),
             *(200, 80, 160, "96", "1 + 4", "lite0, all trained; tasks made from the photographs"),
         ),
-        "KonIQPlusPlus": Entry(
+        "KonIQPlusPlus": lambda: Entry(
             iqa.KonIQPlusPlus(**LITE0, image_size=(128, 128), batch_size=16, max_epochs=4, lr=2e-3, lr_step=3),
             *(200, 80, 160, "128", "4", "lite0, all trained; no labels of defects"),
         ),
-        "GraphIQA": Entry(
+        "GraphIQA": lambda: Entry(
             iqa.GraphIQA(
                 **LITE0,
                 **{"crop_size": 160, "n_crops": 2, "pretrain_steps": 20, "pretrain_lr": 1e-4, "batch_size": 16},
@@ -130,11 +130,32 @@ def entries(cache):
             ),
             *(300, 80, 192, "192, crop 160", "10", "lite0, frozen, as in the paper; 20 steps of its first stage"),
         ),
-        "GIQA": Entry(
+        "ReIQA": lambda: Entry(
+            make_pipeline(
+                iqa.ReIQA(
+                    **LITE0,
+                    **{"quality_weights": "backbone", "n_distorted": 3, "patch_size": 64, "queue_size": 1024},
+                    **{"n_groups": 1, "batch_size": 4, "warmup_epochs": 1, "max_epochs": 3, "lr": 0.5},
+                ),
+                *(StandardScaler(), ridge),
+            ),
+            *(200, 80, 256, "256, patch 64", "3", "lite0 twice, content frozen, quality without ratings; then Ridge"),
+        ),
+        "QPT": lambda: Entry(
+            make_pipeline(
+                iqa.QPT(
+                    **LITE0,
+                    **{"crop_size": 128, "n_crops": 4, "queue_size": 512, "batch_size": 16, "max_epochs": 3},
+                ),
+                *(StandardScaler(), ridge),
+            ),
+            *(200, 80, 256, "256, crop 128", "3", "lite0, all trained without ratings; then Ridge"),
+        ),
+        "GIQA": lambda: Entry(
             iqa.GIQA(input_size=64, width=16, batch_size=32, max_epochs=8, lr=0.02),
             *(400, 80, 128, "128, patch 64", "8", "VGG-19 of a quarter of the width from random numbers"),
         ),
-        "MUSIQ": Entry(
+        "MUSIQ": lambda: Entry(
             iqa.MUSIQ(
                 **RANDOM,
                 **{"longer_sides": (64,), "max_patches": 16, "width": 96, "depth": 2, "n_heads": 3, "dim_mlp": 192},
@@ -142,7 +163,7 @@ def entries(cache):
             ),
             *(400, 80, 128, "128 and 64", "10", "2 blocks of width 96 from random numbers"),
         ),
-        "DEIQT": Entry(
+        "DEIQT": lambda: Entry(
             iqa.DEIQT(
                 **RANDOM,
                 **{"backbone": "test_vit", "n_crops": 4, "batch_size": 16, "max_epochs": 10, "warmup_epochs": 2},
@@ -150,7 +171,7 @@ def entries(cache):
             ),
             *(600, 80, 192, "192, crop 160", "10", "transformer of 6 blocks of width 64 from random numbers"),
         ),
-        "MANIQA": Entry(
+        "MANIQA": lambda: Entry(
             iqa.MANIQA(
                 **RANDOM,
                 **{"backbone": "test_vit", "taps": (2, 3), "embed_dim": 32, "dim_mlp": 32, "n_heads": 2},
@@ -158,7 +179,7 @@ def entries(cache):
             ),
             *(400, 80, 192, "192, crop 160", "10", "transformer of 4 blocks of width 64 from random numbers"),
         ),
-        "LIQE": Entry(
+        "LIQE": lambda: Entry(
             iqa.LIQE(
                 **RANDOM,
                 **{"backbone": str(CLIPS / "clip_tiny_vit.json"), "scenes": (), "distortions": (), "n_crops": 4},
@@ -166,7 +187,7 @@ def entries(cache):
             ),
             *(600, 80, 96, "96, crop 32", "10", "CLIP of 2 blocks from random numbers, quality alone"),
         ),
-        "CLIPIQA": Entry(
+        "CLIPIQA": lambda: Entry(
             iqa.CLIPIQA(
                 **RANDOM,
                 **{"backbone": str(CLIPS / "clip_tiny_resnet.json"), "n_context": 16, "max_epochs": 100, "lr": 1.0},
@@ -239,8 +260,8 @@ def main(cache):
     paths, mos = [options.folder / name for name in ratings["image"]], ratings["score"].to_numpy()
     rows, failed = kept_rows(), []
     for name in options.only or table:
-        entry = table[name]
         try:
+            entry = table[name]()
             agreement, seconds, n, images = judged(entry, paths, mos, options.most)
         except Exception:
             traceback.print_exc()

@@ -240,17 +240,17 @@ def test_quality_of_unseen_photographs_is_learned():
         backbone_weights=None,
         n_crops=1,
         batch_size=8,
-        max_epochs=10,
-        warmup_epochs=2,
-        lr_step=6,
+        max_epochs=24,
+        warmup_epochs=4,
+        lr_step=14,
         lr=1e-3,
         random_state=0,
     )
     before = deiqt.initialize().score(known.X_new, known.y_new)
     after = deiqt.fit(known.X, known.y).score(known.X_new, known.y_new)
-    # measured on held-out photographs: 0.21 before, 0.78 after training. Not 0.80: the method lives on a pretrained
-    # transformer; from random numbers, one learns in the time of a test what a linear map of pixels can nearly see.
-    assert after >= 0.72 > 0.60 > before
+    # measured on held-out photographs: 0.21 before, 0.85 after training; 0.78 after ten epochs. The method lives on a
+    # pretrained transformer; from random numbers it learns here what a linear map of pixels can nearly see.
+    assert after >= 0.80 > 0.60 > before
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
