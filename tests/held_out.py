@@ -22,7 +22,7 @@ def pieces(side, per_side):
 def levels(distortions, *, side, per_side=2, levels=(1, 3, 5)):
     """Distorted pieces: images X and levels y of seven photographs, X_new and y_new of the three others.
 
-    `distortion` and `level` are those of X.
+    `distortion` and `level` are those of X, `distortion_new` those of X_new.
     """
     made = make_distorted(pieces(side, per_side), distortions=distortions, levels=levels, random_state=0)
     new = np.isin(made.groups // per_side**2, HELD_OUT)
@@ -33,4 +33,5 @@ def levels(distortions, *, side, per_side=2, levels=(1, 3, 5)):
         y_new=made.target[new],
         distortion=made.distortion[~new],
         level=made.level[~new],
+        distortion_new=made.distortion[new],
     )

@@ -354,7 +354,7 @@ def test_learned_words_turn_a_score_that_points_the_wrong_way(tmp_path):
     after = estimator.fit(known.X, known.y).score(known.X_new, known.y_new)
     # Measured on held-out photographs: -0.67 before, 0.69 after (with random_state=1 -0.65 and 0.29). 0.80 is not to be
     # had from a tower that is frozen and of which LIQE itself, all trained, makes 0.64 there; four times as many pieces
-    # gave 0.63 and 0.65, and LIQE with twice the epochs 0.74, on whose tower words learned nothing more.
+    # gave 0.63 and 0.65, and LIQE with six times the steps 0.74, on whose tower words learned nothing more.
     assert before < -0.5
     assert after > 0.55
 
