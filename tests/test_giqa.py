@@ -319,8 +319,8 @@ def test_scores_of_new_digits_fall_with_their_noise(cls, parameters):
     giqa = cls(**{**SMALL, **parameters})
     from_good = srcc(made.target, giqa.fit(bank).predict(made.images))
     from_bad = srcc(made.target, giqa.fit(bad).predict(made.images))
-    # measured: 0.97 and -0.97 (mixture), 0.94 and -0.94 (nearest); labels with so many ties allow 0.97. Of blur the same
-    # random features tell 0.56 and 0.60.
+    # measured: 0.97 and -0.97 (mixture), 0.94 and -0.94 (nearest); labels with so many ties allow 0.97. Of blur the
+    # same random features tell 0.56 and 0.60.
     assert from_good >= 0.80 > 0.60 > from_bad
 
 
