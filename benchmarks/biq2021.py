@@ -38,6 +38,7 @@ Written by `biq2021.py`: `KFold(5, shuffle=True, random_state=0)` on 2,000 photo
 the five folds' SRCC and PLCC (plain, no curve). "Images" are those trained on and those judged in each fold, drawn from
 its two parts; "pixels" the side to which photographs of 512 x 512 were resized, and the side of a crop where the method
 crops. Seconds are those of one core, all folds together. "lite0" is EfficientNet-Lite0 with ImageNet's weights.
+Networks from random numbers learn little from some hundred photographs: their papers start from pretrained ones.
 
 | Method | SRCC | PLCC | Training, s | Parameters, M | Images | Pixels | Epochs | How |
 {RULE}
