@@ -7,13 +7,13 @@ import kits
 import numpy as np
 import pytest
 import torch
+from held_out import levels
 from sentences import one_sentence
 from sklearn.model_selection import GridSearchCV
 from torch.nn import functional as F
 
 from sklearn_iqa import CLIPIQA, LIQE, backbones, states
 from sklearn_iqa import sentences as sentences_module
-from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.multimodal.clip_iqa import CLIPIQANetwork
 
 KIT, PLUS_KIT = kits.read("clip_iqa"), kits.read("clip_iqa_plus")
@@ -343,26 +343,18 @@ def test_the_rate_follows_the_official_schedule():
 def test_learned_words_turn_a_score_that_points_the_wrong_way(tmp_path):
     # Zero-shot scores of a CLIP of random numbers mean nothing. One that LIQE has taught what good and bad colours are
     # stands for OpenAI's; the pair is asked the wrong way round, so that words must be learned that turn it.
-    photographs = load_photographs(size=96).images
-    quarters = [
-        np.ascontiguousarray(one[top : top + 48, left : left + 48])
-        for one in photographs
-        for top in (0, 48)
-        for left in (0, 48)
-    ]
-    made = make_distorted(quarters, distortions=["color_saturation_1"], levels=(1, 3, 5), random_state=0)
-    held_out = np.isin(made.groups // 4, [1, 4, 7])
-    X, X_new = ([made.images[i] for i in np.flatnonzero(rows)] for rows in (~held_out, held_out))
+    known = levels(["color_saturation_1"], side=48)
     recipe = {**TINY, "batch_size": 42}
     teacher = LIQE(**{**recipe, "random_state": 1}, scenes=(), distortions=(), max_epochs=20, lr=5e-4)
-    state = teacher.fit(X, made.target[~held_out]).network_.clip.state_dict()
+    state = teacher.fit(known.X, known.y).network_.clip.state_dict()
     torch.save(state, tmp_path / "clip.pt")
     recipe |= {"backbone_weights": tmp_path / "clip.pt", "prompts": [("Bad photo.", "Good photo.")], "n_context": 16}
     estimator = CLIPIQA(**recipe, max_epochs=60, lr=1.0)
-    before = estimator.initialize().score(X_new, made.target[held_out])
-    after = estimator.fit(X, made.target[~held_out]).score(X_new, made.target[held_out])
-    # Measured on held-out photographs: -0.67 before, 0.69 after (with random_state=1 -0.65 and 0.29). More is not to be
-    # had: the tower is frozen, and its teacher itself reaches 0.64 there.
+    before = estimator.initialize().score(known.X_new, known.y_new)
+    after = estimator.fit(known.X, known.y).score(known.X_new, known.y_new)
+    # Measured on held-out photographs: -0.67 before, 0.69 after (with random_state=1 -0.65 and 0.29). 0.80 is not to be
+    # had from a tower that is frozen and of which LIQE itself, all trained, makes 0.64 there; four times as many pieces
+    # gave 0.63 and 0.65, and LIQE with six times the steps 0.74, on whose tower words learned nothing more.
     assert before < -0.5
     assert after > 0.55
 

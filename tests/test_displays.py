@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LinearRegression
 
+from sklearn_iqa import MANIQA, KonIQPlusPlus
 from sklearn_iqa.displays import AgreementDisplay, QualityMapDisplay
 from sklearn_iqa.metrics import fit_logistic, plcc, plcc_logistic, srcc
 
@@ -145,6 +146,28 @@ def test_quality_map_from_estimator_states_direction(higher_is_better, label):
     assert display.ax_.get_title() == "BlockMap"
     display = QualityMapDisplay.from_estimator(BlockMap(higher_is_better, np.eye(2)), image, label="own", name="mine")
     assert (display.colorbar_.ax.get_ylabel(), display.ax_.get_title()) == ("own", "mine")
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        MANIQA(
+            **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 1},
+            **{"backbone_weights": None, "random_state": 0},
+        ),
+        KonIQPlusPlus(backbone="test_resnet", backbone_weights=None, image_size=(64, 96), random_state=0),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_quality_map_of_methods_without_reference(estimator):
+    # What a fresh network says of noise; each pixel of the image has a finite number of the method's own map.
+    image = np.random.default_rng(0).integers(0, 256, (170, 200, 3), dtype=np.uint8)
+    display = QualityMapDisplay.from_estimator(estimator.initialize(), image)
+    np.testing.assert_array_equal(display.map_.get_array(), estimator.quality_map(image))
+    assert display.map_.get_array().shape == (170, 200)
+    assert np.isfinite(display.map_.get_array()).all()
+    assert display.colorbar_.ax.get_ylabel() == "Local quality (higher is better)"
+    assert display.ax_.get_title() == type(estimator).__name__
 
 
 @pytest.mark.parametrize("container", [tuple, list, np.stack])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from held_out import levels
 
 from sklearn_iqa import GraphIQA
-from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import DISTORTIONS
 from sklearn_iqa.pair_input.graph_iqa import DistortionLoss, DistortionModule, SampledSquaredError, normalized_links
 from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
@@ -271,23 +271,17 @@ def test_random_crops_depend_on_pixels_and_seed():
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
-# Two kinds of distortion at three levels on ten photographs, three of them held out: 42 and 18 images.
 def test_it_learns():
-    made = make_distorted(
-        load_photographs(size=96).images,
-        distortions=["gaussian_blur", "white_noise"],
-        levels=(1, 3, 5),
-        random_state=0,
-    )
-    held_out = np.isin(made.groups, [1, 4, 7])
-    X, X_test = ([made.images[row] for row in np.flatnonzero(chosen)] for chosen in (~held_out, held_out))
-    labels = {"distortion": made.distortion[~held_out], "level": made.level[~held_out]}
-    recipe = {"crop_size": 64, "n_crops": 4, "batch_size": 14, "max_epochs": 60, "pretrain_steps": 10}
+    known = levels(["gaussian_blur", "white_noise"], side=96)
+    recipe = {"crop_size": 64, "n_crops": 4, "batch_size": 14, "max_epochs": 30, "pretrain_steps": 10}
     estimator = GraphIQA(**{**TINY, **recipe, "pretrain_lr": 1e-3})
-    before = estimator.initialize().score(X_test, made.target[held_out])
-    after = estimator.fit(X, made.target[~held_out], **labels).score(X_test, made.target[held_out])
-    # Measured: 0.08 before, 0.72 after; with random_state 1 and 2: -0.13 and 0.66, -0.17 and 0.63.
-    # The trunk stays frozen, here at random numbers, and seven photographs teach the rest: on them it reaches 0.92.
+    before = estimator.initialize().score(known.X_new, known.y_new)
+    estimator.fit(known.X, known.y, distortion=known.distortion, level=known.level)
+    after = estimator.score(known.X_new, known.y_new)
+    # Measured on held-out photographs: 0.03 before, 0.76 after; 0.72 from whole photographs, a quarter as many, in 60
+    # epochs. It falls short of 0.80 because the trunk never learns and is of random numbers here: the layers behind it
+    # reach 0.89 on the photographs that they have seen. ImageNet's EfficientNet-Lite0 as the trunk gave 0.56 (0.87 on
+    # those seen), as what it tells of an image is what it shows.
     assert before < 0.3
     assert after > 0.65
 

@@ -5,10 +5,10 @@ import kits
 import numpy as np
 import pytest
 import torch
+from held_out import levels
 from PIL import Image
 
 from sklearn_iqa import HyperIQA, states
-from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.single_input.hyper_iqa import PYIQA, judged
 
 KIT = kits.read("hyper_iqa")
@@ -246,21 +246,15 @@ def test_labels_are_mapped_to_0_100():
 
 
 def test_it_learns_blur_and_noise():
-    photographs = load_photographs(size=96).images
-    made = make_distorted(photographs, distortions=["gaussian_blur", "white_noise"], levels=(1, 3, 5), random_state=0)
-    held_out = np.isin(made.groups, [1, 4, 7])
-    X = [image for image, out in zip(made.images, held_out, strict=True) if not out]
-    X_test = [image for image, out in zip(made.images, held_out, strict=True) if out]
+    known = levels(["gaussian_blur", "white_noise"], side=64)
     estimator = HyperIQA(
-        **{**SMALL, "crop_size": 48, "n_crops": 9, "batch_size": 14, "max_epochs": 45, "lr": 5e-4},
-        **{"lr_ratio": 4.0, "lr_step": 30},
+        **{**SMALL, "crop_size": 48, "n_crops": 9, "batch_size": 14, "max_epochs": 18, "lr": 5e-4},
+        **{"lr_ratio": 4.0, "lr_step": 12},
     )
-    before = estimator.initialize().score(X_test, made.target[held_out])
-    after = estimator.fit(X, made.target[~held_out]).score(X_test, made.target[held_out])
-    # Measured: -0.13 before, 0.80 after; with random_state=1 0.08 and 0.80. More needs a pretrained trunk and more than
-    # 42 images: on those the network reaches 0.90. The bound leaves room for other machines' rounding.
-    assert before < 0.3
-    assert after > 0.7
+    before = estimator.initialize().score(known.X_new, known.y_new)
+    after = estimator.fit(known.X, known.y).score(known.X_new, known.y_new)
+    # measured on held-out photographs: -0.09 before, 0.83 after; labels with so many ties allow 0.94
+    assert after >= 0.80 > 0.60 > before
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

@@ -140,6 +140,17 @@ def test_parity_of_losses():
     kits.assert_parity("nima", "loss per sample", rows, by_start["emd_r2_per_sample"], rtol=RTOL)
     kits.assert_parity("nima", "loss, r = 2", EarthMoversLoss(r=2)(p, q), by_start["emd_r2_batch_mean"], rtol=RTOL)
     kits.assert_parity("nima", "loss, r = 1", EarthMoversLoss(r=1)(p, q), by_start["emd_r1_batch_mean"], rtol=RTOL)
+    # One root over the whole batch, as truskovskiyk has it, is another number, which ours must not be.
+    at_once = (p.cumsum(1) - q.cumsum(1)).square().mean().sqrt()
+    kits.assert_parity(
+        "nima", "root over the batch", at_once, by_start["emd_truskovskiyk_root_over_whole_batch"], rtol=RTOL
+    )
+    assert abs(EarthMoversLoss(r=2)(p, q) - at_once) > 100 * RTOL * at_once
+
+
+@pytest.mark.parametrize("name", ["nima_koniq_head", "nima_vgg16_gap", "nima_vgg16_flatten"])
+def test_losses_of_all_kits_are_those_of_the_first(name):
+    assert kits.read(name)["losses"] == kits.read("nima")["losses"]
 
 
 def test_files_of_truskovskiyk_load():
