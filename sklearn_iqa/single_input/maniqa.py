@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """MANIQA: attention across channels and inside windows, on tokens of a vision transformer (Yang et al., CVPRW 2022)."""
 
-import itertools
 import math
 from collections import OrderedDict
 from numbers import Integral
@@ -16,6 +15,7 @@ from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from sklearn_iqa import backbones, preprocessing
+from sklearn_iqa.inference import weighted_map
 from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.training import CosineSwing
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
@@ -312,20 +312,12 @@ class MANIQA(QualityRegressor):
         check_is_fitted(self)
         self._ensure_network()
         image = self._open(self._rows([x]), 0)
-        pixels, size = self._pixels(image), self.network_.crop_size
-        weighted, weight = torch.zeros(2, *pixels.shape[1:])
-        # One crop more per axis than would cover it, so that crops overlap.
-        counts = ((side, 1 + math.ceil(side / size) * (side > size)) for side in pixels.shape[1:])
-        for top, left in itertools.product(*(np.linspace(0, side - size, n).astype(int) for side, n in counts)):
-            rows, columns = slice(top, top + size), slice(left, left + size)
-            with torch.inference_mode():
-                patches = torch.stack(self.network_.patches(pixels[None, :, rows, columns].to(self.device_))).cpu()
-            patch_scores, patch_weights = F.interpolate(patches, (size, size))[:, 0]  # nearest
-            weighted[rows, columns] += patch_scores * patch_weights
-            weight[rows, columns] += patch_weights
-        quality = weighted / weight.clamp_min(torch.finfo(weight.dtype).tiny)  # a sigmoid may underflow to zero
-        quality = F.interpolate(quality[None, None], image.shape[:2], mode="area")[0, 0]  # undoes an enlargement
-        return self._to_label_unit(quality.numpy()).astype(np.float32)
+
+        def positions(crop):
+            return self.network_.patches(crop[None].to(self.device_))
+
+        quality = weighted_map(self._pixels(image), self.network_.crop_size, positions, image.shape[:2])
+        return self._to_label_unit(quality).astype(np.float32)
 
     @property
     def renamed(self):
