@@ -4,30 +4,25 @@
 AHIQ's official code grew out of that for IQT, so that both crop, train and save alike.
 """
 
-import math
-import zlib
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 from PIL import Image
-from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_iqa import backbones, states
-from sklearn_iqa.devices import seeded
 from sklearn_iqa.preprocessing import (
     HALF_MEAN,
     HALF_STD,
-    grid_crops,
+    check_crops,
+    crops_to_score,
     normalize,
-    random_crop,
     resize_shorter,
     to_tensor,
 )
+from sklearn_iqa.training import CosineSwing
 
-PERIOD = 50  # batches in which the learning rate falls from its full value to zero; then it rises again
 # Files of AHIQ were pickled together with the loss, a float64 of NumPy: what such a number is made of, under the names
 # of NumPy 2 and 1. No file is opened with more.
 MAKE_NUMBER = np.float64().__reduce__()[0]
@@ -57,12 +52,9 @@ class FrozenTrunksMixin:
 
     def _views(self, x):
         pixels, size = self._pixels(x), self.network_.crop_size  # (2, 3, h, w)
-        if self.crops == "grid":
-            return grid_crops(pixels, size, self.n_crops)
         # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(x[1]), seed)):
-            return torch.stack([random_crop(pixels, size) for _ in range(self.n_crops)])
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        return crops_to_score(pixels, size, self.n_crops, image=x[1], **kind)
 
     def _pixels(self, pair):
         """(query, reference) -> tensor (2, 3, height, width) in [-1, 1], its sides a crop's or longer."""
@@ -88,22 +80,11 @@ class FrozenTrunksMixin:
 
     def _check_parameters(self):
         super()._check_parameters()
-        if self.crops not in ("grid", "random"):
-            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        check_crops(self.crops)
 
 
 class TrainedParts(nn.ModuleDict):
     """The parts of a network that training changes."""
-
-
-class CosineSwing(Callback):
-    """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
-
-    def on_batch_begin(self, net, **kwargs):
-        """Set the rate; the history has a place for this batch already."""
-        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
-        for group in net.optimizer_.param_groups:
-            group["lr"] = net.lr * (1 + math.cos(math.pi * t / PERIOD)) / 2
 
 
 def freeze_behind_taps(backbone: nn.Module, taps: Sequence[str], side: int) -> tuple[int, int, int]:

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Views -> network -> outputs: batches of equal size, in memory that does not grow with the number of images."""
 
-from collections.abc import Hashable, Iterable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 # Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512.
@@ -73,6 +77,39 @@ def infer(
             waiting.clear()
     for group in waiting.values():
         yield from run(group, _views_per_pass(group[0].views, batch_size, device))
+
+
+def weighted_map(pixels: torch.Tensor, size: int, positions: Callable, shape: tuple[int, int]) -> np.ndarray:
+    """Scores of positions laid over an image, the mean by their weights where crops overlap.
+
+    Parameters
+    ----------
+    pixels : Tensor of shape (..., 3, height, width)
+        The image, or images at the same place; no side is shorter than `size`.
+    size : int
+        Side of the crops, which cover the image: one more per axis than would do, so that they overlap.
+    positions : callable
+        Crop (..., 3, size, size) -> score and weight of each of its positions, both (1, rows, columns).
+    shape : tuple of int
+        Height and width of the map: those of the image before it was enlarged to the size of a crop.
+
+    Returns
+    -------
+    scores : ndarray of the given shape
+    """
+    sides = pixels.shape[-2:]
+    weighted, total = torch.zeros(2, *sides)
+    counts = (1 + math.ceil(side / size) * (side > size) for side in sides)
+    starts = [np.linspace(0, side - size, n).astype(int) for side, n in zip(sides, counts, strict=True)]
+    for top, left in itertools.product(*starts):
+        place = (..., slice(top, top + size), slice(left, left + size))
+        with torch.inference_mode():
+            maps = torch.stack(positions(pixels[place]))
+        scores, weights = F.interpolate(maps.float().cpu(), (size, size))[:, 0]  # nearest
+        weighted[place] += scores * weights
+        total[place] += weights
+    mean = weighted / total.clamp_min(torch.finfo(total.dtype).tiny)  # a sigmoid may underflow to zero
+    return F.interpolate(mean[None, None], shape, mode="area")[0, 0].numpy()
 
 
 def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) -> int:

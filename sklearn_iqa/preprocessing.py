@@ -6,10 +6,14 @@ last three axes (..., 3, height, width), so that one call cuts an image, a pair 
 """
 
 import math
+import zlib
+from numbers import Integral
 
 import numpy as np
 import torch
 from PIL import Image
+
+from sklearn_iqa.devices import seeded
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # maps [0, 1] to [-1, 1]
@@ -84,6 +88,11 @@ def side_of_overlapping_pair(size: int) -> int:
     return size + math.ceil(0.9 * size) - 1
 
 
+def random_crops(tensor: torch.Tensor, size: int, n_crops: int) -> torch.Tensor:
+    """`n_crops` squares cut at random: (..., 3, height, width) -> (n_crops, ..., 3, size, size); see random_crop."""
+    return torch.stack([random_crop(tensor, size) for _ in range(n_crops)])
+
+
 def center_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """The central square of `size` pixels; an odd rest is split as torchvision splits it."""
     height, width = tensor.shape[-2:]
@@ -144,3 +153,23 @@ def grid_crops(tensor: torch.Tensor, size: int, n_crops: int) -> torch.Tensor:
     height, width = tensor.shape[-2:]
     places = grid_positions(height, width, size, n_crops)
     return torch.stack([tensor[..., top : top + size, left : left + size] for top, left in places])
+
+
+def crops_to_score(tensor: torch.Tensor, size: int, n_crops: int, *, crops: str, image, random_state) -> torch.Tensor:
+    """Crops that are the same at every call: (..., 3, height, width) -> (n_crops, ..., 3, size, size).
+
+    They lie on a grid (`crops` is "grid"), or at random places that depend on the pixels of `image`, an array, and on
+    an integer `random_state` (0 for any other) alone ("random"). Official codes draw all from one generator, so that
+    a score there depends on the images before it.
+    """
+    if crops == "grid":
+        return grid_crops(tensor, size, n_crops)
+    seed = int(random_state) if isinstance(random_state, Integral) else 0
+    with seeded(zlib.crc32(np.ascontiguousarray(image).data, seed)):
+        return random_crops(tensor, size, n_crops)
+
+
+def check_crops(crops: str) -> None:
+    """Refuse what `crops_to_score` does not know."""
+    if crops not in ("grid", "random"):
+        raise ValueError(f"crops={crops!r} is unknown; take 'grid' or 'random'.")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a skorch net needs to train an estimator: the data in batches, and what happens around epochs."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from sklearn_iqa.metrics import srcc
+
+SWING = 50  # batches in which `CosineSwing` takes the learning rate from its full value to zero; then it rises again
 
 
 class EvenBatches(BatchSampler):
@@ -106,6 +109,16 @@ class EpochSeed(skorch.callbacks.Callback):
         """Seed torch's generator."""
         torch.manual_seed(self.seed + self.epoch_)
         self.epoch_ += 1
+
+
+class CosineSwing(skorch.callbacks.Callback):
+    """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
+
+    def on_batch_begin(self, net, **kwargs):
+        """Set the rate; the history has a place for this batch already."""
+        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
+        for group in net.optimizer_.param_groups:
+            group["lr"] = net.lr * (1 + math.cos(math.pi * t / SWING)) / 2
 
 
 class HeldOutScore(skorch.callbacks.Callback):

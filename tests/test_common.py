@@ -449,6 +449,26 @@ def test_output_does_not_depend_on_batch_size(name, batch_size):
     np.testing.assert_allclose(output(other, X), output(fitted(name), X), rtol=1e-5, atol=1e-5)
 
 
+# SRIF has no network; test_srif.py counts the features that it computes.
+@pytest.mark.parametrize("name", [name for name in REGRESSORS if compares(name) and name != "SRIF"])
+def test_shared_references_run_through_the_network_once(name, monkeypatch):
+    estimator = fitted(name)
+    encode, counts = estimator.network_.encode_reference, {}
+    references, queries = photographs(*size(name))
+    X = {"apart": list(zip(queries, references, strict=True)), "shared": [(query, references[0]) for query in queries]}
+    for way, pairs in X.items():
+
+        def counted(images, way=way):
+            counts[way] = counts.get(way, 0) + len(images)
+            return encode(images)
+
+        monkeypatch.setattr(estimator.network_, "encode_reference", counted)
+        estimator.predict(pairs)
+    # Some methods encode queries in the same way; those are as many in both. Views of one row count each.
+    n_views = len(estimator._views(X["shared"][0]))
+    assert counts["apart"] - counts["shared"] == (len(MOS) - 1) * n_views
+
+
 @every_estimator
 def test_sizes_may_be_mixed(name):
     X = with_unequal_sizes(name)

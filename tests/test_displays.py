@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LinearRegression
 
-from sklearn_iqa import MANIQA, KonIQPlusPlus
+from sklearn_iqa import AHIQ, JSPL, LPIPS, MANIQA, STLPIPS, ContentDiverseIQA, KonIQPlusPlus
+from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.displays import AgreementDisplay, QualityMapDisplay
 from sklearn_iqa.metrics import fit_logistic, plcc, plcc_logistic, srcc
+from sklearn_iqa.weights import at_hand
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -178,6 +180,45 @@ def test_quality_map_of_a_pair_shows_the_query(container):
     display = QualityMapDisplay.from_estimator(estimator, pair)
     assert estimator.asked_for is pair
     np.testing.assert_array_equal(display.image_.get_array(), query)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LPIPS(net="squeeze", weighted=False, backbone_weights=None, random_state=0),
+        STLPIPS(weights="alex-bapps"),
+        ContentDiverseIQA(net="squeeze", backbone_weights=None, random_state=0),
+        JSPL(
+            **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 64, "window_size": 2, "width": 32},
+            **{"n_crops": 1, "backbone_weights": None, "random_state": 0},
+        ),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_maps_of_distances_show_the_place_and_state_its_direction(estimator):
+    if estimator.weights is None:
+        estimator.initialize()
+    elif not at_hand(estimator.published[0].files[0]):
+        pytest.skip("the package `stlpips_pytorch`, which carries the weights, is not installed (extra `demo`)")
+    reference = load_photographs(size=128).images[0]
+    query = reference.copy()
+    query[32:64, 64:96] = 255 - query[32:64, 64:96]
+    display = QualityMapDisplay.from_estimator(estimator, (query, reference))
+    quality = np.asarray(display.map_.get_array())
+    assert quality.shape == (128, 128)
+    distortion = quality if "Local distortion" in display.colorbar_.ax.get_ylabel() else -quality
+    near = np.zeros(quality.shape, dtype=bool)
+    near[16:80, 48:112] = True  # the features of a place see some way around it
+    assert distortion[near].mean() > 5 * abs(distortion[~near].mean())
+
+
+def test_map_of_scores_states_its_direction():
+    tiny = {"vit": "test_vit", "vit_taps": (0, 1), "cnn": "test_resnet", "cnn_taps": ("layer1.0",), "embed_dim": 8}
+    estimator = AHIQ(**tiny, backbone_weights=None, random_state=0).initialize()
+    pair = load_photographs(size=160).images[:2]
+    display = QualityMapDisplay.from_estimator(estimator, tuple(pair))
+    assert display.colorbar_.ax.get_ylabel() == "Local quality (higher is better)"
+    np.testing.assert_array_equal(display.map_.get_array(), estimator.quality_map(tuple(pair)))
 
 
 def test_quality_map_errors_are_one_sentence():

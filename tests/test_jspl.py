@@ -104,6 +104,20 @@ def test_homogeneity_shift_and_symmetry():
     torch.testing.assert_close(layer(reference, query), told)
 
 
+def test_scores_are_symmetric_but_for_the_attention():
+    query, reference = pairs_of(1)[0]
+    both = [(query // 8, reference), (reference, query // 8)]
+    jspl = JSPL(**SMALL).initialize()
+    with torch.no_grad():
+        jspl.network_.attention.weight.mul_(100)  # random weights draw hardly any attention
+    forth, back = jspl.predict(both)
+    assert forth != pytest.approx(back, rel=1e-3)
+    with torch.no_grad():
+        jspl.network_.attention.weight.zero_()
+    forth, back = jspl.predict(both)
+    assert forth == pytest.approx(back, rel=1e-6)
+
+
 def test_worked_numbers_of_one_channel():
     # C = 1, V = [[1]], windows of 2 x 2; r = 0..15
     layer, reference = difference(2, [[1.0]]), torch.arange(16.0).view(1, 1, 4, 4)
@@ -163,9 +177,9 @@ def test_map_is_difference_times_attention(small):
     assert coarse.shape == (4, 4)
     got = small.quality_map(tuple(pair))
     assert got.shape == (32, 32)
-    assert (got >= 0).all()
+    assert (got <= 0).all()  # quality: higher is better, as of the score
     # the four pixels around the centre of a position average to its value in the inside of the map
-    np.testing.assert_allclose(got[11:13, 11:13].mean(), coarse[1, 1], rtol=0.2)
+    np.testing.assert_allclose(got[11:13, 11:13].mean(), -coarse[1, 1], rtol=0.2)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------

@@ -289,6 +289,47 @@ def test_grid_crops_are_cut_at_the_grid_positions():
     assert torch.equal(crops[:, 0], -crops[:, 1])
 
 
+def test_crops_to_score_are_the_same_at_every_call():
+    tensor = prep.to_tensor(IMAGE)
+
+    def cut(image=IMAGE, **settings):
+        settings = {"crops": "random", "random_state": 3} | settings
+        return prep.crops_to_score(tensor, 8, 5, image=image, **settings)
+
+    state = torch.get_rng_state()
+    crops = cut()
+    assert torch.equal(crops, cut())
+    assert torch.equal(torch.get_rng_state(), state)
+    # the places follow the pixels of the image and the seed, in which all that is no whole number counts as 0
+    assert not torch.equal(crops, cut(image=IMAGE[::-1]))
+    assert not torch.equal(crops, cut(random_state=4))
+    for other in (None, np.random.RandomState(3)):
+        assert torch.equal(cut(random_state=other), cut(random_state=0))
+    places = [
+        (top, left)
+        for top in range(30)
+        for left in range(46)
+        if (tensor[:, top : top + 8, left : left + 8] == crops[0]).all()
+    ]
+    assert len(places) == 1  # a crop of the image
+    assert torch.equal(cut(crops="grid"), prep.grid_crops(tensor, 8, 5))
+
+
+def test_random_crops_are_cut_one_by_one():
+    tensor = prep.to_tensor((IMAGE, IMAGE[::-1]))
+    torch.manual_seed(0)
+    together = prep.random_crops(tensor, 8, 4)
+    torch.manual_seed(0)
+    assert torch.equal(together, torch.stack([prep.random_crop(tensor, 8) for _ in range(4)]))
+    assert together.shape == (4, 2, 3, 8, 8)
+
+
+@pytest.mark.parametrize("crops", ["centre", None])
+def test_other_places_are_refused(crops):
+    with pytest.raises(ValueError, match=f"crops={crops!r} is unknown; take 'grid' or 'random'"):
+        prep.check_crops(crops)
+
+
 @pytest.mark.parametrize("shape", [(31, 40), (40, 31)])
 @pytest.mark.parametrize(
     "crop",

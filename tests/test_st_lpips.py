@@ -67,6 +67,7 @@ def test_parity_loss():
     kits.assert_parity("st_lpips", "loss", value, told["value"], rtol=1e-6)
 
 
+# The kit's further scores are of two images in the official repository, which belong to no package.
 @pytest.mark.parametrize("net", NETS)
 def test_parity_published_weights(published, net):
     told = KIT["real_weights"]["nets"][net]
@@ -76,6 +77,15 @@ def test_parity_published_weights(published, net):
     kits.assert_parity("st_lpips", f"shifts {net}", got, told["shift_pairs"], **TOLERANCE)
     image = PAIRS[0][1]
     assert published[net].predict([(image, image)])[0] == told["identity"][0] == 0
+
+
+def test_identity_and_symmetry(published):
+    image, other = PAIRS[0]
+    for estimator in published.values():
+        same, forth, back = estimator.predict([(image, image), (image, other), (other, image)])
+        assert same == 0 < forth
+        # float32 sums in another order
+        assert forth == pytest.approx(back, rel=1e-5)
 
 
 def test_small_shifts_cost_less_than_distortions(published):

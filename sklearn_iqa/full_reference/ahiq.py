@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """AHIQ: context of a vision transformer tells a CNN where to look (Lao et al., CVPR Workshops 2022)."""
 
-import itertools
-import math
 from numbers import Integral
 
 import numpy as np
@@ -15,6 +13,7 @@ from torchvision.ops import DeformConv2d
 
 from sklearn_iqa import backbones, preprocessing
 from sklearn_iqa.frozen_trunks import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.inference import weighted_map
 from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
@@ -317,23 +316,13 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         check_is_fitted(self)
         self._ensure_network()
         pair = self._open(self._rows([x]), 0)
-        pixels, size = self._pixels(pair), self.network_.crop_size
-        sides = pixels.shape[-2:]
-        total, weighted = torch.zeros(2, *sides)
-        # One crop more per axis than would cover it, so that crops overlap.
-        counts = (1 + math.ceil(side / size) * (side > size) for side in sides)
-        starts = [np.linspace(0, side - size, n).astype(int) for side, n in zip(sides, counts, strict=True)]
-        for top, left in itertools.product(*starts):
-            place = (..., slice(top, top + size), slice(left, left + size))
-            query, reference = pixels[place].to(self.device_)[:, None]
-            with torch.inference_mode():
-                maps = self.network_.positions(query, self.network_.encode_reference(reference))
-            scores, weights = F.interpolate(torch.stack(maps).float().cpu(), (size, size))[:, 0]  # nearest
-            weighted[place] += scores * weights
-            total[place] += weights
-        quality = weighted / total.clamp_min(torch.finfo(total.dtype).tiny)  # a sigmoid may underflow to zero
-        quality = F.interpolate(quality[None, None], pair[0].shape[:2], mode="area")[0, 0]  # undoes an enlargement
-        return self._to_label_unit(quality.numpy()).astype(np.float32)
+
+        def positions(crops):
+            query, reference = crops.to(self.device_)[:, None]
+            return self.network_.positions(query, self.network_.encode_reference(reference))
+
+        quality = weighted_map(self._pixels(pair), self.network_.crop_size, positions, pair[0].shape[:2])
+        return self._to_label_unit(quality).astype(np.float32)
 
     @property
     def renamed(self):

@@ -325,15 +325,16 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
 
         Returns
         -------
-        difference_map : ndarray of shape (height, width), float32
-            Mean over directions of difference times attention, D A, on the whole image: 0 or more, 0 where windows of
-            the feature maps hold the same values. It is what the head reads, not in the unit of `predict`.
+        quality : ndarray of shape (height, width), float32
+            Minus the mean over directions of difference times attention, D A, on the whole image: 0, the best, where
+            windows of the feature maps hold the same values, less elsewhere. D A is what the head reads; it is not in
+            the unit of `predict`.
         """
         check_is_fitted(self)
         self._ensure_network()
         pair = self._open(self._rows([x]), 0)
         with torch.inference_mode():
-            coarse = self.network_.difference_map(self._pixels(pair)[None].to(self.device_))
+            coarse = -self.network_.difference_map(self._pixels(pair)[None].to(self.device_))
         return F.interpolate(coarse[None], pair[0].shape[:2], mode="bilinear")[0, 0].float().cpu().numpy()
 
     def _network(self):

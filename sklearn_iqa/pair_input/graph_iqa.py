@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """GraphIQA: a batch of images of one distortion as a graph (Sun, Yu, Xu, Zhou, Chen, IEEE TMM 2023)."""
 
-import zlib
 from itertools import pairwise
 from numbers import Integral, Real
 
@@ -360,11 +359,9 @@ class GraphIQA(QualityRegressor):
         return self._crop(x)
 
     def _views(self, x):
-        if self.crops == "grid":
-            return self._normalized(preprocessing.grid_crops(self._pixels(x), self.crop_size, self.n_crops))
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
-            return torch.stack([self._crop(x) for _ in range(self.n_crops)])
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        crops = preprocessing.crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
+        return self._normalized(crops)
 
     def _infer(self, rows):
         seed = check_random_state(self.random_state).randint(2**31 - 1) if self.eval_noise else 0
@@ -378,8 +375,7 @@ class GraphIQA(QualityRegressor):
         for name, low in (("edge_dim", 1), ("crop_size", 1), ("pretrain_steps", 0)):
             check_scalar(getattr(self, name), name, Integral, min_val=low)
         check_scalar(self.pretrain_lr, "pretrain_lr", Real, min_val=0, include_boundaries="neither")
-        if self.crops not in ("grid", "random"):
-            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        preprocessing.check_crops(self.crops)
 
     def _check_targets(self, rows, y, distortion=None, level=None) -> np.ndarray:
         """Quality, number of the type and level: (n, 3); the last two NaN where not given."""

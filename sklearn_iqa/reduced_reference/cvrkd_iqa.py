@@ -15,8 +15,15 @@ from torch import nn
 from torchvision.transforms.functional import rotate
 
 from sklearn_iqa import backbones
-from sklearn_iqa.devices import seeded
-from sklearn_iqa.preprocessing import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.preprocessing import (
+    check_crops,
+    crops_to_score,
+    normalize,
+    random_crop,
+    random_flip,
+    resize_shorter,
+    to_tensor,
+)
 from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.rows import check_tuples
 from sklearn_iqa.training import Stage
@@ -367,11 +374,8 @@ class CVRKDIQA(QualityRegressor):
         return torch.stack([self._crops(image) for image in x])[None]  # (1, 2, p, 3, s, s)
 
     def _crops(self, image):
-        if self.crops == "grid":
-            return grid_crops(self._pixels(image), self.crop_size, self.n_crops)
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(image), seed)):
-            return self._random_crops(self._pixels(image))
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        return crops_to_score(self._pixels(image), self.crop_size, self.n_crops, image=image, **kind)
 
     def _random_crops(self, pixels):  # (..., 3, height, width) -> (..., p, 3, s, s)
         return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)], dim=-4)
@@ -389,8 +393,7 @@ class CVRKDIQA(QualityRegressor):
         check_scalar(self.teacher_lr, "teacher_lr", Real, min_val=0, include_boundaries="neither")
         blocks, n_blocks = list(self.distilled_blocks or [0]), 2 * self.depth
         config = backbones.input_config(self.backbone)
-        if self.crops not in ("grid", "random"):
-            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        check_crops(self.crops)
         if blocks != sorted({*blocks} & {*range(n_blocks)}):
             raise ValueError(f"distilled_blocks={blocks} must ascend within 0..{n_blocks - 1}, the last of 2 * depth.")
         if config["fixed_input_size"] and self.crop_size != config["input_size"][1]:

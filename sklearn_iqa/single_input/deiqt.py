@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """DEIQT: a panel of learned queries judges what a vision transformer saw in an image (Qin et al., AAAI 2023)."""
 
-import zlib
 from numbers import Integral
 
 import numpy as np
@@ -13,7 +12,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.devices import seeded
 from sklearn_iqa.quality import QualityRegressor
 
 CLIPPED = 5.0  # longest gradient of one step
@@ -306,13 +304,9 @@ class DEIQT(QualityRegressor):
         return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self._side))
 
     def _views(self, x):
-        pixels = self._pixels(x)  # (3, h, w)
-        if self.crops == "grid":
-            return preprocessing.grid_crops(pixels, self._side, self.n_crops)
         # NOTE[DIFF] official: one generator for all images.
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
-            return torch.stack([preprocessing.random_crop(pixels, self._side) for _ in range(self.n_crops)])
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        return preprocessing.crops_to_score(self._pixels(x), self._side, self.n_crops, image=x, **kind)
 
     @property
     def _side(self) -> int:
@@ -331,7 +325,6 @@ class DEIQT(QualityRegressor):
         super()._check_parameters()
         for name, low in (("n_members", 1), ("warmup_epochs", 0), ("lr_step", 1)):
             check_scalar(getattr(self, name), name, Integral, min_val=low)
-        if self.crops not in ("grid", "random"):
-            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        preprocessing.check_crops(self.crops)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"image_size={self.image_size} must be (height, width) in pixels, or None.")

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """HyperIQA: a network that writes, for each image, the small network that judges it (Su et al., CVPR 2020)."""
 
-import zlib
 from itertools import pairwise
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -14,8 +12,16 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 
 from sklearn_iqa import backbones
-from sklearn_iqa.devices import seeded
-from sklearn_iqa.preprocessing import grid_crops, normalize, random_crop, random_flip, resize, resize_shorter, to_tensor
+from sklearn_iqa.preprocessing import (
+    check_crops,
+    crops_to_score,
+    normalize,
+    random_crop,
+    random_flip,
+    resize,
+    resize_shorter,
+    to_tensor,
+)
 from sklearn_iqa.quality import QualityRegressor
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
@@ -293,13 +299,9 @@ class HyperIQA(QualityRegressor):
         return random_flip(random_crop(self._pixels(x), self.crop_size))
 
     def _views(self, x):
-        pixels = self._pixels(x)  # (3, h, w)
-        if self.crops == "grid":
-            return grid_crops(pixels, self.crop_size, self.n_crops)
         # NOTE[DIFF] official: one generator for all images.
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
-            return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)])
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        return crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
 
     def _pixels(self, image):
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
@@ -316,8 +318,7 @@ class HyperIQA(QualityRegressor):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.lr_ratio, "lr_ratio", Real, min_val=0, include_boundaries="neither")
         config = backbones.input_config(self.backbone)
-        if self.crops not in ("grid", "random"):
-            raise ValueError(f"crops={self.crops!r} is unknown; take 'grid' or 'random'.")
+        check_crops(self.crops)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < self.crop_size):
             raise ValueError(
                 f"image_size={self.image_size!r} must be (height, width), neither below crop_size={self.crop_size}, or "

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """MANIQA: attention across channels and inside windows, on tokens of a vision transformer (Yang et al., CVPRW 2022)."""
 
-import itertools
 import math
-import zlib
 from collections import OrderedDict
 from numbers import Integral
 
@@ -13,17 +11,16 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
-from skorch.callbacks import Callback
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.devices import seeded
+from sklearn_iqa.inference import weighted_map
 from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa.training import CosineSwing
 from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
-PERIOD = 50  # batches in which the learning rate falls from its full value to zero; then it rises again
 # What the official state holds and the score does not use: constants, the end of the ViT, a convolution.
 RENAMED = ((r"\.(relative_position_index|attn_mask)$|^vit\.(norm|head)\.|\.downsample\.", None),)
 SOURCE = "https://github.com/IIGROUP/MANIQA"
@@ -133,16 +130,6 @@ class MANIQANetwork(nn.Module):
         """Mean of the patches' scores, weighted by their weights."""
         scores, weights = self.patches(crops)
         return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
-
-
-class CosineSwing(Callback):
-    """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
-
-    def on_batch_begin(self, net, **kwargs):
-        """Set the rate; the history has a place for this batch already."""
-        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
-        for group in net.optimizer_.param_groups:
-            group["lr"] = net.lr * (1 + math.cos(math.pi * t / PERIOD)) / 2
 
 
 class MANIQA(QualityRegressor):
@@ -325,20 +312,12 @@ class MANIQA(QualityRegressor):
         check_is_fitted(self)
         self._ensure_network()
         image = self._open(self._rows([x]), 0)
-        pixels, size = self._pixels(image), self.network_.crop_size
-        weighted, weight = torch.zeros(2, *pixels.shape[1:])
-        # One crop more per axis than would cover it, so that crops overlap.
-        counts = ((side, 1 + math.ceil(side / size) * (side > size)) for side in pixels.shape[1:])
-        for top, left in itertools.product(*(np.linspace(0, side - size, n).astype(int) for side, n in counts)):
-            rows, columns = slice(top, top + size), slice(left, left + size)
-            with torch.inference_mode():
-                patches = torch.stack(self.network_.patches(pixels[None, :, rows, columns].to(self.device_))).cpu()
-            patch_scores, patch_weights = F.interpolate(patches, (size, size))[:, 0]  # nearest
-            weighted[rows, columns] += patch_scores * patch_weights
-            weight[rows, columns] += patch_weights
-        quality = weighted / weight.clamp_min(torch.finfo(weight.dtype).tiny)  # a sigmoid may underflow to zero
-        quality = F.interpolate(quality[None, None], image.shape[:2], mode="area")[0, 0]  # undoes an enlargement
-        return self._to_label_unit(quality.numpy()).astype(np.float32)
+
+        def positions(crop):
+            return self.network_.patches(crop[None].to(self.device_))
+
+        quality = weighted_map(self._pixels(image), self.network_.crop_size, positions, image.shape[:2])
+        return self._to_label_unit(quality).astype(np.float32)
 
     @property
     def renamed(self):
@@ -367,12 +346,9 @@ class MANIQA(QualityRegressor):
 
     def _views(self, x):
         pixels, size = self._pixels(x), self.network_.crop_size  # (3, h, w)
-        if self.crops == "grid":
-            return preprocessing.grid_crops(pixels, size, self.n_crops)
         # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
-        seed = int(self.random_state) if isinstance(self.random_state, Integral) else 0
-        with seeded(zlib.crc32(np.ascontiguousarray(x), seed)):
-            return torch.stack([preprocessing.random_crop(pixels, size) for _ in range(self.n_crops)])
+        kind = {"crops": self.crops, "random_state": self.random_state}
+        return preprocessing.crops_to_score(pixels, size, self.n_crops, image=x, **kind)
 
     def _pixels(self, image) -> torch.Tensor:
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
@@ -382,6 +358,7 @@ class MANIQA(QualityRegressor):
         return preprocessing.normalize(preprocessing.to_tensor(image), config["mean"], config["std"])
 
     def _check_sizes(self, vit):
+        preprocessing.check_crops(self.crops)
         grid = getattr(getattr(vit, "patch_embed", None), "grid_size", None)
         if grid is None or not hasattr(vit, "blocks"):
             raise ValueError(f"backbone={self.backbone!r} is no plain vision transformer; take one such as 'test_vit'.")
@@ -392,7 +369,6 @@ class MANIQA(QualityRegressor):
             ([] != taps == sorted({*taps} & {*range(n_blocks)}), f"taps={taps} must ascend within 0..{n_blocks - 1}."),
             (grid[0] % self.window_size == 0, f"window_size={self.window_size} must divide the patches, {grid}."),
             (self.embed_dim % heads == 0, f"embed_dim={self.embed_dim} must be a multiple of 2 * n_heads = {heads}."),
-            (self.crops in ("grid", "random"), f"crops={self.crops!r} is unknown; take 'grid' or 'random'."),
         ):
             if not is_right:
                 raise ValueError(sentence)
