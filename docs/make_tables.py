@@ -37,7 +37,8 @@ SURVEY = {
     "pair_input": ("GraphIQA", "QPT", "ReIQA", "UNIQUE"),
     "multimodal": ("CLIPIQA", "LIQE"),
 }
-SECTIONS = {"displays": "Pictures", "rows": "Data"}  # file -> section, of public names that are no estimators
+# File -> section, of public names that are no estimators.
+SECTIONS = {"default_model": "A model at hand", "displays": "Pictures", "rows": "Data"}
 KINDS = {"feature": "New", "enhancement": "Better", "fix": "Mended", "doc": "Documentation"}
 
 

@@ -1,6 +1,7 @@
 from . import datasets as datasets
 from . import distortions as distortions
 from . import metrics as metrics
+from .default_model import load_quality_model as load_quality_model
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
 from .features import OpenCLIPFeatures as OpenCLIPFeatures
