@@ -31,7 +31,7 @@ REPORT = Path(__file__).with_suffix(".md")
 VERSION = "1"
 CROP = 256  # side of what is distorted, px
 LEAST_STEP = 0.06  # what one level costs at least, on the scale of the ratings (0..1)
-PSEUDO_WEIGHT = 0.35  # of a distorted image beside a rated one
+PSEUDO_WEIGHT = 0.5  # of a distorted image beside a rated one
 
 
 # Features -------------------------------------------------------------------------------------------------------------
