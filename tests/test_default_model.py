@@ -105,7 +105,8 @@ def test_fit_trains_on_ones_own_ratings():
     levels = np.tile([0, 2, 4, 5], len(photographs))
     images = [distort(one, "gaussian_blur", level) for one in photographs for level in (0, 2, 4, 5)]
     model = load_quality_model()
-    assert srcc(levels, model.predict(images)) < -0.5
+    before = model.predict(images).reshape(-1, 4)
+    assert np.mean([srcc(levels[:4], scores) for scores in before]) < -0.5  # within a photograph: contents differ more
     held_out = np.arange(len(images)) >= 28
     model.fit([images[i] for i in np.flatnonzero(~held_out)], levels[~held_out])
     assert srcc(levels[held_out], model.predict([images[i] for i in np.flatnonzero(held_out)])) > 0.5
