@@ -100,16 +100,17 @@ def test_mean_falls_with_the_level(model):
 
 @needs_wheel
 def test_fit_trains_on_ones_own_ratings():
-    # Ratings that say the opposite of the model that ships: the more blur, the better.
-    photographs = load_photographs(size=64).images
-    levels = np.tile([0, 2, 4, 5], len(photographs))
-    images = [distort(one, "gaussian_blur", level) for one in photographs for level in (0, 2, 4, 5)]
+    # Ratings that say the opposite of the model that ships: the more blur, the better. Its scores are compared within
+    # a photograph, as contents differ more than levels do; galaxy field and medical pictures are no photographs.
+    photographs = load_photographs(size=128)
+    strange = ("hubble_deep_field", "immunohistochemistry", "retina")
+    ordinary = [one for one, name in zip(photographs.images, photographs.names, strict=True) if name not in strange]
+    levels = (0, 2, 4, 5)
+    images = [distort(one, "gaussian_blur", level) for one in ordinary for level in levels]
     model = load_quality_model()
-    before = model.predict(images).reshape(-1, 4)
-    assert np.mean([srcc(levels[:4], scores) for scores in before]) < -0.5  # within a photograph: contents differ more
-    held_out = np.arange(len(images)) >= 28
-    model.fit([images[i] for i in np.flatnonzero(~held_out)], levels[~held_out])
-    assert srcc(levels[held_out], model.predict([images[i] for i in np.flatnonzero(held_out)])) > 0.5
+    assert np.mean([srcc(levels, scores) for scores in model.predict(images).reshape(-1, 4)]) < -0.5
+    model.fit(images[:20], np.tile(levels, 5))
+    assert np.mean([srcc(levels, scores) for scores in model.predict(images[20:]).reshape(-1, 4)]) > 0.5
 
 
 @needs_wheel
