@@ -2,6 +2,7 @@
 """The model that comes with the package: its file, what it says of sharp and of spoiled photographs, and its head."""
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ from sklearn_iqa.images import read_image
 from sklearn_iqa.metrics import srcc
 
 PATH = Path(sklearn_iqa.__file__).parent / FILE
+REPORT = Path(__file__).parents[1] / "benchmarks" / "train_default.md"
 RATED = Path(__file__).parents[2] / "shared" / "data" / "biq2021"
 needs_wheel = pytest.mark.skipif(
     not weights.at_hand(weights.LITE0_WHEEL),
@@ -47,6 +49,24 @@ def test_file_is_small_and_holds_numbers_alone():
     with safetensors.safe_open(PATH, framework="numpy") as file:  # a format without code
         assert {"name", "version", "backbone", "trained_on", "scores"} <= set(file.metadata())
     assert all(array.dtype.kind == "f" for array in safetensors.numpy.load_file(PATH).values())
+
+
+def test_report():
+    """What the training script measured: agreement by cross-validation, coverage, kinds whose mean falls."""
+    text = REPORT.read_text(encoding="utf-8")
+    header = [cell.strip() for cell in re.search(r"^\|.*SRCC.*$", text, flags=re.MULTILINE)[0].split("|")]
+    means = [cell.strip() for cell in re.search(r"^\| mean \|.*$", text, flags=re.MULTILINE)[0].split("|")]
+    figures = dict(zip(header, means, strict=True))
+    assert float(figures["SRCC"]) >= 0.855  # a ridge on the same set: 0.850
+    assert 0.88 <= float(figures["coverage"]) <= 0.92
+    assert len(re.findall(r"\| yes \|$", text, flags=re.MULTILINE)) >= 20
+
+
+def test_file_is_the_one_that_the_report_measured():
+    text, metadata = REPORT.read_text(encoding="utf-8"), read_head(PATH).metadata_
+    assert metadata["version"] == re.search(r"model version (\S+?)\.", text)[1]
+    assert f"File: {PATH.stat().st_size:,} bytes" in text
+    assert f"| mean | {float(metadata['srcc_5_folds']):.3f} |" in text
 
 
 @needs_wheel
