@@ -161,7 +161,8 @@ The recipe (layers, widths, penalties) was chosen while looking at these folds; 
 SEVERITY = """## Distortions of unseen photographs
 
 Mean prediction for the ten photographs of `load_photographs(size=256)`, none of which was trained on, though the
-weight of the synthetic images was chosen while looking at them, by level. The mean falls at every step from level 0 for {from_0} of 25 kinds, from level 1 for {from_1}.
+weight of the synthetic images was chosen while looking at them, by level. The mean falls at
+every step from level 0 for {from_0} of 25 kinds, from level 1 for {from_1}.
 
 {table}
 

@@ -66,7 +66,8 @@ def test_file_is_the_one_that_the_report_measured():
     text, metadata = REPORT.read_text(encoding="utf-8"), read_head(PATH).metadata_
     assert metadata["version"] == re.search(r"model version (\S+?)\.", text)[1]
     assert f"File: {PATH.stat().st_size:,} bytes" in text
-    assert f"| mean | {float(metadata['srcc_5_folds']):.3f} |" in text
+    stated = float(re.search(r"^\| mean \| (\S+)", text, flags=re.MULTILINE)[1])
+    assert abs(stated - float(metadata["srcc_5_folds"])) < 6e-4  # three digits beside four
 
 
 @needs_wheel
