@@ -38,6 +38,7 @@ SURVEY = {
     "multimodal": ("CLIPIQA", "LIQE"),
 }
 SECTIONS = {  # file -> section, of public names that are no estimators
+    "default_model": "A model at hand",
     "displays": "Pictures",
     "benchmark_displays": "Pictures",
     "rows": "Data",

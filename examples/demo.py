@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The main job, offline, on real photographs: features in a grid search, published weights, a table and a picture.
+"""The main job, offline, on real photographs: scores, features in a grid search, published weights, a table, a picture.
+
+First, the model that comes with the package scores a few photographs and spoiled versions of them. Then:
 
 Photographs that come with scikit-learn and scikit-image are distorted at five levels. (a) Frozen ImageNet features with
 a ridge go through a grid search whose folds keep each photograph together, once on the images alone and once on what
@@ -23,8 +25,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_p
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_iqa import STLPIPS, AgreementDisplay, TimmFeatures, make_pairs
+from sklearn_iqa import STLPIPS, AgreementDisplay, TimmFeatures, load_quality_model, make_pairs
 from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.distortions import distort
 from sklearn_iqa.metrics import krcc, plcc, srcc
 
 # Output of all seven stages and of the last convolution of EfficientNet-Lite0.
@@ -78,6 +81,21 @@ def set_progress_bar(grid):
 def agreement(target, predicted):
     """The field's figures: rank, linear and pair-wise correlation."""
     return {"SRCC": srcc(target, predicted), "PLCC": plcc(target, predicted), "KRCC": krcc(target, predicted)}
+
+
+def score_some_photographs():
+    """One line gives a score: sharp photographs against spoiled ones."""
+    photographs = load_photographs(size=224)
+    names = ["astronaut", "chelsea", "coffee"]
+    sharp = [photographs.images[photographs.names.index(name)] for name in names]
+    blurred = [distort(image, "gaussian_blur", 4) for image in sharp]
+    compressed = [distort(image, "jpeg", 5) for image in sharp]
+    score, std = load_quality_model().predict([*sharp, *blurred, *compressed], return_std=True)
+    columns = ["as it is", "blurred", "compressed"]
+    table = pd.DataFrame(score.reshape(3, -1).T, index=names, columns=columns)
+    print("What people would say, 0 (bad) to 1 (excellent), by load_quality_model().predict(images):\n")
+    print(table.round(2).to_string())
+    print(f"\nNine of ten mean opinions lie within {1.645 * std.mean():.2f} of the score.\n")
 
 
 def run_on_distortions(output: Path, cache: Path):
@@ -149,6 +167,7 @@ def main():
     mpl.use("Agg")
     options.output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
+    score_some_photographs()
     if options.ratings is None:
         run_on_distortions(options.output, options.output / "cache")
     else:

@@ -3,13 +3,14 @@
 How good is this image, and where is it bad?
 ============================================
 
-A photograph is compressed harder and harder, and ST-LPIPS with its published weights compares each version with the
-original. Nothing is trained. The number says how far a version is from the original, the map says where.
+A photograph is compressed harder and harder. The model that comes with the package scores each version by itself, and
+ST-LPIPS with its published weights compares it with the original. Nothing is trained. The numbers say how good a
+version is and how far from the original, the map says where.
 """
 
 import matplotlib.pyplot as plt
 
-from sklearn_iqa import STLPIPS, QualityMapDisplay, make_pairs
+from sklearn_iqa import STLPIPS, QualityMapDisplay, load_quality_model, make_pairs
 from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.distortions import distort
 
@@ -17,6 +18,12 @@ photographs = load_photographs(size=256)
 original = photographs.images[photographs.names.index("coffee")]
 levels = [1, 3, 5]
 queries = [distort(original, "jpeg", level, random_state=0) for level in levels]
+
+# %%
+# One line gives a score: what people would say, from 0 (bad) to 1 (excellent).
+
+scores = load_quality_model().predict([original, *queries])
+print("score of the original and of JPEG level 1, 3, 5:", scores.round(2))
 
 # %%
 # Methods that compare take pairs (query, reference). The published number of ST-LPIPS is a distance: 0 means equal, and

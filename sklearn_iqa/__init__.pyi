@@ -10,6 +10,7 @@ from .benchmark_results import CrossBenchmarkResult as CrossBenchmarkResult
 from .benchmarking import benchmark as benchmark
 from .benchmarking import cross_benchmark as cross_benchmark
 from .content_split import ContentSplit as ContentSplit
+from .default_model import load_quality_model as load_quality_model
 from .displays import AgreementDisplay as AgreementDisplay
 from .displays import QualityMapDisplay as QualityMapDisplay
 from .features import OpenCLIPFeatures as OpenCLIPFeatures

@@ -11,7 +11,7 @@ from torch import nn
 from sklearn_iqa import backbones
 from sklearn_iqa.devices import prepare, seeded
 from sklearn_iqa.image_features import ImageFeatures
-from sklearn_iqa.preprocessing import center_crop, normalize, resize, resize_shorter, to_tensor
+from sklearn_iqa.preprocessing import center_crop, normalize, reduce_area, resize, resize_shorter, to_tensor
 
 
 class TimmFeatures(ImageFeatures):
@@ -33,6 +33,8 @@ class TimmFeatures(ImageFeatures):
     image_size : int, tuple of int or None, default=None
         Size that images are resized to (bicubic): (height, width), or one side of a square. None keeps the native
         size; networks of one fixed size then get this size.
+    max_pixels : int or None, default=None
+        Images with more pixels are reduced to about so many (bicubic), keeping their shape. None reduces none.
     comparison : {"difference", "product", "difference+product"} or None, default=None
         None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
         both.
@@ -72,6 +74,8 @@ class TimmFeatures(ImageFeatures):
     (2, 192)
     """
 
+    _counts_or_none = ("max_pixels",)
+
     def __init__(
         self,
         backbone="resnet50",
@@ -79,6 +83,7 @@ class TimmFeatures(ImageFeatures):
         layers=None,
         pooling="mean",
         image_size=None,
+        max_pixels=None,
         comparison=None,
         backbone_weights="imagenet",
         cache=None,
@@ -91,6 +96,7 @@ class TimmFeatures(ImageFeatures):
         self.layers = layers
         self.pooling = pooling
         self.image_size = image_size
+        self.max_pixels = max_pixels
         self.comparison = comparison
         self.backbone_weights = backbone_weights
         self.cache = cache
@@ -102,6 +108,8 @@ class TimmFeatures(ImageFeatures):
     def _views(self, image):
         config = backbones.input_config(self.backbone)
         size = self.image_size
+        if self.max_pixels is not None:
+            image = reduce_area(image, self.max_pixels, Image.Resampling.BICUBIC)
         if size is None and config["fixed_input_size"]:
             size = config["input_size"][1:]
         if size is not None:
@@ -111,7 +119,8 @@ class TimmFeatures(ImageFeatures):
 
     def _identity(self):
         weights = backbones.pretraining_id(self.backbone, self.backbone_weights)
-        return repr((self.backbone, weights, self.seed_, self.layers, self.pooling, self.image_size))
+        sizes = self.image_size, self.max_pixels
+        return repr((self.backbone, weights, self.seed_, self.layers, self.pooling, *sizes))
 
     def _input_size(self):
         return backbones.input_config(self.backbone)["input_size"][1:]

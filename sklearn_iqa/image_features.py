@@ -38,6 +38,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     _doc_link_module = "sklearn_iqa"
     _doc_link_template = "https://sklearn-iqa.readthedocs.io/en/latest/generated/sklearn_iqa.{estimator_name}.html"
     _options: ClassVar[dict[str, tuple]] = {"pooling": POOLINGS, "comparison": (None, *COMPARISONS)}
+    _counts_or_none: ClassVar[tuple[str, ...]] = ()  # parameters that are None or a whole number from 1
 
     @abstractmethod
     def _views(self, image: np.ndarray) -> torch.Tensor:
@@ -80,6 +81,9 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             if value not in options:
                 raise ValueError(f"{name}={value!r} is unknown; take one of {', '.join(map(repr, options))}.")
         check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
+        for name in self._counts_or_none:
+            if getattr(self, name) is not None:
+                check_scalar(getattr(self, name), name, Integral, min_val=1)
         self._rows(X)
         self.seed_ = check_random_state(self.random_state).randint(2**31 - 1) if self.backbone_weights is None else 0
         return self

@@ -43,6 +43,15 @@ def resize_shorter(image: np.ndarray, side: int, resample: Image.Resampling) -> 
     return resize(image, int(side * height / width), side, resample)
 
 
+def reduce_area(image: np.ndarray, max_pixels: int, resample: Image.Resampling) -> np.ndarray:
+    """Reduce an image of more than `max_pixels` pixels to about so many, keeping its shape; smaller ones stay."""
+    height, width = image.shape[:2]
+    if height * width <= max_pixels:
+        return image
+    scale = math.sqrt(max_pixels / (height * width))
+    return resize(image, max(1, round(scale * height)), max(1, round(scale * width)), resample)
+
+
 def to_tensor(image: np.ndarray | tuple[np.ndarray, ...]) -> torch.Tensor:
     """Image -> float32 tensor (3, height, width) in 0..1; a tuple of k images of one size -> (k, 3, height, width).
 

@@ -92,6 +92,16 @@ def test_image_size():
     assert extractor()._views(IMAGES[0]).shape == (1, 3, 48, 40)
 
 
+def test_max_pixels():
+    # 48 x 40 = 1920 pixels; a quarter of them is half of each side, and 1000 are sqrt(1000 / 1920) = 0.7217 of it.
+    assert extractor(max_pixels=480)._views(IMAGES[0]).shape == (1, 3, 24, 20)
+    assert extractor(max_pixels=1000)._views(IMAGES[0]).shape == (1, 3, 35, 29)
+    assert torch.equal(extractor(max_pixels=1920)._views(IMAGES[0]), extractor()._views(IMAGES[0]))
+    assert extractor(max_pixels=480).fit(IMAGES)._identity() != extractor().fit(IMAGES)._identity()
+    with pytest.raises(ValueError, match="max_pixels == 0, must be >= 1"):
+        extractor(max_pixels=0).fit(IMAGES)
+
+
 @pytest.mark.parametrize("comparison", ["difference", "product", "difference+product"])
 def test_comparison(comparison):
     queries, references = IMAGES[:3], IMAGES[3:]

@@ -79,6 +79,13 @@ def test_resize_shorter_gives_torchvisions_pixels():
     np.testing.assert_array_equal(prep.resize_shorter(IMAGE, 20, BICUBIC), np.asarray(expected))
 
 
+def test_reduce_area_keeps_the_shape_and_what_is_small_enough():
+    image = np.zeros((300, 400, 3), np.uint8)
+    assert prep.reduce_area(image, 300 * 400, BICUBIC) is image
+    assert prep.reduce_area(image, 75 * 100, BICUBIC).shape == (75, 100, 3)
+    assert prep.reduce_area(np.zeros((1, 400, 3), np.uint8), 100, BICUBIC).shape == (1, 200, 3)  # no side vanishes
+
+
 # Scaling --------------------------------------------------------------------------------------------------------------
 
 
