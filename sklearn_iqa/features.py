@@ -6,6 +6,7 @@ from numbers import Integral
 
 import torch
 from PIL import Image
+from sklearn.utils import check_scalar
 from torch import nn
 
 from sklearn_iqa import backbones
@@ -35,6 +36,9 @@ class TimmFeatures(ImageFeatures):
         size; networks of one fixed size then get this size.
     max_pixels : int or None, default=None
         Images with more pixels are reduced to about so many (bicubic), keeping their shape. None reduces none.
+    scales : tuple of float, default=(1.0,)
+        Sizes at which an image passes the network, as parts of what `image_size` and `max_pixels` make of it: with
+        `(1.0, 0.5)` the features of the image and of a copy of half its sides (bicubic) stand side by side.
     comparison : {"difference", "product", "difference+product"} or None, default=None
         None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
         both.
@@ -74,8 +78,6 @@ class TimmFeatures(ImageFeatures):
     (2, 192)
     """
 
-    _counts_or_none = ("max_pixels",)
-
     def __init__(
         self,
         backbone="resnet50",
@@ -84,6 +86,7 @@ class TimmFeatures(ImageFeatures):
         pooling="mean",
         image_size=None,
         max_pixels=None,
+        scales=(1.0,),
         comparison=None,
         backbone_weights="imagenet",
         cache=None,
@@ -97,6 +100,7 @@ class TimmFeatures(ImageFeatures):
         self.pooling = pooling
         self.image_size = image_size
         self.max_pixels = max_pixels
+        self.scales = scales
         self.comparison = comparison
         self.backbone_weights = backbone_weights
         self.cache = cache
@@ -119,8 +123,20 @@ class TimmFeatures(ImageFeatures):
 
     def _identity(self):
         weights = backbones.pretraining_id(self.backbone, self.backbone_weights)
-        sizes = self.image_size, self.max_pixels
+        sizes = self.image_size, self.max_pixels, self.scales
         return repr((self.backbone, weights, self.seed_, self.layers, self.pooling, *sizes))
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        if self.max_pixels is not None:
+            check_scalar(self.max_pixels, "max_pixels", Integral, min_val=1)
+        if len(self.scales) == 0 or min(self.scales) <= 0:
+            raise ValueError(f"scales={self.scales!r} must be one or more numbers above 0, such as (1.0, 0.5).")
+        if tuple(self.scales) != (1.0,) and backbones.input_config(self.backbone)["fixed_input_size"]:
+            raise ValueError(
+                f"{self.backbone} takes images of one size, but scales={self.scales!r} makes others; leave "
+                "scales=(1.0,), or take a convolutional network."
+            )
 
     def _input_size(self):
         return backbones.input_config(self.backbone)["input_size"][1:]

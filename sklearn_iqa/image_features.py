@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import joblib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted
@@ -38,7 +39,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     _doc_link_module = "sklearn_iqa"
     _doc_link_template = "https://sklearn-iqa.readthedocs.io/en/latest/generated/sklearn_iqa.{estimator_name}.html"
     _options: ClassVar[dict[str, tuple]] = {"pooling": POOLINGS, "comparison": (None, *COMPARISONS)}
-    _counts_or_none: ClassVar[tuple[str, ...]] = ()  # parameters that are None or a whole number from 1
+    scales: tuple[float, ...] = (1.0,)  # of its own size at which an image passes the network
 
     @abstractmethod
     def _views(self, image: np.ndarray) -> torch.Tensor:
@@ -76,17 +77,17 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         ValueError, TypeError
             When X is no container of images or a parameter is unknown.
         """
+        self._check_parameters()
+        self._rows(X)
+        self.seed_ = check_random_state(self.random_state).randint(2**31 - 1) if self.backbone_weights is None else 0
+        return self
+
+    def _check_parameters(self) -> None:
         for name, options in self._options.items():
             value = getattr(self, name)
             if value not in options:
                 raise ValueError(f"{name}={value!r} is unknown; take one of {', '.join(map(repr, options))}.")
         check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
-        for name in self._counts_or_none:
-            if getattr(self, name) is not None:
-                check_scalar(getattr(self, name), name, Integral, min_val=1)
-        self._rows(X)
-        self.seed_ = check_random_state(self.random_state).randint(2**31 - 1) if self.backbone_weights is None else 0
-        return self
 
     def transform(self, X):
         """Features of each row of X.
@@ -173,6 +174,10 @@ class Pooled(nn.Module):
         self.estimator = estimator
 
     def forward(self, images):
+        scaled = (images if scale == 1 else _scaled(images, scale) for scale in self.estimator.scales)
+        return torch.cat([self._at_one_scale(one) for one in scaled], dim=1)
+
+    def _at_one_scale(self, images):
         chosen = self.estimator
         backbone = chosen._network(str(resolve_device(chosen.device)))
         if chosen.layers is None:
@@ -182,6 +187,11 @@ class Pooled(nn.Module):
         else:
             maps = backbones.tap(backbone, list(chosen.layers), images)
         return torch.cat([_pool(one, chosen.pooling, backbone) for one in maps], dim=1)
+
+
+def _scaled(images: torch.Tensor, scale: float) -> torch.Tensor:
+    size = [max(1, round(scale * side)) for side in images.shape[-2:]]
+    return F.interpolate(images, size=size, mode="bicubic", antialias=True)
 
 
 def _pool(features: torch.Tensor, pooling: str, backbone: nn.Module) -> torch.Tensor:

@@ -102,6 +102,21 @@ def test_max_pixels():
         extractor(max_pixels=0).fit(IMAGES)
 
 
+def test_scales():
+    both = extractor(scales=(1.0, 0.5)).fit_transform(IMAGES)
+    whole, half = np.split(both, 2, axis=1)
+    np.testing.assert_allclose(whole, extractor().fit_transform(IMAGES), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(half, extractor(scales=(0.5,)).fit_transform(IMAGES), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(whole, half, rtol=0.1)
+    assert len(extractor(scales=(1.0, 0.5)).fit(IMAGES).get_feature_names_out()) == both.shape[1]
+    assert extractor(scales=(1.0, 0.5)).fit(IMAGES)._identity() != extractor().fit(IMAGES)._identity()
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"must be one or more numbers above 0, such as \(1.0, 0.5\)\.$"):
+            extractor(scales=scales).fit(IMAGES)
+    with pytest.raises(ValueError, match=r"^test_vit takes images of one size, but scales=\(0.5,\) makes others"):
+        TimmFeatures("test_vit", scales=(0.5,), backbone_weights=None).fit(IMAGES)
+
+
 @pytest.mark.parametrize("comparison", ["difference", "product", "difference+product"])
 def test_comparison(comparison):
     queries, references = IMAGES[:3], IMAGES[3:]
