@@ -225,25 +225,25 @@ def test_bad_numbers(name, value):
 
 
 @pytest.mark.parametrize(
-    ("distance", "kinds", "goal"),
+    ("distance", "kinds", "max_epochs"),
     [
         # measured on held-out photographs: 0.52 with random channel weights, 0.81 with learned ones
-        ("lpips", ("gaussian_blur", "white_noise", "jpeg"), 0.80),
-        # measured: 0.58 and 0.75. DISTS on a random trunk ranks most pairs of kinds too well to start below 0.6, and
-        # of this trio it learns no more in seconds; training the trunk as well gave 0.69.
-        ("dists", ("jpeg", "color_saturation_2", "gaussian_blur"), 0.70),
+        ("lpips", ("gaussian_blur", "white_noise", "jpeg"), 8),
+        # measured: 0.58 and 0.85, after 8 passes 0.75. DISTS on a random trunk ranks most pairs of kinds too well to
+        # start below 0.6.
+        ("dists", ("jpeg", "color_saturation_2", "gaussian_blur"), 24),
     ],
 )
-def test_learns(distance, kinds, goal):
+def test_learns(distance, kinds, max_epochs):
     distorted = make_distorted(load_photographs(size=64).images, distortions=kinds, random_state=0)
     pairs = list(zip(distorted.images, distorted.references, strict=True))
     rows, held_out = np.flatnonzero(distorted.groups < 7), np.flatnonzero(distorted.groups >= 7)
     X_new, y_new = [pairs[i] for i in held_out], distorted.target[held_out]
     recipe = {"distance": distance, "net": "squeeze", "trainable": "heads", "backbone_weights": None, "lr": 1e-2}
-    estimator = ContentDiverseIQA(**recipe, crop_size=64, batch_size=16, max_epochs=8, random_state=0)
+    estimator = ContentDiverseIQA(**recipe, crop_size=64, batch_size=16, max_epochs=max_epochs, random_state=0)
     before = estimator.initialize().score(X_new, y_new)
     estimator.fit([pairs[i] for i in rows], distorted.target[rows])
-    assert estimator.score(X_new, y_new) > goal > 0.6 > before
+    assert estimator.score(X_new, y_new) > 0.8 > 0.6 > before
     predicted = estimator.predict(X_new)
     assert -6 < predicted.mean() < 1  # the unit of y, -5..-1, not a distance
     assert not estimator.higher_is_better
