@@ -40,11 +40,14 @@ LITE0_MAPS = {**LITE0, "taps": ("blocks.3", "blocks.4")}  # 80 and 112 channels 
 # Method -> its settings, and what the table says of them.
 TRAINED = {
     "LPIPS": (
-        {"backbone_weights": None, "trainable": "all", "crop_size": 128, "max_epochs": 8, "lr": 1e-3, "batch_size": 8},
-        "AlexNet from random numbers",
+        {"net": "squeeze", "backbone_weights": None, "crop_size": 128, "max_epochs": 8, "lr": 3e-2, "batch_size": 16},
+        "SqueezeNet from random numbers, heads trained",
     ),
     "STLPIPS": (
-        {"weights": "alex-bapps", "crop_size": 128, "max_epochs": 6, "lr": 1e-3, "batch_size": 8},
+        {
+            **{"weights": "alex-bapps", "trainable": "heads", "crop_size": 128, "max_epochs": 4, "lr": 1e-3},
+            **{"batch_size": 16},
+        },
         "heads trained on from the published weights",
     ),
     "ContentDiverseIQA": (
@@ -66,7 +69,10 @@ TRAINED = {
         "EfficientNet-Lite0, frozen",
     ),
     "JSPL": (
-        {**LITE0_MAPS, "n_crops": 5, "window_size": 4, "max_epochs": 10, "lr": 5e-4, "batch_size": 8},
+        {
+            **{**LITE0, "taps": ("blocks.2.0", "blocks.2.1"), "n_crops": 5, "window_size": 2, "width": 64},
+            **{"n_directions": 64, "head_width": 64, "max_epochs": 20, "lr": 2e-3, "batch_size": 8},
+        },
         "EfficientNet-Lite0, frozen; no unlabelled pairs",
     ),
     "DRIQA": (
