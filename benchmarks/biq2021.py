@@ -160,9 +160,9 @@ def entries(cache):
             iqa.MUSIQ(
                 **RANDOM,
                 **{"longer_sides": (64,), "max_patches": 16, "width": 96, "depth": 2, "n_heads": 3, "dim_mlp": 192},
-                **{"batch_size": 16, "max_epochs": 10, "lr": 5e-4},
+                **{"batch_size": 16, "max_epochs": 6, "lr": 5e-4},
             ),
-            *(400, 80, 128, "128 and 64", "10", "2 blocks of width 96 from random numbers"),
+            *(200, 80, 128, "128 and 64", "6", "2 blocks of width 96 from random numbers"),
         ),
         "DEIQT": lambda: Entry(
             iqa.DEIQT(
@@ -178,7 +178,7 @@ def entries(cache):
                 **{"backbone": "test_vit", "taps": (2, 3), "embed_dim": 32, "dim_mlp": 32, "n_heads": 2},
                 **{"window_size": 5, "n_crops": 4, "lr": 5e-4, "batch_size": 16, "max_epochs": 10},
             ),
-            *(400, 80, 192, "192, crop 160", "10", "transformer of 4 blocks of width 64 from random numbers"),
+            *(200, 80, 192, "192, crop 160", "10", "transformer of 4 blocks of width 64 from random numbers"),
         ),
         "LIQE": lambda: Entry(
             iqa.LIQE(
