@@ -117,7 +117,7 @@ def entries(cache):
         ),
         "MetaIQA": lambda: Entry(
             iqa.MetaIQA(**LITE0, image_size=96, meta_epochs=1, batch_size=16, max_epochs=4, lr=5e-4),
-            *(200, 80, 160, "96", "1 + 4", "lite0, all trained; tasks made from the photographs"),
+            *(120, 80, 160, "96", "1 + 4", "lite0, all trained; tasks made from the photographs"),
         ),
         "KonIQPlusPlus": lambda: Entry(
             iqa.KonIQPlusPlus(**LITE0, image_size=(128, 128), batch_size=16, max_epochs=4, lr=2e-3, lr_step=3),
@@ -126,17 +126,24 @@ def entries(cache):
         "GraphIQA": lambda: Entry(
             iqa.GraphIQA(
                 **LITE0,
-                **{"crop_size": 160, "n_crops": 2, "pretrain_steps": 20, "pretrain_lr": 1e-4, "batch_size": 16},
-                **{"max_epochs": 10, "lr": 2e-4},
+                **{"crop_size": 160, "n_crops": 2, "pretrain_steps": 10, "pretrain_lr": 1e-4, "batch_size": 16},
+                **{"max_epochs": 8, "lr": 2e-4},
             ),
-            *(300, 80, 192, "192, crop 160", "10", "lite0, frozen, as in the paper; 20 steps of its first stage"),
+            *(150, 80, 192, "192, crop 160", "8", "lite0, frozen, as in the paper; 10 steps of its first stage"),
         ),
         "ReIQA": lambda: Entry(
             make_pipeline(
                 iqa.ReIQA(
                     **LITE0,
-                    **{"quality_weights": "backbone", "patch_size": 64, "queue_size": 512, "momentum": 0.99},
-                    **{"n_groups": 1, "batch_size": 1, "warmup_epochs": 0, "max_epochs": 1, "lr": 1.0},
+                    **{"quality_weights": "backbone", "n_distorted": 3, "patch_size": 64, "queue_size": 512},
+                    **{
+                        "momentum": 0.99,
+                        "n_groups": 1,
+                        "batch_size": 2,
+                        "warmup_epochs": 0,
+                        "max_epochs": 1,
+                        "lr": 1.0,
+                    },
                 ),
                 *(StandardScaler(), ridge),
             ),
@@ -146,11 +153,11 @@ def entries(cache):
             make_pipeline(
                 iqa.QPT(
                     **LITE0,
-                    **{"crop_size": 128, "n_crops": 4, "queue_size": 512, "batch_size": 16, "max_epochs": 3},
+                    **{"crop_size": 128, "n_crops": 4, "queue_size": 512, "batch_size": 16, "max_epochs": 1},
                 ),
                 *(StandardScaler(), ridge),
             ),
-            *(200, 80, 256, "256, crop 128", "3", "lite0, all trained without ratings; then Ridge"),
+            *(150, 80, 256, "256, crop 128", "1", "lite0, all trained without ratings; then Ridge"),
         ),
         "GIQA": lambda: Entry(
             iqa.GIQA(input_size=64, width=16, batch_size=32, max_epochs=8, lr=0.02),

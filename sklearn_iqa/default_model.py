@@ -82,12 +82,7 @@ def load_quality_model() -> Pipeline:
 
 
 def quality_features() -> Any:
-    """The features of the default model, unfitted.
-
-    Returns
-    -------
-    TimmFeatures
-    """
+    """The features of the default model: a `TimmFeatures`, unfitted."""
     from sklearn_iqa.features import TimmFeatures
 
     return TimmFeatures(
