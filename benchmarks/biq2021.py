@@ -106,7 +106,7 @@ def entries(cache):
                 **LITE0,
                 **{"scnn_epochs": 0, "head_epochs": 3, "head_lr": 0.1, "crop_size": 128, "max_epochs": 3, "lr": 5e-4},
             ),
-            *(200, 80, 160, "160, crop 128", "3 + 3", "lite0; its second trunk from random numbers, not pretrained"),
+            *(120, 80, 160, "160, crop 128", "3 + 3", "lite0; its second trunk from random numbers, not pretrained"),
         ),
         "HyperIQA": lambda: Entry(
             iqa.HyperIQA(
@@ -121,15 +121,15 @@ def entries(cache):
         ),
         "KonIQPlusPlus": lambda: Entry(
             iqa.KonIQPlusPlus(**LITE0, image_size=(128, 128), batch_size=16, max_epochs=4, lr=2e-3, lr_step=3),
-            *(200, 80, 160, "128", "4", "lite0, all trained; no labels of defects"),
+            *(120, 80, 160, "128", "4", "lite0, all trained; no labels of defects"),
         ),
         "GraphIQA": lambda: Entry(
             iqa.GraphIQA(
                 **LITE0,
                 **{"crop_size": 160, "n_crops": 2, "pretrain_steps": 10, "pretrain_lr": 1e-4, "batch_size": 16},
-                **{"max_epochs": 8, "lr": 2e-4},
+                **{"max_epochs": 6, "lr": 3e-4},
             ),
-            *(150, 80, 192, "192, crop 160", "8", "lite0, frozen, as in the paper; 10 steps of its first stage"),
+            *(120, 80, 192, "192, crop 160", "6", "lite0, frozen, as in the paper; 10 steps of its first stage"),
         ),
         "ReIQA": lambda: Entry(
             make_pipeline(

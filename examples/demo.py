@@ -93,7 +93,7 @@ def score_some_photographs():
     score, std = load_quality_model().predict([*sharp, *blurred, *compressed], return_std=True)
     columns = ["as it is", "blurred", "compressed"]
     table = pd.DataFrame(score.reshape(3, -1).T, index=names, columns=columns)
-    print("What people would say, 0 (bad) to 1 (excellent), by load_quality_model().predict(images):\n")
+    print("What people would say, 0 (bad) to 1 (excellent), not clipped: load_quality_model().predict(images)\n")
     print(table.round(2).to_string())
     print(f"\nNine of ten mean opinions lie within {1.645 * std.mean():.2f} of the score.\n")
 
