@@ -223,8 +223,10 @@ def test_shared_parameters_are_worded_alike(parameter):
     for name, cls in SHARED[parameter].items():
         if parameter in inspect.signature(cls).parameters:
             kind, default, paragraph = _documented(cls)[parameter]
-            # Networks of open_clip have other pretraining than those of timm and torchvision.
-            family = default if parameter == "backbone_weights" else None
+            # Networks of open_clip have other pretraining than those of timm and torchvision; what has no `predict`
+            # says `transform` instead.
+            predicts = hasattr(cls, "predict")
+            family = {"backbone_weights": default, "weights": predicts, "batch_size": predicts}.get(parameter)
             wordings.setdefault(family, {}).setdefault((kind, paragraph), []).append(name)
     assert all(len(wording) == 1 for wording in wordings.values()), wordings
 

