@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 
-from .distortions import DISTORTIONS, distort
+from sklearn_iqa.distortions import DISTORTIONS, distort
 
 __all__ = ["GROUPS", "Step", "degrade", "draw_degradation", "draw_different", "same_degradation"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from .distortions import distort
+from sklearn_iqa.distortions import distort
 
 __all__ = ["BANK", "distort_by", "distorted_stack", "draw_steps"]
 

@@ -41,7 +41,7 @@ from scipy import ndimage, signal
 from skimage import color, draw, morphology
 from sklearn.utils import check_random_state
 
-from .images import read_image
+from sklearn_iqa.images import read_image
 
 __all__ = ["DISTORTIONS", "distort"]
 

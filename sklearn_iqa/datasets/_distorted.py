@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from ..distortions import DISTORTIONS, distort
-from ._photographs import load_photographs
+from sklearn_iqa.datasets._photographs import load_photographs
+from sklearn_iqa.distortions import DISTORTIONS, distort
 
 
 def make_distorted(

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._reading import Source, build, first_of, numbers, open_folder, read_csv
+from sklearn_iqa.datasets._reading import Source, build, first_of, numbers, open_folder, read_csv
 
 FLIVE = Source(
     name="FLIVE (PaQ-2-PiQ)",

@@ -6,7 +6,16 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._reading import Source, build, check_votes, first_of, numbers, open_folder, read_csv, read_words
+from sklearn_iqa.datasets._reading import (
+    Source,
+    build,
+    check_votes,
+    first_of,
+    numbers,
+    open_folder,
+    read_csv,
+    read_words,
+)
 
 AVA = Source(
     name="AVA",

@@ -6,8 +6,8 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..distortions import DISTORTIONS
-from ._reading import Source, build, coded_names, first_of, numbers, open_folder, read_csv
+from sklearn_iqa.datasets._reading import Source, build, coded_names, first_of, numbers, open_folder, read_csv
+from sklearn_iqa.distortions import DISTORTIONS
 
 KADID10K = Source(
     name="KADID-10k",

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._reading import (
+from sklearn_iqa.datasets._reading import (
     Source,
     build,
     coded_names,

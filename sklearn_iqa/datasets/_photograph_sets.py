@@ -6,7 +6,17 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._reading import Source, build, check_votes, first_of, numbers, open_folder, read_csv, read_mat, read_sheet
+from sklearn_iqa.datasets._reading import (
+    Source,
+    build,
+    check_votes,
+    first_of,
+    numbers,
+    open_folder,
+    read_csv,
+    read_mat,
+    read_sheet,
+)
 
 CLIVE = Source(
     name="LIVE In the Wild Challenge",

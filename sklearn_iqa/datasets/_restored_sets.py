@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._reading import Source, build, first_of, names_in, numbers, open_folder, read_words
+from sklearn_iqa.datasets._reading import Source, build, first_of, names_in, numbers, open_folder, read_words
 
 PIPAL = Source(
     name="PIPAL",
