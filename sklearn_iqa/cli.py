@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 import sklearn_iqa
@@ -32,6 +33,7 @@ SOME_ROWS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 TABLE_WIDTH = 100
 OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
+DEFAULT = "default"  # stands for a method: the model of `load_quality_model`
 
 
 class _Program(click.Group):
@@ -119,6 +121,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield " " * indent + line
     yield ""
     yield "* at hand: used without network"
+    yield f"{DEFAULT}: a model for photographs that comes with the package; about 0 (bad) to 1 (excellent)"
 
 
 def _aligned(cells: Sequence[str], widths: list[int]) -> str:
@@ -174,17 +177,22 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 def score(ctx, method, paths, references, weights, settings, device, batch_size, recursive, output, quiet):
     """Score image files and write a row for each, in order, as soon as it is known.
 
-    METHOD is a name from list, such as lpips. Of a folder, all image files are taken, sorted by name.
+    METHOD is a name from list, such as lpips, or default. Of a folder, all image files are taken, sorted by name.
 
     A file that cannot be scored becomes a row with its error, and the exit status is 3.
     """
-    found = _find_method(method)
-    parameters = _parameters(found, settings) | {"device": device}
-    if batch_size is not None:
-        parameters["batch_size"] = batch_size
-    queries = find_queries(paths, recursive)
-    find_reference = reference_finder(found, queries, references)
-    estimator = _with_weights(found, parameters, weights, quiet)
+    own = {"device": device} | ({} if batch_size is None else {"batch_size": batch_size})
+    find_reference = None
+    if _plain(method) == DEFAULT:
+        _refuse({"--reference": references, "--weights": weights, "--set": settings})
+        queries = find_queries(paths, recursive)
+        estimator = _default_model(own)
+    else:
+        found = _find_method(method)
+        parameters = _parameters(found, settings) | own
+        queries = find_queries(paths, recursive)
+        find_reference = reference_finder(found, queries, references)
+        estimator = _with_weights(found, parameters, weights, quiet)
     columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
     write = _row_writer(output, columns)
     rows = _scored(estimator, queries, find_reference)
@@ -199,6 +207,23 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
         ctx.exit(SOME_ROWS_FAILED)
 
 
+def _refuse(options: dict[str, Any]) -> None:
+    """Refuse what the default model has no use for."""
+    for option, given in options.items():
+        if given:
+            raise WrongUse(f"The default model has one form and sees the image alone: leave {option} out.")
+
+
+def _default_model(parameters: dict[str, Any]) -> Any:
+    try:
+        model = sklearn_iqa.load_quality_model()
+        model.set_params(**{f"features__{name}": value for name, value in parameters.items()})
+        model.predict([np.zeros((32, 32, 3), np.uint8)])  # a device that is not there shows now, and not in every row
+    except INPUT_ERRORS as error:
+        raise click.ClickException(one_line(error)) from error
+    return model
+
+
 def _find_method(name: str) -> Any:
     """Find a class by its name or that of its file, whatever the case, with or without underscores."""
     known: dict[str, Any] = {}
@@ -206,8 +231,9 @@ def _find_method(name: str) -> Any:
         known |= {_plain(method.__name__): method, _plain(method.__module__.rpartition(".")[2]): method}
     if _plain(name) in known:
         return known[_plain(name)]
-    close = difflib.get_close_matches(_plain(name), known, n=5, cutoff=0.5)
-    names = ", ".join(dict.fromkeys(known[match].__name__ for match in close))
+    shown = {plain: method.__name__ for plain, method in known.items()} | {DEFAULT: DEFAULT}
+    close = difflib.get_close_matches(_plain(name), shown, n=5, cutoff=0.5)
+    names = ", ".join(dict.fromkeys(shown[match] for match in close))
     advice = f"did you mean {names}? " if names else ""
     raise WrongUse(f"There is no method {name!r}: {advice}`sklearn-iqa list` shows all.")
 

@@ -25,6 +25,12 @@ needs_st_lpips = pytest.mark.skipif(
 )
 
 
+needs_lite0 = pytest.mark.skipif(
+    not weights.at_hand(weights.LITE0_WHEEL),
+    reason="the weights of EfficientNet-Lite0 are not installed (extra demo)",
+)
+
+
 def run(*args):
     return CliRunner().invoke(cli.main, [str(arg) for arg in args], prog_name="sklearn-iqa")
 
@@ -78,7 +84,9 @@ def test_list_runs_as_a_module_silently_and_without_matplotlib(tmp_path):
     assert lines[0].split() == ["name", "input", "better", "range", "published", "weights"]
     assert max(map(len, lines)) <= 100
     start = lines[0].index("input")
-    assert all(line[start - 1] == " " for line in lines if line and not line.startswith("*"))
+    end = lines.index("")
+    assert all(line[start - 1] == " " for line in lines[:end])
+    assert any(line.startswith("default: ") for line in lines[end:])
 
 
 def test_list_tells_the_facts_of_every_method():
@@ -162,6 +170,23 @@ def test_bad_files_become_rows_in_their_place(folders, tmp_path):
     assert "does not exist" in rows[2]["error"]
     assert "different height x width" in rows[3]["error"]
     assert not [row for row in rows if row["error"] and "row 0" in row["error"].lower()]  # X is ours, not the user's
+
+
+@needs_lite0
+def test_default_model(folders, monkeypatch):
+    result = run("score", "Default", folders / "clean", "nowhere.png", "--batch-size", 2)
+    assert (result.exit_code, list(table(result)[0])) == (3, ["image", "score", "error"])
+    rows = table(result)
+    paths = [row["image"] for row in rows[:3]]
+    expected = sklearn_iqa.load_quality_model().predict(paths)
+    assert [float(row["score"]) for row in rows[:3]] == pytest.approx(expected.tolist())
+    assert "does not exist" in rows[3]["error"]
+    for option in ("--reference", "--weights"):
+        assert f"leave {option} out" in one_line(run("score", "default", "a.png", option, "b"), status=2)
+    assert "leave --set out" in one_line(run("score", "default", "a.png", "--set", "net=vgg"), status=2)
+    assert "'nodevice'" in one_line(run("score", "default", paths[0], "--device", "nodevice"), status=1)
+    monkeypatch.setattr(weights, "at_hand", lambda file: False)
+    assert "sklearn-iqa[demo]" in one_line(run("score", "default", paths[0]), status=1)
 
 
 @needs_st_lpips
@@ -248,6 +273,7 @@ def test_unknown_method_suggests_close_names():
     line = one_line(run("score", "lpisp", "a.png"), status=2)
     assert "'lpisp'" in line
     assert "LPIPS" in line
+    assert "did you mean default" in one_line(run("score", "defualt", "a.png"), status=2)
     assert "sklearn-iqa list" in one_line(run("score", "zzzzzzzz", "a.png"), status=2)
 
 
