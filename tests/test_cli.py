@@ -273,7 +273,7 @@ def test_unknown_method_suggests_close_names():
     line = one_line(run("score", "lpisp", "a.png"), status=2)
     assert "'lpisp'" in line
     assert "LPIPS" in line
-    assert "did you mean default" in one_line(run("score", "defualt", "a.png"), status=2)
+    assert "did you mean default" in one_line(run("score", "the_default", "a.png"), status=2)
     assert "sklearn-iqa list" in one_line(run("score", "zzzzzzzz", "a.png"), status=2)
 
 
