@@ -69,7 +69,8 @@ def test_one_seed_gives_the_same_bytes_and_others_differ_only_where_there_is_cha
     np.testing.assert_array_equal(distort(image, distortion, 3, random_state=0), first)
     np.testing.assert_array_equal(distort(image, distortion, 3, random_state=np.random.RandomState(0)), first)
     assert (distort(image, distortion, 3, random_state=1) != first).any() == (distortion in RANDOM)
-    assert (distort(image, distortion, 3) != first).any() == (distortion in RANDOM)
+    # Without a seed; more than once, since few pixels have few directions of motion, and two draws may meet.
+    assert any((distort(image, distortion, 3) != first).any() for _ in range(20)) == (distortion in RANDOM)
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
