@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import click
-import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 import sklearn_iqa
@@ -218,7 +218,7 @@ def _default_model(parameters: dict[str, Any]) -> Any:
     try:
         model = sklearn_iqa.load_quality_model()
         model.set_params(**{f"features__{name}": value for name, value in parameters.items()})
-        model.predict([np.zeros((32, 32, 3), np.uint8)])  # a device that is not there shows now, and not in every row
+        model.predict([Image.new("RGB", (32, 32))])  # a device that is not there shows now, and not in every row
     except INPUT_ERRORS as error:
         raise click.ClickException(one_line(error)) from error
     return model

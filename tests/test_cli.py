@@ -23,8 +23,6 @@ needs_st_lpips = pytest.mark.skipif(
     not all(weights.at_hand(file) for entry in sklearn_iqa.STLPIPS.published for file in entry.files),
     reason="the published weights of ST-LPIPS are not installed (extra demo: stlpips_pytorch)",
 )
-
-
 needs_lite0 = pytest.mark.skipif(
     not weights.at_hand(weights.LITE0_WHEEL),
     reason="the weights of EfficientNet-Lite0 are not installed (extra demo)",
