@@ -19,8 +19,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import sklearn_iqa
-from sklearn_iqa.backbones import build_backbone, load_backbone
-from sklearn_iqa.images import read_image
+from sklearn_iqa._base.images import read_image
+from sklearn_iqa._nn.timm_backbones import build_backbone, load_backbone
 from sklearn_iqa.metrics import plcc_logistic, srcc
 
 TABLE = Path(__file__).with_suffix(".md")

@@ -18,15 +18,17 @@ from sklearn.isotonic import isotonic_regression
 from sklearn.model_selection import KFold
 
 import sklearn_iqa
+from sklearn_iqa._base.images import read_image
+from sklearn_iqa._nn.transforms import resize
 from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.datasets._distorted import _row_seed
-from sklearn_iqa.default_model import FILE, NORMAL_QUANTILE, QualityHead, quality_features, write_head
 from sklearn_iqa.distortions import DISTORTIONS, distort
-from sklearn_iqa.images import read_image
 from sklearn_iqa.metrics import krcc, plcc, srcc
-from sklearn_iqa.preprocessing import resize
+from sklearn_iqa.quality_model._file import write_head
+from sklearn_iqa.quality_model._head import NORMAL_QUANTILE, QualityHead
+from sklearn_iqa.quality_model._loader import FILE, quality_features
 
-MODEL = Path(sklearn_iqa.__file__).parent / FILE
+MODEL = Path(sklearn_iqa.__file__).parent / "quality_model" / FILE
 REPORT = Path(__file__).with_suffix(".md")
 VERSION = "1"
 CROP = 256  # side of what is distorted, px

@@ -21,13 +21,13 @@ README = DOCS.parent / "README.md"
 NOTHING = r"\-"  # in a table
 MARKS = "<!-- methods: written by docs/make_tables.py -->", "<!-- end of methods -->"
 
-CATEGORIES = {  # last but one part of a module's name -> category
+CATEGORIES = {  # room -> category
     "full_reference": "Full reference",
     "reduced_reference": "Reduced reference",
     "single_input": "No reference",
     "pair_input": "No reference, learned from pairs",
     "multimodal": "Image and words",
-    "sklearn_iqa": "Features",
+    "features": "Features",
 }
 # The 24 systems of Yang, Lyu, Qi, Shi, "Deep Learning Based Image Quality Assessment: A Survey", ITQM 2023.
 SURVEY = {
@@ -37,14 +37,11 @@ SURVEY = {
     "pair_input": ("GraphIQA", "QPT", "ReIQA", "UNIQUE"),
     "multimodal": ("CLIPIQA", "LIQE"),
 }
-SECTIONS = {  # file -> section, of public names that are no estimators
-    "default_model": "A model at hand",
+SECTIONS = {  # room -> section, of public names that are no estimators
+    "quality_model": "A model at hand",
     "displays": "Pictures",
-    "benchmark_displays": "Pictures",
-    "rows": "Data",
-    "benchmarking": "Benchmarks",
-    "benchmark_results": "Benchmarks",
-    "content_split": "Benchmarks",
+    "_base": "Data",
+    "evaluation": "Benchmarks",
 }
 KINDS = {"feature": "New", "enhancement": "Better", "fix": "Mended", "doc": "Documentation"}
 
@@ -58,8 +55,8 @@ def estimators() -> list[type]:
 
 
 def folder(cls: type) -> str:
-    """Folder of a class's file; the package's own name for files beside the folders."""
-    return cls.__module__.split(".")[-2]
+    """Room of a class: the folder of its file, or the file itself where it stands beside the folders."""
+    return cls.__module__.split(".")[1]
 
 
 def slug(cls: type) -> str:
@@ -205,8 +202,7 @@ def api_members(classes: list[type]) -> str:
         if inspect.ismodule(member):
             modules.append(name)
         elif member not in classes:
-            place = member.__module__.rpartition(".")[2]
-            sections.setdefault(SECTIONS.get(place, place.capitalize()), []).append(name)
+            sections.setdefault(SECTIONS[folder(member)], []).append(name)
     text = [section(title, "sklearn_iqa", names) for title, names in sections.items()]
     return "\n".join(text + [module_section(name) for name in modules])
 

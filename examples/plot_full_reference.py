@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import sklearn_iqa as iqa
-from sklearn_iqa.backbones import build_backbone, load_backbone
+from sklearn_iqa._nn.timm_backbones import build_backbone, load_backbone
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import distort
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_iqa.images import read_image
+from sklearn_iqa._base.images import read_image
+from sklearn_iqa._base.rows import count_images
 from sklearn_iqa.metrics import fit_logistic, plcc, plcc_logistic, srcc
-from sklearn_iqa.rows import count_images
 
 __all__ = ["AgreementDisplay", "QualityMapDisplay"]
 
@@ -208,7 +208,7 @@ class QualityMapDisplay:
     quality_map : array-like of shape (map_height, map_width)
         One number for each place; stretched over the whole image, whatever its own size.
     image : image, default=None
-        What lies below: an array, a path, a PIL image or a torch tensor, see `sklearn_iqa.images.read_image`.
+        What lies below: an array, a path, a PIL image or a torch tensor, see `sklearn_iqa._base.images.read_image`.
     label : str, default="Local quality (higher is better)"
         What the colour bar says; it must state the direction, as numbers alone do not.
     name : str, default=None

@@ -41,7 +41,7 @@ from scipy import ndimage, signal
 from skimage import color, draw, morphology
 from sklearn.utils import check_random_state
 
-from sklearn_iqa.images import read_image
+from sklearn_iqa._base.images import read_image
 
 __all__ = ["DISTORTIONS", "distort"]
 
@@ -285,7 +285,7 @@ def distort(image: Any, distortion: str, level: int, *, random_state: Any = None
     ----------
     image : array of shape (h, w, 3), (h, w, 1) or (h, w)
         uint8 in 0..255 or float in [0, 1], RGB; grey is repeated to three channels. Also a path, a PIL image and all
-        else that :func:`~sklearn_iqa.images.read_image` takes. Not modified.
+        else that :func:`~sklearn_iqa._base.images.read_image` takes. Not modified.
 
     distortion : str
         One of `DISTORTIONS`.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sklearn_iqa import states
+from sklearn_iqa._weights import state_dicts
 
 FOLDER = Path(__file__).parent / "parity"
 
@@ -84,10 +84,10 @@ def load(estimator, state) -> None:
     """Give an estimator the network of an official state dict, strictly, under the official names."""
     estimator.initialize()
     kept = estimator.network_.state_dict()
-    state = states.rename(state, estimator.renamed)
+    state = state_dicts.rename(state, estimator.renamed)
     # What a kit leaves out are constants and tables, which must exist here with the value of the constructor.
     constants = {name: value for name, value in kept.items() if name not in state}
-    states.load_state(estimator.network_, {**constants, **state}, origin="the kit")
+    state_dicts.load_state(estimator.network_, {**constants, **state}, origin="the kit")
 
 
 def distorted_pairs() -> list[tuple[np.ndarray, np.ndarray]]:

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sklearn_iqa import AHIQ, backbones, make_pairs, states
+from sklearn_iqa import AHIQ, make_pairs
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.transforms import grid_crops, to_tensor
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.frozen_trunks import freeze_behind_taps
+from sklearn_iqa.full_reference._frozen_backbones import freeze_behind_taps
 from sklearn_iqa.full_reference.ahiq import DeformNet
-from sklearn_iqa.preprocessing import grid_crops, to_tensor
 
 KIT = kits.read("ahiq")
 # Tighter than the kit's suggestion (rtol 1e-3, atol 1e-5): measured differences are below 2e-7.
@@ -79,7 +81,7 @@ def kit_scores(estimator):
 def official_state():
     """What of the kit's state has a place here; the rest would be thrown away behind half a minute of filling."""
     renamed = AHIQ().renamed
-    return kits.fill(KIT, [entry for entry in KIT["manifest"] if states.rename({entry[0]: 0}, renamed)])
+    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename({entry[0]: 0}, renamed)])
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_loss_is_the_official_one(full):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -241,12 +243,12 @@ def test_nothing_behind_the_last_taps_is_kept(small):
 )
 def test_what_is_taken_away_changes_no_tap(backbone, taps):
     torch.manual_seed(0)
-    trunk, images = backbones.build_backbone(backbone, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
+    trunk, images = timm_backbones.build_backbone(backbone, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        before = torch.cat(backbones.tap(trunk, list(taps), images), dim=1)
+        before = torch.cat(timm_backbones.tap(trunk, list(taps), images), dim=1)
         n_before = len(trunk.state_dict())
         shape = freeze_behind_taps(trunk, taps, 32)
-        after = torch.cat(backbones.tap(trunk, list(taps), images), dim=1)
+        after = torch.cat(timm_backbones.tap(trunk, list(taps), images), dim=1)
     assert torch.equal(before, after)
     assert shape == before.shape[1:]
     assert len(trunk.state_dict()) < n_before
@@ -403,7 +405,7 @@ def random_trunks(photographs, path):
     Without that the texture of a random CNN is so faint that training takes too long for a test.
     """
     torch.manual_seed(0)
-    vit, cnn = (backbones.build_backbone(SMALL[trunk], num_classes=0) for trunk in ("vit", "cnn"))
+    vit, cnn = (timm_backbones.build_backbone(SMALL[trunk], num_classes=0) for trunk in ("vit", "cnn"))
     for module in cnn.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # statistics are those of the one batch

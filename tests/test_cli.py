@@ -16,21 +16,23 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sklearn_iqa
-from sklearn_iqa import cli, cli_files, weights
+from sklearn_iqa._weights import pretrained
+from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
+from sklearn_iqa.cli.commands import commands, files
 
 DOCS = Path(__file__).parents[1] / "docs"
 needs_st_lpips = pytest.mark.skipif(
-    not all(weights.at_hand(file) for entry in sklearn_iqa.STLPIPS.published for file in entry.files),
+    not all(pretrained.at_hand(file) for entry in sklearn_iqa.STLPIPS.published for file in entry.files),
     reason="the published weights of ST-LPIPS are not installed (extra demo: stlpips_pytorch)",
 )
 needs_lite0 = pytest.mark.skipif(
-    not weights.at_hand(weights.LITE0_WHEEL),
+    not pretrained.at_hand(LITE0_WHEEL),
     reason="the weights of EfficientNet-Lite0 are not installed (extra demo)",
 )
 
 
 def run(*args):
-    return CliRunner().invoke(cli.main, [str(arg) for arg in args], prog_name="sklearn-iqa")
+    return CliRunner().invoke(commands.main, [str(arg) for arg in args], prog_name="sklearn-iqa")
 
 
 def table(result):
@@ -107,7 +109,7 @@ def test_list_tells_the_facts_of_every_method():
 
 @pytest.mark.parametrize("is_at_hand", [True, False])
 def test_list_marks_what_is_at_hand(monkeypatch, is_at_hand):
-    monkeypatch.setattr(weights, "at_hand", lambda file: is_at_hand)
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: is_at_hand)
     assert ("alex-bapps*" in run("list").stdout) is is_at_hand
     rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
     assert rows["STLPIPS"]["weights"] == "alex-bapps vgg-bapps"
@@ -117,7 +119,7 @@ def test_list_marks_what_is_at_hand(monkeypatch, is_at_hand):
 def test_weights_of_several_files_are_at_hand_when_all_are(monkeypatch):
     entry = sklearn_iqa.LPIPS.published[0]
     assert len(entry.files) == 2  # trunk and heads
-    monkeypatch.setattr(weights, "at_hand", lambda file: file is entry.files[1])
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: file is entry.files[1])
     rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
     assert rows["LPIPS"]["at_hand"] == ""
 
@@ -127,7 +129,7 @@ def test_weights_of_several_files_are_at_hand_when_all_are(monkeypatch):
     [(None, None, "any"), (0.0, None, "0 and up"), (None, 1.5, "up to 1.5"), (1.0, 10.0, "1 to 10")],
 )
 def test_interval(lowest, highest, text):
-    assert cli._interval(lowest, highest) == text
+    assert commands._interval(lowest, highest) == text
 
 
 # score: rows ----------------------------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def test_default_model(folders, monkeypatch):
         assert f"leave {option} out" in one_line(run("score", "default", "a.png", option, "b"), status=2)
     assert "leave --set out" in one_line(run("score", "default", "a.png", "--set", "net=vgg"), status=2)
     assert "'nodevice'" in one_line(run("score", "default", paths[0], "--device", "nodevice"), status=1)
-    monkeypatch.setattr(weights, "at_hand", lambda file: False)
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: False)
     assert "sklearn-iqa[demo]" in one_line(run("score", "default", paths[0]), status=1)
 
 
@@ -277,7 +279,7 @@ def test_unknown_method_suggests_close_names():
 
 @pytest.mark.parametrize("name", ["STLPIPS", "stlpips", "st_lpips", "ST-LPIPS"])
 def test_methods_are_found_by_class_and_file(name):
-    assert cli._find_method(name) is sklearn_iqa.STLPIPS
+    assert commands._find_method(name) is sklearn_iqa.STLPIPS
 
 
 def test_unknown_parameter_lists_the_accepted():
@@ -303,7 +305,7 @@ def test_unknown_parameter_lists_the_accepted():
     ],
 )
 def test_value_of_a_parameter(text, default, value):
-    found = cli._value(text, default)
+    found = commands._value(text, default)
     assert found == value
     assert type(found) is type(value)
 
@@ -329,26 +331,26 @@ def test_reference_missing_in_a_folder_is_a_row(folders, tmp_path):
 
 def test_weights_are_chosen_or_asked_for(folders, monkeypatch):
     a = folders / "clean" / "a.png"
-    monkeypatch.setattr(weights, "at_hand", lambda file: False)
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: False)
     line = one_line(run("score", "lpips", a, "--reference", a), status=1)
     assert "--weights" in line
     assert "squeeze-v0.1" in line
     monkeypatch.setattr(sklearn_iqa.STLPIPS, "published", ())
     assert "no published weights" in one_line(run("score", "stlpips", a, "--reference", a), status=1)
     monkeypatch.undo()
-    monkeypatch.setattr(weights, "at_hand", lambda file: True)
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: True)
     # LPIPS() is version 0.1, although the older weights stand first
-    assert cli._weights_at_hand(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
-    assert cli._weights_at_hand(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
+    assert commands._weights_at_hand(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
+    assert commands._weights_at_hand(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
 
 
 @needs_st_lpips
 def test_only_some_weights_at_hand(monkeypatch):
     by_name = {entry.name: entry.files[0] for entry in sklearn_iqa.STLPIPS.published}
-    monkeypatch.setattr(weights, "at_hand", lambda file: file is by_name["vgg-bapps"])
-    assert cli._weights_at_hand(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
+    monkeypatch.setattr(pretrained, "at_hand", lambda file: file is by_name["vgg-bapps"])
+    assert commands._weights_at_hand(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
     with pytest.raises(ValueError, match="No suitable weights"):
-        cli._weights_at_hand(sklearn_iqa.STLPIPS(), {"net": "alex"})
+        commands._weights_at_hand(sklearn_iqa.STLPIPS(), {"net": "alex"})
 
 
 @needs_st_lpips
@@ -385,9 +387,9 @@ def test_folders_are_expanded_in_place_and_by_name(folders, tmp_path):
     (tmp_path / "table.h5").touch()  # Pillow lists its suffix, but knows no image type of it
     (tmp_path / "folder.png").mkdir()
     paths = [str(folders / "clean" / "d.png"), str(tmp_path), "none.png"]
-    flat = [query.path for query in cli_files.find_queries(paths, recursive=False)]
+    flat = [query.path for query in files.find_queries(paths, recursive=False)]
     assert flat == [paths[0], str(tmp_path / "y.PNG"), "none.png"]
-    deep = cli_files.find_queries(paths, recursive=True)
+    deep = files.find_queries(paths, recursive=True)
     assert [query.path for query in deep] == [paths[0], str(inner / "z.jpg"), str(tmp_path / "y.PNG"), "none.png"]
     assert [str(query.place) for query in deep] == ["d.png", os.path.join("inner", "z.jpg"), "y.PNG", "none.png"]
 
@@ -405,7 +407,7 @@ def test_references_of_queries_in_folders(tmp_path):
         (tmp_path / name).touch()
 
     def find(place):
-        return Path(cli_files._namesake(tmp_path, Path(place), cli_files._by_stem)).relative_to(tmp_path).as_posix()
+        return Path(files._namesake(tmp_path, Path(place), files._by_stem)).relative_to(tmp_path).as_posix()
 
     assert find("x.png") == "x.png"
     assert find("sub/x.png") == "sub/x.png"  # at the same place
@@ -435,8 +437,8 @@ def test_version():
 
 def test_every_option_is_documented():
     page = (DOCS / "cli.rst").read_text(encoding="utf-8")
-    context = click.Context(cli.main)
-    for name in cli.main.list_commands(context):
-        for parameter in cli.main.get_command(context, name).params:
+    context = click.Context(commands.main)
+    for name in commands.main.list_commands(context):
+        for parameter in commands.main.get_command(context, name).params:
             if isinstance(parameter, click.Option):
                 assert f"``{parameter.opts[-1]}" in page, (name, parameter.opts)

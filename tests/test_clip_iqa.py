@@ -12,8 +12,9 @@ from sentences import one_sentence
 from sklearn.model_selection import GridSearchCV
 from torch.nn import functional as F
 
-from sklearn_iqa import CLIPIQA, LIQE, backbones, states
-from sklearn_iqa import sentences as sentences_module
+from sklearn_iqa import CLIPIQA, LIQE
+from sklearn_iqa._nn import clip_text, timm_backbones
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.multimodal.clip_iqa import CLIPIQANetwork
 
 KIT, PLUS_KIT = kits.read("clip_iqa"), kits.read("clip_iqa_plus")
@@ -68,7 +69,7 @@ def features(official, maps):
 @pytest.fixture
 def again(official, monkeypatch):
     """Make an estimator of other parameters around the CLIP of `official`."""
-    monkeypatch.setattr(sentences_module, "build_clip", lambda name: official.network_.clip)
+    monkeypatch.setattr(clip_text, "build_clip", lambda name: official.network_.clip)
     return lambda **parameters: CLIPIQA(backbone_weights=None, random_state=0, **parameters).initialize()
 
 
@@ -145,7 +146,7 @@ def test_learned_words_are_official(state, features, again):
     assert clip == KIT["manifest"]  # filled by name: the CLIP of both kits is one
     plus = again(n_context=16)
     state = {**kits.fill(PLUS_KIT, manifest=[(name, shape, dtype)]), **state}
-    states.load_state(plus.network_, state, renamed=plus.renamed)
+    state_dicts.load_state(plus.network_, state, renamed=plus.renamed)
     network = plus.network_
     with torch.inference_mode():
         embedded, ends = network.embed_sentences()
@@ -194,22 +195,22 @@ def test_official_files_load(tmp_path):
 
 
 def test_openai_weights_are_those_of_open_clip(monkeypatch):
-    config = backbones.clip_config(TINY["backbone"])
-    monkeypatch.setattr(backbones, "clip_config", lambda name: config)  # small, under an official name
-    fetched = backbones.build_clip("RN50-quickgelu")
+    config = timm_backbones.clip_config(TINY["backbone"])
+    monkeypatch.setattr(timm_backbones, "clip_config", lambda name: config)  # small, under an official name
+    fetched = timm_backbones.build_clip("RN50-quickgelu")
 
     def create_model(name, pretrained):
         assert (name, pretrained) == ("RN50-quickgelu", "openai")
         return fetched
 
-    monkeypatch.setattr(backbones.open_clip, "create_model", create_model)
+    monkeypatch.setattr(timm_backbones.open_clip, "create_model", create_model)
     loaded = CLIPIQA(random_state=0).initialize().network_.clip
     torch.testing.assert_close(loaded.state_dict(), fetched.state_dict(), rtol=0, atol=0)
 
     def refuse(name, pretrained):
         raise RuntimeError("no connection")
 
-    monkeypatch.setattr(backbones.open_clip, "create_model", refuse)
+    monkeypatch.setattr(timm_backbones.open_clip, "create_model", refuse)
     with one_sentence(ConnectionError, "'openai' of RN50-quickgelu", "RuntimeError", "a file", "None for random"):
         CLIPIQA().initialize()
 
@@ -221,13 +222,13 @@ def test_openai_weights_are_those_of_open_clip(monkeypatch):
 def passes(monkeypatch):
     """Counts how often the text tower runs."""
     counted = []
-    encode = sentences_module.SentenceNetwork.encode_sentences
+    encode = clip_text.SentenceNetwork.encode_sentences
 
     def count(self):
         counted.append(self)
         return encode(self)
 
-    monkeypatch.setattr(sentences_module.SentenceNetwork, "encode_sentences", count)
+    monkeypatch.setattr(clip_text.SentenceNetwork, "encode_sentences", count)
     return counted
 
 

@@ -38,7 +38,7 @@ from sklearn.utils.validation import has_fit_parameter
 from sklearn_adaptor import TableRegressor, TableTransformer
 
 import sklearn_iqa
-from sklearn_iqa import training
+from sklearn_iqa._base import training
 from sklearn_iqa.metrics import srcc
 
 FOLDER = Path(__file__).parent
@@ -815,7 +815,7 @@ def test_training_that_goes_on_holds_out_the_same(name, monkeypatch):
         splits.append(training.hold_out(*args))
         return splits[-1]
 
-    monkeypatch.setattr("sklearn_iqa.estimator.hold_out", recorded)
+    monkeypatch.setattr("sklearn_iqa._base.estimator.hold_out", recorded)
     estimator = tiny(name, early_stopping=True, validation_fraction=0.34)
     for _ in range(2):
         estimator.partial_fit(rows(name), MOS)

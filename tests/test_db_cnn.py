@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_iqa import DBCNN, states
+from sklearn_iqa import DBCNN
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import DISTORTIONS
-from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.single_input.db_cnn import CLASSES, SCNN, SCNN_FILE, scnn_trunk
-from sklearn_iqa.weights import LITE0_WHEEL, at_hand
 
 KIT = kits.read("db_cnn")
 ATOL = KIT["tolerance"]["suggested_abs"]
@@ -89,7 +90,7 @@ def test_scores_are_the_official_ones(outputs):
 @pytest.mark.parametrize("stage", KIT["stages"], ids=lambda stage: stage["at"])
 def test_stages_are_the_official_ones(full, outputs, stage):
     moments = outputs[2]
-    layer = states.rename({stage["at"].split()[0] + ".": None}, full.renamed)
+    layer = state_dicts.rename({stage["at"].split()[0] + ".": None}, full.renamed)
     name = next(iter(layer)).removesuffix(".")
     name = name if name in moments else next(name for name in moments if stage["at"].startswith(name))
     shape, mean, std = moments[name]
@@ -125,7 +126,7 @@ def test_size_and_names(full):
     # The sheet: 15,311,345 parameters with the trunk of the S-CNN alone.
     assert sum(p.numel() for p in full.network_.parameters()) == 15_311_345
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
 
 
 def test_official_checkpoint_is_loaded_strictly(full, tmp_path):
@@ -153,7 +154,7 @@ def official_crops():
 def test_published_scnn_gives_the_official_numbers():
     estimator = DBCNN(**{**SMALL, "scnn_weights": SCNN_WEIGHTS}).initialize()
     scnn, want = SCNN(scnn_trunk()).eval(), KIT["real_weights"]
-    states.load_state(scnn, states.read_state(SCNN_WEIGHTS), origin="the test")
+    state_dicts.load_state(scnn, state_dicts.read_state(SCNN_WEIGHTS), origin="the test")
     with torch.inference_mode():
         for number, (crop, image) in enumerate(zip(official_crops(), kits.images(0), strict=True)):
             logits = scnn(crop[None])[0]
@@ -282,7 +283,9 @@ def test_stages_train_scnn_then_last_layer_then_all(monkeypatch):
 @pytest.mark.parametrize("given", ["scnn_weights", "weights"])
 def test_what_is_given_is_not_trained_before(given, tmp_path, monkeypatch):
     network = DBCNN(**SMALL).initialize().network_
-    states.save_state(SCNN(network.features2) if given == "scnn_weights" else network, tmp_path / "given.safetensors")
+    state_dicts.save_state(
+        SCNN(network.features2) if given == "scnn_weights" else network, tmp_path / "given.safetensors"
+    )
     seen = recorded(monkeypatch)
     parameters = {**SMALL, "scnn_epochs": 1, "head_epochs": 1, given: tmp_path / "given.safetensors"}
     DBCNN(**parameters).fit(pictures(), MOS)

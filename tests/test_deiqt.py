@@ -8,8 +8,9 @@ import torch
 from held_out import levels
 from PIL import Image
 
-from sklearn_iqa import DEIQT, states
-from sklearn_iqa.preprocessing import grid_crops
+from sklearn_iqa import DEIQT
+from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.single_input.deiqt import PanelLoss
 
 KIT = kits.read("deiqt")
@@ -103,7 +104,7 @@ def test_losses_are_the_official_ones(full, stages):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
     assert sum(p.numel() for p in full.network_.parameters()) == 24_043_776  # the sheet's count
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from sklearn.linear_model import LinearRegression
 
 from sklearn_iqa import AHIQ, JSPL, LPIPS, MANIQA, STLPIPS, ContentDiverseIQA, KonIQPlusPlus
+from sklearn_iqa._weights.pretrained import at_hand
 from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.displays import AgreementDisplay, QualityMapDisplay
 from sklearn_iqa.metrics import fit_logistic, plcc, plcc_logistic, srcc
-from sklearn_iqa.weights import at_hand
 
 matplotlib = pytest.importorskip("matplotlib")
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from sklearn_iqa import DRIQA, make_pairs
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import distort
 from sklearn_iqa.full_reference.dr_iqa import (
@@ -17,7 +18,6 @@ from sklearn_iqa.full_reference.dr_iqa import (
     References,
     win_probability,
 )
-from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 
 KIT = kits.read("dr_iqa")
 TINY = {"backbone": "test_resnet", "backbone_weights": None, "head_width": 64, "image_size": 32, "random_state": 0}

@@ -15,7 +15,9 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 
-from sklearn_iqa import OpenCLIPFeatures, TimmFeatures, backbones, features, image_features, make_pairs
+from sklearn_iqa import OpenCLIPFeatures, TimmFeatures, make_pairs
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa.features._timm import _base, _timm
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8)
@@ -31,28 +33,30 @@ def extractor(**parameters):
 def passes(monkeypatch):
     """Counts the images that go through a network."""
     counted = []
-    forward = image_features.Pooled.forward
+    forward = _base.Pooled.forward
 
     def count(self, images):
         counted.extend(range(len(images)))
         return forward(self, images)
 
-    monkeypatch.setattr(image_features.Pooled, "forward", count)
-    image_features.Store.at_hand.clear()
+    monkeypatch.setattr(_base.Pooled, "forward", count)
+    _base.Store.at_hand.clear()
     return counted
 
 
 def by_hand(image, layer=None):
     """Feature map (c, h, w) of one image, spelled out."""
-    config = backbones.input_config("test_resnet")
+    config = timm_backbones.input_config("test_resnet")
     pixels = (image / 255.0 - config["mean"]) / config["std"]
     tensor = torch.tensor(pixels.astype(np.float32)).permute(2, 0, 1)[None]
     seed = np.random.RandomState(0).randint(2**31 - 1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = backbones.build_backbone("test_resnet").eval()
+        backbone = timm_backbones.build_backbone("test_resnet").eval()
     with torch.no_grad():
-        return (backbone.forward_features(tensor) if layer is None else backbones.tap(backbone, [layer], tensor)[0])[0]
+        return (
+            backbone.forward_features(tensor) if layer is None else timm_backbones.tap(backbone, [layer], tensor)[0]
+        )[0]
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_cache_spares_the_network_in_a_search(tmp_path, passes, kind):
     search = GridSearchCV(model, {"ridge__alpha": [0.1, 1.0, 10.0]}, cv=KFold(3), error_score="raise")
     search.fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
-    image_features.Store.at_hand.clear()  # as in another process
+    _base.Store.at_hand.clear()  # as in another process
     again = clone(search.best_estimator_).fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
@@ -187,10 +191,10 @@ def test_cache_sees_changed_pixels_and_files(tmp_path, passes):
 
 
 def test_clones_share_the_network():
-    built = features._backbone.cache_info().misses
+    built = _timm._backbone.cache_info().misses
     for _ in range(3):
         clone(extractor(random_state=123)).fit_transform(IMAGES[:1])
-    assert features._backbone.cache_info().misses == built + 1
+    assert _timm._backbone.cache_info().misses == built + 1
 
 
 @pytest.mark.parametrize(
@@ -268,7 +272,7 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
     assert views.shape == (1, 3, 224, 224)
     torch.testing.assert_close(views, torch.ones_like(views))
     state = {
-        f"visual.{name}": tensor + 1 for name, tensor in backbones.build_clip_image_tower(VIT).state_dict().items()
+        f"visual.{name}": tensor + 1 for name, tensor in timm_backbones.build_clip_image_tower(VIT).state_dict().items()
     }
 
     class Model:
@@ -277,10 +281,10 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
 
     calls = []
     monkeypatch.setattr(
-        backbones.open_clip, "create_model", lambda name, pretrained: calls.append(pretrained) or Model()
+        timm_backbones.open_clip, "create_model", lambda name, pretrained: calls.append(pretrained) or Model()
     )
-    monkeypatch.setattr(backbones.open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
-    monkeypatch.setattr(backbones.open_clip, "get_pretrained_cfg", lambda name, tag: {})
+    monkeypatch.setattr(timm_backbones.open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
+    monkeypatch.setattr(timm_backbones.open_clip, "get_pretrained_cfg", lambda name, tag: {})
     tower = OpenCLIPFeatures(VIT).fit(IMAGES)._network("cpu")
     assert calls == ["openai"]
     torch.testing.assert_close(tower.state_dict()["proj"], state["visual.proj"])
@@ -289,7 +293,7 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
 def test_cache_spares_the_towers_of_open_clip(tmp_path, passes):
     cache = tmp_path / "cache"
     first = clip_extractor(cache=cache).fit_transform(IMAGES)
-    image_features.Store.at_hand.clear()  # as in another process
+    _base.Store.at_hand.clear()  # as in another process
     np.testing.assert_array_equal(clip_extractor(cache=cache).fit_transform(IMAGES), first)
     assert len(passes) == len(IMAGES)
     config = json.loads(Path(VIT).read_text())

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from held_out import levels
 
 from sklearn_iqa import GraphIQA
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.distortions import DISTORTIONS
 from sklearn_iqa.pair_input.graph_iqa import DistortionLoss, DistortionModule, SampledSquaredError, normalized_links
-from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 
 KIT = kits.read("graph_iqa")
 RTOL = KIT["tolerance"]["rel"]  # 1e-4

@@ -8,7 +8,8 @@ import torch
 from held_out import levels
 from PIL import Image
 
-from sklearn_iqa import HyperIQA, states
+from sklearn_iqa import HyperIQA
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.single_input.hyper_iqa import PYIQA, judged
 
 KIT = kits.read("hyper_iqa")
@@ -124,8 +125,8 @@ def test_names_of_pyiqa_become_the_official_ones(official):
         elif name.startswith("fc"):
             name = f"fc_b_modules.{int(name[2]) - 1}.2.{name.rpartition('.')[2]}"
         moved[name] = tensor
-    assert states.rename(moved, PYIQA.renamed).keys() == kits.fill(KIT).keys()
-    states.load_state(official.network_, states.rename(moved, (*PYIQA.renamed, *HyperIQA.renamed)))
+    assert state_dicts.rename(moved, PYIQA.renamed).keys() == kits.fill(KIT).keys()
+    state_dicts.load_state(official.network_, state_dicts.rename(moved, (*PYIQA.renamed, *HyperIQA.renamed)))
 
 
 # The network that is written ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from sentences import check_sentence, one_sentence
 
-from sklearn_iqa.images import check_min_size, is_tensor, read_image, tensor_to_array
+from sklearn_iqa._base.images import check_min_size, is_tensor, read_image, tensor_to_array
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -171,7 +171,7 @@ def test_subclasses_of_tensors_are_tensors():
 
 
 def test_reading_arrays_does_not_import_torch():
-    program = "import sys, numpy; from sklearn_iqa.images import read_image; read_image(numpy.ones((2, 2))); "
+    program = "import sys, numpy; from sklearn_iqa._base.images import read_image; read_image(numpy.ones((2, 2))); "
     program += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sklearn_iqa import LPIPS, make_pairs
-from sklearn_iqa.inference import Job, infer
+from sklearn_iqa._base.inference import Job, infer
 
 
 class Difference(nn.Module):

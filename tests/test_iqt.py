@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import IQT, make_pairs, states
+from sklearn_iqa import IQT, make_pairs
+from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.full_reference.iqt import Attention, EncoderLayer
-from sklearn_iqa.preprocessing import grid_crops
-from sklearn_iqa.weights import LITE0_WHEEL, at_hand
 
 KIT = kits.read("iqt")
 LIVE = KIT["variants"]["live_config (256 crop)"]
@@ -72,7 +73,7 @@ def kit_views(estimator, rows, columns):
 @pytest.fixture(scope="module")
 def official_state():
     """What of the kit's state has a place here."""
-    return kits.fill(KIT, [entry for entry in KIT["manifest"] if states.rename({entry[0]: 0}, IQT.renamed)])
+    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename({entry[0]: 0}, IQT.renamed)])
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_loss_is_the_official_one(full):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
 
 
 def test_defaults_are_the_setting_for_pipal(full):

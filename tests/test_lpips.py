@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import LPIPS, states, weights
+from sklearn_iqa import LPIPS
+from sklearn_iqa._nn.losses import JudgementLoss
+from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.losses import JudgementLoss
 
 KIT = kits.read("lpips")
 PAIRS = kits.distorted_pairs()
@@ -77,7 +78,7 @@ def test_parity_stages(alex):
 def test_parity_loss():
     told = KIT["losses"]["BCERankingLoss"]
     loss = JudgementLoss()
-    states.load_state(loss, kits.fill(KIT, told["manifest"]))
+    state_dicts.load_state(loss, kits.fill(KIT, told["manifest"]))
     distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
     with torch.no_grad():
         preference = loss.preference(distances)
@@ -90,11 +91,11 @@ def test_parity_loss():
 def test_parity_published_heads(net):
     (entry,) = [entry for entry in LPIPS.published if entry.name == f"{net}-v0.1"]
     heads = entry.files[1]
-    if not weights.at_hand(heads):
+    if not pretrained.at_hand(heads):
         pytest.skip("the package `lpips`, which carries the published heads, is not installed (extra `demo`)")
     estimator = official(None if net == "alex" else KIT["variants"][net]["manifest"], net=net)
-    state = estimator.network_.state_dict() | states.read_state(weights.locate(heads))
-    states.load_state(estimator.network_, state)
+    state = estimator.network_.state_dict() | state_dicts.read_state(pretrained.locate(heads))
+    state_dicts.load_state(estimator.network_, state)
     got = estimator.predict(PAIRS)
     kits.assert_parity("lpips", f"heads {net}", got, KIT["real_heads"]["output"][net], **TOLERANCE)
     assert (got > 0).all()

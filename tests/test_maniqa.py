@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-from sklearn_iqa import MANIQA, states
-from sklearn_iqa.preprocessing import grid_crops
+from sklearn_iqa import MANIQA
+from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.single_input.maniqa import ScaleSwin, TransposedAttention
 
 KIT = kits.read("maniqa")
@@ -125,7 +126,7 @@ def test_scores_with_another_scale_are_the_official_ones(full, behind_the_vit, m
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert states.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
 
 
 def test_size(full):

@@ -11,10 +11,10 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sklearn_iqa import MetaIQA
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.distortions import DISTORTIONS
-from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.single_input.meta_iqa import Tasks, summed
-from sklearn_iqa.weights import LITE0_WHEEL, at_hand
 
 KIT = kits.read("meta_iqa")
 RTOL = 1e-4  # the sheet's for scores; the kit's own for losses is 1e-3

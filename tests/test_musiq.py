@@ -11,7 +11,7 @@ import torch
 from held_out import levels
 
 from sklearn_iqa import MUSIQ
-from sklearn_iqa.multiscale import StandardizedConv, multiscale_tokens
+from sklearn_iqa.single_input._musiq_tokens import StandardizedConv, multiscale_tokens
 from sklearn_iqa.single_input.musiq import IMAGENET, MUSIQNetwork
 
 KIT = kits.read("musiq")
@@ -255,7 +255,9 @@ def test_pretraining_leaves_the_last_layer(small, tmp_path, monkeypatch):
         heads.append(loaded.head.weight)
     assert torch.equal(*heads)
     assert torch.equal(heads[0], MUSIQ(**{**SMALL, "random_state": 1}).initialize().network_.head.weight)
-    monkeypatch.setattr("sklearn_iqa.weights.locate", lambda file: {IMAGENET: tmp_path / "imagenet.pth"}[file])
+    monkeypatch.setattr(
+        "sklearn_iqa._weights.pretrained.locate", lambda file: {IMAGENET: tmp_path / "imagenet.pth"}[file]
+    )
     named = MUSIQ(**{**SMALL, "backbone_weights": "imagenet"}).initialize().network_
     assert torch.equal(named.embedding.weight, small.network_.embedding.weight)
 

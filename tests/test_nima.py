@@ -11,9 +11,10 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from sklearn_iqa import NIMA, backbones
-from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
-from sklearn_iqa.preprocessing import resize_shorter
+from sklearn_iqa import NIMA
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa._nn.transforms import resize_shorter
 
 VARIANTS = {
     "nima": {},
@@ -114,7 +115,7 @@ def test_parity_of_stages(variant):
     name, kit, nima, images = variant
     layers, view = LAYERS[name], nima._views(images[0])
     with torch.inference_mode():
-        taps = backbones.tap(nima.network_.base_model, list(layers.values()), view)
+        taps = timm_backbones.tap(nima.network_.base_model, list(layers.values()), view)
         features = nima.network_.features(view)
         logits = nima.network_.classifier(features)
     outputs = dict(zip(layers, taps, strict=True))

@@ -14,13 +14,14 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_iqa import NIMA, QPT, UNIQUE, HyperIQA, backbones
-from sklearn_iqa.contrastive import MomentumContrast
+from sklearn_iqa import NIMA, QPT, UNIQUE, HyperIQA
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.contrastive import MomentumContrast
+from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, grid_positions, normalize, to_tensor
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.degradations import same_degradation
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.pair_input import qpt as module
-from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, grid_positions, normalize, to_tensor
 
 SMALL = {
     **{"backbone": "test_resnet", "backbone_weights": None, "crop_size": 32, "n_crops": 2, "queue_size": 16},
@@ -170,7 +171,7 @@ def test_default_is_a_resnet50_of_2048_features():
 
 def test_torchvision_file_loads(tmp_path, images):
     torch.manual_seed(3)
-    other = backbones.build_backbone("test_resnet", num_classes=0)
+    other = timm_backbones.build_backbone("test_resnet", num_classes=0)
     state = {**other.state_dict(), "fc.weight": torch.zeros(1000, 256), "fc.bias": torch.zeros(1000)}
     torch.save({"state_dict": state}, tmp_path / "resnet.pth")
     qpt = QPT(**SMALL, weights=tmp_path / "resnet.pth").initialize()

@@ -11,8 +11,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
-from sklearn_iqa.preprocessing import random_crop, to_tensor
-from sklearn_iqa.quality import QualityRegressor, QualityTransformer
+from sklearn_iqa._base.quality import QualityRegressor, QualityTransformer
+from sklearn_iqa._nn.transforms import random_crop, to_tensor
 
 IMAGES = [
     np.full((16, 16 + side, 3), level, np.uint8) for side, level in enumerate(np.linspace(0, 255, 12).astype(int))

@@ -11,11 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_iqa import ReIQA
+from sklearn_iqa._base.devices import seeded
+from sklearn_iqa._nn.transforms import overlapping_pair, side_of_overlapping_pair, to_tensor
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.devices import seeded
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.pair_input import re_iqa
-from sklearn_iqa.preprocessing import overlapping_pair, side_of_overlapping_pair, to_tensor
 
 KIT = kits.read("re_iqa")
 RTOL = KIT["tolerance"]["rel"]  # 1e-4

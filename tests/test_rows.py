@@ -16,7 +16,7 @@ from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils import _safe_indexing
 
 import sklearn_iqa
-from sklearn_iqa.rows import check_images, check_tuples, count_images, make_pairs
+from sklearn_iqa._base.rows import check_images, check_tuples, count_images, make_pairs
 
 N = 6
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 9, 7, 3), dtype=np.uint8)

@@ -8,8 +8,9 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
-from sklearn_iqa import SRIF, make_pairs, pyramids
+from sklearn_iqa import SRIF, make_pairs
 from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.full_reference import _srif_pyramids
 from sklearn_iqa.full_reference.srif import SRIFNetwork, combine, curve, fit_curve, fit_fusion
 from sklearn_iqa.metrics import krcc, plcc, srcc
 
@@ -28,9 +29,9 @@ def pairs():
         shifted = 0.7 * reference + 0.3 * np.roll(reference.astype(np.float64), 4, axis=1)
         noise = 10.0 * np.random.default_rng([0, number, 77]).normal(size=reference.shape)
         noisy = np.clip(np.rint(shifted + noise), 0, 255).astype(np.uint8)
-        grey = pyramids.gray(reference)
+        grey = _srif_pyramids.gray(reference)
         blocks = grey.reshape(95, 4, 125, 4).mean((1, 3)).repeat(4, axis=0).repeat(4, axis=1)
-        made += [(pyramids.gray(noisy), grey), (np.rint(blocks), grey)]
+        made += [(_srif_pyramids.gray(noisy), grey), (np.rint(blocks), grey)]
     return made
 
 
@@ -62,21 +63,21 @@ def test_parity_identity(pairs):
 def test_parity_stages(pairs):
     query, reference = pairs[0]
     stages = KIT["stages"]
-    gaussian, laplacian = pyramids.gray_pyramids(reference, 7)
+    gaussian, laplacian = _srif_pyramids.gray_pyramids(reference, 7)
     sums = [level.sum() for level in gaussian]
     kits.assert_parity("srif", "Gaussian sums", sums, stages["gaussian_level_sums_reference (7 levels)"], rtol=1e-7)
     sizes = [np.abs(level).mean() for level in (*laplacian, gaussian[-1])]
     told = stages["laplacian_mean_abs_reference (7 levels, last = Gaussian)"]
     kits.assert_parity("srif", "Laplacian sizes", sizes, told, rtol=1e-7)
-    query_gaussian, query_laplacian = pyramids.gray_pyramids(query, 7)
+    query_gaussian, query_laplacian = _srif_pyramids.gray_pyramids(query, 7)
     for name, level in (("query", query_laplacian[1]), ("reference", laplacian[1])):
-        counts = pyramids.texture_histogram(level)
+        counts = _srif_pyramids.texture_histogram(level)
         kits.assert_parity("srif", f"histogram {name}", counts, stages[f"imhist20_structure_level2_{name}"], atol=1)
-    windows = [pyramids.window_size(level.shape) for level in gaussian[:3]]
+    windows = [_srif_pyramids.window_size(level.shape) for level in gaussian[:3]]
     assert windows == stages["iwssim_window_sizes"]
 
     def divergence(one, other):
-        return pyramids.divergence(*map(pyramids.texture_histogram, (one, other)))
+        return _srif_pyramids.divergence(*map(_srif_pyramids.texture_histogram, (one, other)))
 
     fourth = divergence(query_laplacian[3], laplacian[3])
     kits.assert_parity("srif", "kld4", fourth, stages["kld4"], rtol=1e-2)
@@ -96,16 +97,16 @@ def test_flat_images_give_numbers():
 def test_what_is_known_is_not_computed_again(monkeypatch):
     image = kits.images(4, sizes=((192, 200),))[0]
     first = SRIF().transform([(image, image)])
-    monkeypatch.setattr(pyramids, "sharpness", None)  # a call would fail
+    monkeypatch.setattr(_srif_pyramids, "sharpness", None)  # a call would fail
     np.testing.assert_array_equal(SRIF().transform([(image, image)]), first)
 
 
 def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(pyramids, "_at_hand", {})
-    monkeypatch.setattr(pyramids, "REMEMBERED", 3)
-    found = [pyramids._remembered(np.sum, np.full((2, 2), float(i))) for i in range(5)]
+    monkeypatch.setattr(_srif_pyramids, "_at_hand", {})
+    monkeypatch.setattr(_srif_pyramids, "REMEMBERED", 3)
+    found = [_srif_pyramids._remembered(np.sum, np.full((2, 2), float(i))) for i in range(5)]
     assert found == [0, 4, 8, 12, 16]
-    assert len(pyramids._at_hand) == 3
+    assert len(_srif_pyramids._at_hand) == 3
 
 
 def test_larger_reference_is_cut_to_the_centre():

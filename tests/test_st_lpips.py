@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_iqa import STLPIPS, states, weights
+from sklearn_iqa import STLPIPS
+from sklearn_iqa._nn.losses import JudgementLoss
+from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.losses import JudgementLoss
 
 KIT = kits.read("st_lpips")
 PAIRS = kits.distorted_pairs()
@@ -28,7 +29,7 @@ def seeded():
 @pytest.fixture(scope="module")
 def published():
     files = [entry.files[0] for entry in STLPIPS.published]
-    if not all(weights.at_hand(file) for file in files):
+    if not all(pretrained.at_hand(file) for file in files):
         pytest.skip("the package `stlpips_pytorch`, which carries the weights, is not installed (extra `demo`)")
     return {net: STLPIPS(net=net, weights=f"{net}-bapps") for net in NETS}
 
@@ -60,7 +61,7 @@ def test_parity_stages(seeded, net):
 def test_parity_loss():
     told = KIT["losses"]["BCERankingLoss"]
     loss = JudgementLoss()
-    states.load_state(loss, kits.fill(KIT, told["manifest"]))
+    state_dicts.load_state(loss, kits.fill(KIT, told["manifest"]))
     distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
     with torch.no_grad():
         value = loss(distances, torch.tensor(told["inputs"]["judge01"]))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.training import Stage
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._base.training import Stage
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -91,7 +91,7 @@ def test_stage_of_its_own_learning_rate(monkeypatch):
 
 def test_progress_counts_the_batches_of_each_stage(monkeypatch):
     bars = []
-    monkeypatch.setattr("sklearn_iqa.training.tqdm", lambda **bar: bars.append(bar) or Bar())
+    monkeypatch.setattr("sklearn_iqa._base.training.tqdm", lambda **bar: bars.append(bar) or Bar())
     Staged(max_epochs=3).fit(X, Y)
     # Two epochs of the stage and three of the training, of six rows in batches of three.
     assert [(bar["desc"], bar["total"]) for bar in bars] == [("Staged, first.fit", 4), ("Staged.fit", 6)]

@@ -13,8 +13,8 @@ from scipy.special import ndtri
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_iqa import UNIQUE
-from sklearn_iqa.backbones import tap
-from sklearn_iqa.losses import FidelityLoss, pairs_within
+from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
+from sklearn_iqa._nn.timm_backbones import tap
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.pair_input.unique import UNIQUELoss, UNIQUENetwork, UNIQUEOutput, bilinear_features
 

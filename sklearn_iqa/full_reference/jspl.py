@@ -10,10 +10,10 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.frozen_trunks import FrozenTrunksMixin, freeze_behind_taps
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.semi_supervised import (
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
     MixedNet,
     SemiSupervisedLoss,
@@ -101,7 +101,7 @@ class JSPLNetwork(nn.Module):
         return (self.difference(self._features(pairs[:, 0]), features) * attention).mean(1)
 
     def _features(self, images):
-        return self.reduce(torch.cat(backbones.tap(self.cnn, self.taps, images), dim=1))
+        return self.reduce(torch.cat(timm_backbones.tap(self.cnn, self.taps, images), dim=1))
 
 
 class JSPL(FrozenTrunksMixin, QualityRegressor):
@@ -342,10 +342,10 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
         if self.attention_size % 2 == 0:
             raise ValueError(f"attention_size={self.attention_size} is even; take an odd one, such as 7.")
-        return JSPLNetwork(backbones.build_backbone(self.backbone, num_classes=0), taps=self.taps, **sizes)
+        return JSPLNetwork(timm_backbones.build_backbone(self.backbone, num_classes=0), taps=self.taps, **sizes)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
 
     def _loss(self):
         names = ("threshold", "unlabelled_weight", "decay", "pu_weights")
@@ -355,7 +355,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         return {"callbacks": [("warm_up", WarmUp(self.warmup, self.max_epochs))]}
 
     def _train_view(self, x):
-        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.crop_size))
+        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
 
     def _score(self, output):
         return super()._score(output.score)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: the distance of deep features, with learned channel weights (Zhang et al., CVPR 2018)."""
 
-from sklearn_iqa.layers import TRUNKS, PerceptualDistance, sliced_trunk
-from sklearn_iqa.perceptual import TRUNK_FILES, PerceptualMixin, load_trunk
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.perceptual import TRUNK_FILES, PerceptualMixin, load_trunk
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn.layers import TRUNKS, PerceptualDistance, sliced_trunk
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 # The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); the scaling buffers are constants.
 RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))

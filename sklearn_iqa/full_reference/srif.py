@@ -12,10 +12,10 @@ from sklearn.utils import check_scalar
 from torch import nn
 from tqdm.auto import tqdm
 
-from sklearn_iqa import states
-from sklearn_iqa.devices import resolve_device
-from sklearn_iqa.pyramids import FEATURE_NAMES, fidelity_features, gray
-from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa._base.devices import resolve_device
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa.full_reference._srif_pyramids import FEATURE_NAMES, fidelity_features, gray
 
 WEIGHTINGS = ("uncertainty", "equal", "df")
 N_MEASURES = 6  # the first features: three of structure, three of texture
@@ -281,10 +281,10 @@ class SRIF(TransformerMixin, QualityRegressor):
         return network.float() if resolve_device(self.device).type == "mps" else network
 
     def _load_weights(self, network):
-        state = states.read_state(self._weights_path())
+        state = state_dicts.read_state(self._weights_path())
         if "content" in state:
             network.make_room(len(state["content"]))
-        states.load_state(network, state, origin=f"weights={str(self.weights)!r}")
+        state_dicts.load_state(network, state, origin=f"weights={str(self.weights)!r}")
 
     def _loss(self):
         return nn.MSELoss()

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_iqa.layers import PerceptualDistance, SlicedTrunk
-from sklearn_iqa.perceptual import PerceptualMixin
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.perceptual import PerceptualMixin
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn.layers import PerceptualDistance, SlicedTrunk
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 # Channels of the tapped maps, and the shortest side for which every reflection padding has something to reflect.
 TRUNKS = {"alex": ((64, 192, 384, 256, 256), 21), "vgg": ((64, 128, 256, 512, 512), 18)}

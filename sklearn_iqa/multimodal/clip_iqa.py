@@ -15,12 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklearn_iqa import states
-from sklearn_iqa.backbones import load_clip, tokenize
-from sklearn_iqa.preprocessing import normalize, random_flip, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.sentences import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
+from sklearn_iqa._nn.clip_text import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
 # Official files hold the CLIP three times, and rows of its token embedding.
@@ -329,7 +329,7 @@ class CLIPIQA(QualityRegressor):
     def _load_weights(self, network):
         """Load the whole network, or its learned vectors alone where a file holds no more."""
         published = str(self.weights) in {entry.name for entry in self.published}
-        names = () if published else states.rename(states.read_state(self._weights_path()), self.renamed)
+        names = () if published else state_dicts.rename(state_dicts.read_state(self._weights_path()), self.renamed)
         if any(not name.startswith("contexts.") for name in names):
             super()._load_weights(network)
         else:

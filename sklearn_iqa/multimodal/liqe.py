@@ -14,11 +14,18 @@ from sklearn.utils import Bunch, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa.backbones import load_clip, tokenize
-from sklearn_iqa.multitask import MultitaskLoss, Shares, TaskWeights, distortion_numbers, expected_level, shown_scenes
-from sklearn_iqa.preprocessing import normalize, random_flip, resize_shorter, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.sentences import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
+from sklearn_iqa._nn.clip_text import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.multimodal._liqe_multitask import (
+    MultitaskLoss,
+    Shares,
+    TaskWeights,
+    distortion_numbers,
+    expected_level,
+    shown_scenes,
+)
 
 QUALITIES = ("bad", "poor", "fair", "good", "perfect")
 SCENES = ("animal", "cityscape", "human", "indoor", "landscape", "night", "plant", "still_life", "others")

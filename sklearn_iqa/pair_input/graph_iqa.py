@@ -11,11 +11,11 @@ from PIL import Image
 from sklearn.utils import check_array, check_consistent_length, check_random_state, check_scalar, column_or_1d
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.devices import seeded
+from sklearn_iqa._base.devices import seeded
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.training import Stage, Subset
 
 CODE_WIDTH, N_TYPES = 256, 25  # length of the code of a distortion; types of KADID-10k, which no loss uses
 TRIPLET_MARGIN, LEVEL_WEIGHT = 0.1, 0.25
@@ -308,12 +308,12 @@ class GraphIQA(QualityRegressor):
         return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, level=level)
 
     def _network(self):
-        fixed = backbones.input_config(self.backbone)["fixed_input_size"]
+        fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
         facts = {"img_size": self.crop_size} if fixed else {}
-        return GraphIQANetwork(backbones.build_backbone(self.backbone, num_classes=0, **facts), self.edge_dim)
+        return GraphIQANetwork(timm_backbones.build_backbone(self.backbone, num_classes=0, **facts), self.edge_dim)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.extractor, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.extractor, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return SampledSquaredError()
@@ -341,18 +341,18 @@ class GraphIQA(QualityRegressor):
 
     def _pixels(self, x):
         if min(x.shape[:2]) < self.crop_size:
-            x = preprocessing.resize_shorter(x, self.crop_size, Image.Resampling.BILINEAR)
-        return preprocessing.to_tensor(x)
+            x = transforms.resize_shorter(x, self.crop_size, Image.Resampling.BILINEAR)
+        return transforms.to_tensor(x)
 
     def _normalized(self, pixels):
-        config = backbones.input_config(self.backbone)
-        return preprocessing.normalize(pixels, config["mean"], config["std"])
+        config = timm_backbones.input_config(self.backbone)
+        return transforms.normalize(pixels, config["mean"], config["std"])
 
     def _crop(self, x, kind=0, level=0):
-        crop = preprocessing.random_crop(self._pixels(x), self.crop_size)
+        crop = transforms.random_crop(self._pixels(x), self.crop_size)
         if level > 0:
             pixels, seed = crop.movedim(0, -1).numpy(), int(torch.randint(2**31 - 1, ()))
-            crop = preprocessing.to_tensor(distort(pixels, DISTORTIONS[int(kind)], int(level), random_state=seed))
+            crop = transforms.to_tensor(distort(pixels, DISTORTIONS[int(kind)], int(level), random_state=seed))
         return self._normalized(crop)
 
     def _train_view(self, x):
@@ -360,7 +360,7 @@ class GraphIQA(QualityRegressor):
 
     def _views(self, x):
         kind = {"crops": self.crops, "random_state": self.random_state}
-        crops = preprocessing.crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
+        crops = transforms.crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
         return self._normalized(crops)
 
     def _infer(self, rows):
@@ -375,7 +375,7 @@ class GraphIQA(QualityRegressor):
         for name, low in (("edge_dim", 1), ("crop_size", 1), ("pretrain_steps", 0)):
             check_scalar(getattr(self, name), name, Integral, min_val=low)
         check_scalar(self.pretrain_lr, "pretrain_lr", Real, min_val=0, include_boundaries="neither")
-        preprocessing.check_crops(self.crops)
+        transforms.check_crops(self.crops)
 
     def _check_targets(self, rows, y, distortion=None, level=None) -> np.ndarray:
         """Quality, number of the type and level: (n, 3); the last two NaN where not given."""

@@ -12,11 +12,11 @@ from PIL import Image
 from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 
-from sklearn_iqa import backbones
-from sklearn_iqa.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
+from sklearn_iqa._base.quality import QualityTransformer
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
+from sklearn_iqa._nn.transforms import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
 from sklearn_iqa.degradations import degrade, draw_different
-from sklearn_iqa.preprocessing import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
-from sklearn_iqa.quality import QualityTransformer
 
 # Sides of what is degraded and then cropped, in sides of a crop: degrading all of a large photograph takes seconds.
 REGION = 2
@@ -182,12 +182,12 @@ class QPT(QualityTransformer):
         return _width(self.network_)
 
     def _network(self):
-        fixed = backbones.input_config(self.backbone)["fixed_input_size"]
+        fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
         facts = {"img_size": self.crop_size} if fixed else {}
-        return backbones.build_backbone(self.backbone, num_classes=0, **facts)
+        return timm_backbones.build_backbone(self.backbone, num_classes=0, **facts)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network, self.backbone, self.backbone_weights)
 
     def _training_module(self, network):
         return MomentumContrast(
@@ -239,7 +239,7 @@ class QPT(QualityTransformer):
         return resize_shorter(x, self.crop_size, Image.Resampling.BICUBIC) if small else x
 
     def _normalized(self, pixels):
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         return normalize(pixels, config["mean"], config["std"])
 
     def _check_parameters(self):

@@ -12,13 +12,14 @@ from sklearn.utils import check_scalar
 from torch import nn
 from torchvision.transforms import v2
 
-from sklearn_iqa import backbones, preprocessing, states
-from sklearn_iqa.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
-from sklearn_iqa.distortion_bank import BANK, distorted_stack
-from sklearn_iqa.inference import Job, infer
-from sklearn_iqa.optimizers import LARS, WarmUpAndCosine
-from sklearn_iqa.quality import QualityTransformer
-from sklearn_iqa.training import Stage
+from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa._base.quality import QualityTransformer
+from sklearn_iqa._base.training import Stage
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
+from sklearn_iqa._weights import state_dicts
+from sklearn_iqa.pair_input._lars import LARS, WarmUpAndCosine
+from sklearn_iqa.pair_input._re_iqa_distortions import BANK, distorted_stack
 
 PARTS = {"content+quality": ("content", "quality"), "content": ("content",), "quality": ("quality",)}
 TRAINED = ("quality", "content+quality", "none")
@@ -43,7 +44,7 @@ class ReIQANetwork(nn.Module):
 
     def forward(self, images):
         """Images (n, 3, h, w) in 0..1 -> `Encoded`; the quality encoder takes them as they are."""
-        normalized = preprocessing.normalize(images, self.mean, self.std)
+        normalized = transforms.normalize(images, self.mean, self.std)
         return Encoded(self.content.encoder(normalized), self.quality.encoder(images))
 
 
@@ -52,7 +53,7 @@ def halved(image: np.ndarray) -> np.ndarray:
     if image.dtype != np.uint8:
         image = np.rint(255 * image).astype(np.uint8)
     height, width = image.shape[:2]
-    return preprocessing.resize(image, height // 2, width // 2, Image.Resampling.BICUBIC)
+    return transforms.resize(image, height // 2, width // 2, Image.Resampling.BICUBIC)
 
 
 def augmentation(size: int) -> v2.Transform:
@@ -249,30 +250,30 @@ class ReIQA(QualityTransformer):
     # Building ---------------------------------------------------------------------------------------------------------
 
     def _network(self):
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         if config["fixed_input_size"]:
             raise ValueError(
                 f"backbone={self.backbone!r} takes images of one size, but Re-IQA sees whole ones; take a "
                 "convolutional network such as 'resnet50'."
             )
-        encoders = (backbones.build_backbone(self.backbone, num_classes=0) for _ in range(2))
+        encoders = (timm_backbones.build_backbone(self.backbone, num_classes=0) for _ in range(2))
         return ReIQANetwork(*encoders, config["mean"], config["std"])
 
     def _load_backbone(self, network):
         if self.content_weights is None:
-            backbones.load_backbone(network.content.encoder, self.backbone, self.backbone_weights)
+            timm_backbones.load_backbone(network.content.encoder, self.backbone, self.backbone_weights)
         else:
             self._load_part(network.content, "content_weights")
         if self._has_quality_file:
             self._load_part(network.quality, "quality_weights")
         elif self.quality_weights == "backbone":
-            backbones.load_backbone(network.quality.encoder, self.backbone, self.backbone_weights)
+            timm_backbones.load_backbone(network.quality.encoder, self.backbone, self.backbone_weights)
 
     def _load_part(self, part: Projected, parameter: str) -> None:
-        state = states.read_state(getattr(self, parameter))
+        state = state_dicts.read_state(getattr(self, parameter))
         if not any(name.startswith("head.") for name in state):
             state |= {f"head.{name}": tensor for name, tensor in part.head.state_dict().items()}
-        states.load_state(part, state, origin=f"{parameter}={str(getattr(self, parameter))!r}")
+        state_dicts.load_state(part, state, origin=f"{parameter}={str(getattr(self, parameter))!r}")
 
     @property
     def _has_quality_file(self) -> bool:
@@ -284,7 +285,7 @@ class ReIQA(QualityTransformer):
     # Features ---------------------------------------------------------------------------------------------------------
 
     def _views(self, x):
-        return preprocessing.to_tensor(x)[None]
+        return transforms.to_tensor(x)[None]
 
     def _infer(self, rows):
         """Yield (row, `Encoded` of each scale), as they become known."""
@@ -321,9 +322,9 @@ class ReIQA(QualityTransformer):
         augment = augmentation(self.content_size)
 
         def view(x, target):
-            pixels = preprocessing.to_tensor(x)
+            pixels = transforms.to_tensor(x)
             views = torch.stack([augment(pixels), augment(pixels)])
-            return preprocessing.normalize(views, self.network_.mean, self.network_.std)
+            return transforms.normalize(views, self.network_.mean, self.network_.std)
 
         yield Stage(
             name="content",
@@ -361,15 +362,15 @@ class ReIQA(QualityTransformer):
     def _train_view(self, x):
         """An image and distorted ones, at two scales -> pairs of patches (m, 2, 3, size, size)."""
         size = self.patch_size
-        needed = 2 * preprocessing.side_of_overlapping_pair(size)  # so that a pair lies in the half as well
+        needed = 2 * transforms.side_of_overlapping_pair(size)  # so that a pair lies in the half as well
         if min(x.shape[:2]) < needed:
-            x = preprocessing.resize_shorter(x, needed, Image.Resampling.BICUBIC)
+            x = transforms.resize_shorter(x, needed, Image.Resampling.BICUBIC)
         rng = np.random.RandomState(int(torch.randint(2**31 - 1, ())))
         stack = distorted_stack(x, self.n_distorted, rng, self.second_distortion)
-        full = torch.stack([preprocessing.to_tensor(image) for image in stack])
+        full = torch.stack([transforms.to_tensor(image) for image in stack])
         # Not antialiased, other than in inference: so the official code trains.
         half = F.interpolate(full, (x.shape[0] // 2, x.shape[1] // 2), mode="bicubic", align_corners=True)
-        pairs, half_pairs = (preprocessing.overlapping_pair(images, size) for images in (full, half))
+        pairs, half_pairs = (transforms.overlapping_pair(images, size) for images in (full, half))
         middle = len(stack) // 2
         # Of half the pairs, others at each scale, queries become keys.
         return torch.cat([pairs[:middle].flip(1), pairs[middle:], half_pairs[:middle], half_pairs[middle:].flip(1)])

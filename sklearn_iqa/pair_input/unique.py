@@ -13,10 +13,10 @@ from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa.backbones import build_backbone, input_config, load_backbone
-from sklearn_iqa.losses import FidelityLoss, pairs_within
-from sklearn_iqa.preprocessing import normalize, random_crop, random_flip, resize_shorter, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
+from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
+from sklearn_iqa._nn.transforms import normalize, random_crop, random_flip, resize_shorter, to_tensor
 
 TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this long are resized to it
 HINGE_MARGIN = 0.025

@@ -16,10 +16,10 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa import preprocessing
-from sklearn_iqa.layers import TRUNKS, DISTSDistance, L2Pool, PerceptualDistance, sliced_trunk
-from sklearn_iqa.perceptual import NonNegativeHeads, load_trunk
-from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa._base.perceptual import NonNegativeHeads, load_trunk
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import transforms
+from sklearn_iqa._nn.layers import TRUNKS, DISTSDistance, L2Pool, PerceptualDistance, sliced_trunk
 
 # The heads are in the state dict twice, as lin0 and as lins.0; the filters of pools, mean and deviation are constants.
 RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"\.filter$", None), (r"^(mean|std)$", None))
@@ -364,18 +364,18 @@ class ContentDiverseIQA(QualityRegressor):
 
     def _train_view(self, x):
         if min(x[0].shape[:2]) < self.crop_size:
-            x = tuple(preprocessing.resize_shorter(one, self.crop_size, Image.Resampling.BICUBIC) for one in x)
-        crop = preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.crop_size))
+            x = tuple(transforms.resize_shorter(one, self.crop_size, Image.Resampling.BICUBIC) for one in x)
+        crop = transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
         return torch.rot90(crop, int(torch.randint(4, ())), (-2, -1))
 
     def _views(self, x):
         return self._pixels(x)[None]  # (1, 2, 3, h, w)
 
     def _pixels(self, x):
-        pixels = preprocessing.to_tensor(x)
+        pixels = transforms.to_tensor(x)
         if self.distance == "dists":
             return pixels
-        return preprocessing.normalize(pixels, preprocessing.HALF_MEAN, preprocessing.HALF_STD)
+        return transforms.normalize(pixels, transforms.HALF_MEAN, transforms.HALF_STD)
 
     def _start(self, targets, sample_weight):
         self.y_range_ = (float(targets.min()), float(targets.max()))

@@ -14,8 +14,11 @@ from skorch.callbacks import LRScheduler
 from torch import nn
 from torchvision.transforms.functional import rotate
 
-from sklearn_iqa import backbones
-from sklearn_iqa.preprocessing import (
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._base.rows import check_tuples
+from sklearn_iqa._base.training import Stage
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.transforms import (
     check_crops,
     crops_to_score,
     normalize,
@@ -24,9 +27,6 @@ from sklearn_iqa.preprocessing import (
     resize_shorter,
     to_tensor,
 )
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.rows import check_tuples
-from sklearn_iqa.training import Stage
 
 N_LEVELS, N_CHANNELS, GRID = 4, 64, 7  # maps of the backbone, the channels and the side that they are reduced to
 TEACHER_STEP, STEP = 20, 30  # epochs after which the rate falls to a tenth, the student's again and again
@@ -319,13 +319,13 @@ class CVRKDIQA(QualityRegressor):
         self.verbose = verbose
 
     def _network(self):
-        backbone = backbones.build_backbone(self.backbone, num_classes=0)
+        backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
         if len(getattr(backbone, "feature_info", ())) < N_LEVELS:
             raise ValueError(f"backbone={self.backbone!r} has no {N_LEVELS} feature maps; take one such as 'resnet18'.")
         return CVRKDIQANetwork(backbone, n_crops=self.n_crops, width=self.width, depth=self.depth)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
 
     def _training_rows(self, X):
         return check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
@@ -383,7 +383,7 @@ class CVRKDIQA(QualityRegressor):
     def _pixels(self, image):
         if min(image.shape[:2]) < self.crop_size:
             image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         return normalize(to_tensor(image), config["mean"], config["std"])
 
     def _check_parameters(self):
@@ -392,7 +392,7 @@ class CVRKDIQA(QualityRegressor):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.teacher_lr, "teacher_lr", Real, min_val=0, include_boundaries="neither")
         blocks, n_blocks = list(self.distilled_blocks or [0]), 2 * self.depth
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         check_crops(self.crops)
         if blocks != sorted({*blocks} & {*range(n_blocks)}):
             raise ValueError(f"distilled_blocks={blocks} must ascend within 0..{n_blocks - 1}, the last of 2 * depth.")

@@ -12,13 +12,13 @@ from sklearn.utils import check_scalar
 from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing, states
-from sklearn_iqa import weights as weights_module
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 from sklearn_iqa.distortions import distort
-from sklearn_iqa.preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.training import Stage, Subset
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
 
 STRIDE = 16  # pixels per position in the maps of both trunks
 SCNN_WIDTHS, SCNN_STRIDES = (3, 48, 48, 64, 64, 64, 64, 128, 128, 128), (1, 2, 1, 2, 1, 2, 1, 1, 2)
@@ -298,13 +298,13 @@ class DBCNN(QualityRegressor):
         self.verbose = verbose
 
     def _network(self):
-        trunk = backbones.build_backbone(self.backbone, num_classes=0)
+        trunk = timm_backbones.build_backbone(self.backbone, num_classes=0)
         entries = getattr(trunk, "feature_info", ())
         levels = [level for level, entry in enumerate(entries) if entry["reduction"] <= STRIDE]
         if not (levels and hasattr(trunk, "forward_intermediates")):
             raise ValueError(f"backbone={self.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'.")
         trunk.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         # Images come normalised for the S-CNN; this brings them to the backbone's own normalisation: 0 and 1 for VGG.
         mean = tuple((own - m) / s for own, m, s in zip(config["mean"], IMAGENET_MEAN, IMAGENET_STD, strict=True))
         std = tuple(own / s for own, s in zip(config["std"], IMAGENET_STD, strict=True))
@@ -312,12 +312,12 @@ class DBCNN(QualityRegressor):
         return DBCNNNetwork(trunk, level=levels[-1], width=width, mean=mean, std=std)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.features1, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.features1, self.backbone, self.backbone_weights)
         if self.scnn_weights is None:
             return
-        path = weights_module.locate(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
-        state = states.read_state(path)
-        states.load_state(SCNN(network.features2), state, origin=f"scnn_weights={str(self.scnn_weights)!r}")
+        path = pretrained.locate(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
+        state = state_dicts.read_state(path)
+        state_dicts.load_state(SCNN(network.features2), state, origin=f"scnn_weights={str(self.scnn_weights)!r}")
 
     def _loss(self):
         return nn.MSELoss()
@@ -364,13 +364,13 @@ class DBCNN(QualityRegressor):
         # NOTE[DIFF] official: distorted first, then resized and cut, which takes longer and weakens fine distortions.
         kind, level = CLASSES[int(one_hot.argmax())]
         side = min(SCNN_CROP, self.crop_size)
-        image = preprocessing.resize_shorter(image, round(side * SCNN_SIDE / SCNN_CROP), Image.Resampling.BILINEAR)
+        image = transforms.resize_shorter(image, round(side * SCNN_SIDE / SCNN_CROP), Image.Resampling.BILINEAR)
         crop = random_flip(random_crop(to_tensor(image), side)).movedim(0, -1).numpy()
         return self._normalized(distort(crop, kind, level, random_state=int(torch.randint(2**31 - 1, ()))))
 
     def _crop(self, image):
         if min(image.shape[:2]) < self.crop_size:
-            image = preprocessing.resize_shorter(image, self.crop_size, Image.Resampling.BILINEAR)
+            image = transforms.resize_shorter(image, self.crop_size, Image.Resampling.BILINEAR)
         return random_flip(random_crop(self._normalized(image), self.crop_size))
 
     def _normalized(self, image):
@@ -388,5 +388,5 @@ class DBCNN(QualityRegressor):
         check_scalar(self.head_lr, "head_lr", Real, min_val=0, include_boundaries="neither")
         for name in ("scnn_epochs", "head_epochs"):
             check_scalar(getattr(self, name), name, Integral, min_val=0)
-        if backbones.input_config(self.backbone)["fixed_input_size"]:
+        if timm_backbones.input_config(self.backbone)["fixed_input_size"]:
             raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")

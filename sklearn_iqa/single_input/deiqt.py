@@ -11,8 +11,8 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.quality import QualityRegressor
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import timm_backbones, transforms
 
 CLIPPED = 5.0  # longest gradient of one step
 WARMUP_START = 1e-3  # share of the learning rate with which the warm-up begins: 2e-7 of 2e-4
@@ -267,7 +267,7 @@ class DEIQT(QualityRegressor):
         return self._to_label_unit(opinions)
 
     def _network(self):
-        vit = backbones.build_backbone(self.backbone, num_classes=0)
+        vit = timm_backbones.build_backbone(self.backbone, num_classes=0)
         if getattr(vit, "cls_token", None) is None or not hasattr(vit, "blocks"):
             raise ValueError(
                 f"backbone={self.backbone!r} is no plain vision transformer with a class token; take one such as "
@@ -276,7 +276,7 @@ class DEIQT(QualityRegressor):
         return DEIQTNetwork(vit, self.n_members)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return PanelLoss()
@@ -301,12 +301,12 @@ class DEIQT(QualityRegressor):
         }
 
     def _train_view(self, x):
-        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self._side))
+        return transforms.random_flip(transforms.random_crop(self._pixels(x), self._side))
 
     def _views(self, x):
         # NOTE[DIFF] official: one generator for all images.
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return preprocessing.crops_to_score(self._pixels(x), self._side, self.n_crops, image=x, **kind)
+        return transforms.crops_to_score(self._pixels(x), self._side, self.n_crops, image=x, **kind)
 
     @property
     def _side(self) -> int:
@@ -315,16 +315,16 @@ class DEIQT(QualityRegressor):
     def _pixels(self, image) -> torch.Tensor:
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
         if self.image_size is not None:
-            image = preprocessing.resize(image, *self.image_size, Image.Resampling.BILINEAR)
+            image = transforms.resize(image, *self.image_size, Image.Resampling.BILINEAR)
         if min(image.shape[:2]) < self._side:
-            image = preprocessing.resize_shorter(image, self._side, Image.Resampling.BICUBIC)
-        config = backbones.input_config(self.backbone)
-        return preprocessing.normalize(preprocessing.to_tensor(image), config["mean"], config["std"])
+            image = transforms.resize_shorter(image, self._side, Image.Resampling.BICUBIC)
+        config = timm_backbones.input_config(self.backbone)
+        return transforms.normalize(transforms.to_tensor(image), config["mean"], config["std"])
 
     def _check_parameters(self):
         super()._check_parameters()
         for name, low in (("n_members", 1), ("warmup_epochs", 0), ("lr_step", 1)):
             check_scalar(getattr(self, name), name, Integral, min_val=low)
-        preprocessing.check_crops(self.crops)
+        transforms.check_crops(self.crops)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ValueError(f"image_size={self.image_size} must be (height, width) in pixels, or None.")

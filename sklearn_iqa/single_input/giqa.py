@@ -17,8 +17,8 @@ from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
-from sklearn_iqa.preprocessing import center_crop, normalize, random_crop, random_flip, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
 
 CIFAR_MEAN, CIFAR_STD = (
     (0.4914, 0.4822, 0.4465),

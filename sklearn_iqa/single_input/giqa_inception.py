@@ -10,12 +10,12 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_scalar
 
-from sklearn_iqa.backbones import load_backbone
-from sklearn_iqa.fid_inception import RENAMED, FIDInception, TimmTrunk
-from sklearn_iqa.preprocessing import to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.states import load_state, read_state
-from sklearn_iqa.weights import WeightsFile, locate
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.timm_backbones import load_backbone
+from sklearn_iqa._nn.transforms import to_tensor
+from sklearn_iqa._weights.pretrained import WeightsFile, locate
+from sklearn_iqa._weights.state_dicts import load_state, read_state
+from sklearn_iqa.single_input._fid_inception import RENAMED, FIDInception, TimmTrunk
 
 FID = "fid_inception"
 FID_FILE = WeightsFile(

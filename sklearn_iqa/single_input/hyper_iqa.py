@@ -11,8 +11,9 @@ from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklearn_iqa import backbones
-from sklearn_iqa.preprocessing import (
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.transforms import (
     check_crops,
     crops_to_score,
     normalize,
@@ -22,8 +23,7 @@ from sklearn_iqa.preprocessing import (
     resize_shorter,
     to_tensor,
 )
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are written
 TARGET = (224, 112, 56, 28, 14)  # widths of the network that is written; one score comes behind
@@ -265,13 +265,13 @@ class HyperIQA(QualityRegressor):
         self.verbose = verbose
 
     def _network(self):
-        backbone = backbones.build_backbone(self.backbone, num_classes=0)
+        backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
         if len(getattr(backbone, "feature_info", ())) < len(TAPS):
             raise ValueError(f"backbone={self.backbone!r} has no {len(TAPS)} feature maps; take one like 'resnet18'.")
         return HyperIQANetwork(backbone)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.res, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.res, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return nn.L1Loss()
@@ -309,7 +309,7 @@ class HyperIQA(QualityRegressor):
             image = resize(image, *self.image_size, Image.Resampling.BILINEAR)  # torchvision's default
         if min(image.shape[:2]) < self.crop_size:
             image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         return normalize(to_tensor(image), config["mean"], config["std"])
 
     def _check_parameters(self):
@@ -317,7 +317,7 @@ class HyperIQA(QualityRegressor):
         for name in ("crop_size", "lr_step"):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.lr_ratio, "lr_ratio", Real, min_val=0, include_boundaries="neither")
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         check_crops(self.crops)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < self.crop_size):
             raise ValueError(

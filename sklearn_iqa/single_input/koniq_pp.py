@@ -13,10 +13,10 @@ from sklearn.utils import check_array, check_consistent_length, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa import backbones
-from sklearn_iqa.losses import NormInNormLoss
-from sklearn_iqa.preprocessing import normalize, resize, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.losses import NormInNormLoss
+from sklearn_iqa._nn.transforms import normalize, resize, to_tensor
 
 WIDTHS = (64, 64, 64, 64, 128, 128, 256, 256)  # channels that a side network keeps of each of the eight taps
 STRIDES = (4, 8, 16, 32)  # of the four stages with two taps each
@@ -94,7 +94,9 @@ class KonIQPlusPlusNetwork(nn.Module):
 
     def __init__(self, backbone, n_defects):
         super().__init__()
-        self.features = backbones.build_backbone(backbone, num_classes=0).eval()  # probing must not move running means
+        self.features = timm_backbones.build_backbone(
+            backbone, num_classes=0
+        ).eval()  # probing must not move running means
         self.taps, n_channels = self._find_taps(backbone)
         self.sub_q = SideNetwork(n_channels, 1)
         self.sub_dist = SideNetwork(n_channels, n_defects)
@@ -104,7 +106,7 @@ class KonIQPlusPlusNetwork(nn.Module):
 
     def maps(self, images):
         """What each position says of quality and of defects, and its share: two outputs of `SideNetwork`."""
-        taps = backbones.tap(self.features, self.taps, images)
+        taps = timm_backbones.tap(self.features, self.taps, images)
         return self.sub_q(taps), self.sub_dist(taps)
 
     @torch.no_grad()
@@ -115,8 +117,8 @@ class KonIQPlusPlusNetwork(nn.Module):
             name = f"{name}.blocks" if hasattr(self.features.get_submodule(name), "blocks") else name
             blocks = [child for child, _ in self.features.get_submodule(name).named_children()]
             taps += [f"{name}.{block}" for block in blocks[:1] + blocks[-1:]]
-        fits = len(taps) == len(WIDTHS) and not backbones.input_config(backbone)["fixed_input_size"]
-        maps = backbones.tap(self.features, taps, torch.zeros(1, 3, 64, 64)) if fits else []
+        fits = len(taps) == len(WIDTHS) and not timm_backbones.input_config(backbone)["fixed_input_size"]
+        maps = timm_backbones.tap(self.features, taps, torch.zeros(1, 3, 64, 64)) if fits else []
         if [one.shape[2:] for one in maps] != [(64 // stride,) * 2 for stride in STRIDES for _ in range(2)]:
             raise ValueError(f"backbone={backbone!r} has no stages of blocks with strides {STRIDES}; take a ResNet.")
         return taps, [one.shape[1] for one in maps]
@@ -347,7 +349,7 @@ class KonIQPlusPlus(QualityRegressor):
         return KonIQPlusPlusNetwork(self.backbone, self.n_defects)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.features, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.features, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return JointLoss(self.monotonicity)
@@ -359,7 +361,7 @@ class KonIQPlusPlus(QualityRegressor):
         return {"optimizer__param_groups": groups, "callbacks": [("schedule", schedule)]}
 
     def _views(self, x):
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         pixels = to_tensor(resize(x, *self.image_size, Image.Resampling.BILINEAR))
         return normalize(pixels, config["mean"], config["std"])[None]  # (1, 3, height, width)
 

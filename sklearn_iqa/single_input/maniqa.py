@@ -14,11 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
-from sklearn_iqa import backbones, preprocessing
-from sklearn_iqa.inference import weighted_map
-from sklearn_iqa.quality import QualityRegressor
-from sklearn_iqa.training import CosineSwing
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.inference import weighted_map
+from sklearn_iqa._base.quality import QualityRegressor
+from sklearn_iqa._base.training import CosineSwing
+from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
 # What the official state holds and the score does not use: constants, the end of the ViT, a convolution.
@@ -326,13 +326,13 @@ class MANIQA(QualityRegressor):
         return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
 
     def _network(self):
-        vit = backbones.build_backbone(self.backbone, num_classes=0)
+        vit = timm_backbones.build_backbone(self.backbone, num_classes=0)
         self._check_sizes(vit)
         sizes = ("taps", "embed_dim", "dim_mlp", "n_heads", "window_size", "scale", "drop")
         return MANIQANetwork(vit, **{name: getattr(self, name) for name in sizes})
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return nn.MSELoss()
@@ -342,23 +342,23 @@ class MANIQA(QualityRegressor):
 
     def _train_view(self, x):
         # NOTE[DIFF] official: np.flip on axis 1 of a (3, h, w) array, that is upside down, with probability 0.7.
-        return preprocessing.random_flip(preprocessing.random_crop(self._pixels(x), self.network_.crop_size))
+        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.network_.crop_size))
 
     def _views(self, x):
         pixels, size = self._pixels(x), self.network_.crop_size  # (3, h, w)
         # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return preprocessing.crops_to_score(pixels, size, self.n_crops, image=x, **kind)
+        return transforms.crops_to_score(pixels, size, self.n_crops, image=x, **kind)
 
     def _pixels(self, image) -> torch.Tensor:
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
         if min(image.shape[:2]) < self.network_.crop_size:
-            image = preprocessing.resize_shorter(image, self.network_.crop_size, Image.Resampling.BICUBIC)
-        config = backbones.input_config(self.backbone)
-        return preprocessing.normalize(preprocessing.to_tensor(image), config["mean"], config["std"])
+            image = transforms.resize_shorter(image, self.network_.crop_size, Image.Resampling.BICUBIC)
+        config = timm_backbones.input_config(self.backbone)
+        return transforms.normalize(transforms.to_tensor(image), config["mean"], config["std"])
 
     def _check_sizes(self, vit):
-        preprocessing.check_crops(self.crops)
+        transforms.check_crops(self.crops)
         grid = getattr(getattr(vit, "patch_embed", None), "grid_size", None)
         if grid is None or not hasattr(vit, "blocks"):
             raise ValueError(f"backbone={self.backbone!r} is no plain vision transformer; take one such as 'test_vit'.")

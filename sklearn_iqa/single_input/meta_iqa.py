@@ -13,10 +13,10 @@ from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklearn_iqa import backbones, preprocessing
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.training import Stage, Subset
 
 QUERY_SHARE, SUPPORT_RATIO = 0.2, 1.5  # query images of a task; support images for each query image in a step
 HEAD_RATE = 100  # the head learns this much faster than the backbone in meta-training: 1e-2 to 1e-4
@@ -268,12 +268,12 @@ class MetaIQA(QualityRegressor):
         return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, groups=groups)
 
     def _network(self):
-        fixed = backbones.input_config(self.backbone)["fixed_input_size"]
+        fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
         size = {"img_size": self.image_size} if fixed else {}
-        return MetaIQANetwork(backbones.build_backbone(self.backbone, **size))
+        return MetaIQANetwork(timm_backbones.build_backbone(self.backbone, **size))
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.resnet_layer, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.resnet_layer, self.backbone, self.backbone_weights)
 
     def _loss(self):
         return nn.MSELoss()
@@ -331,13 +331,13 @@ class MetaIQA(QualityRegressor):
         if level > 0:
             seed = int(torch.randint(2**31 - 1, ()))
             pixels = distort(pixels, DISTORTIONS[int(kind)], int(level), random_state=seed)
-        config = backbones.input_config(self.backbone)
-        return preprocessing.normalize(preprocessing.to_tensor(pixels), config["mean"], config["std"])
+        config = timm_backbones.input_config(self.backbone)
+        return transforms.normalize(transforms.to_tensor(pixels), config["mean"], config["std"])
 
     def _augmented(self, x, kind=0, level=0):
         # NOTE[DIFF] official: never the last row or column of places.
         pixels = self._resized(x, kind, level, round(RESIZE_RATIO * self.image_size))
-        return preprocessing.random_crop(preprocessing.random_flip(pixels), self.image_size)
+        return transforms.random_crop(transforms.random_flip(pixels), self.image_size)
 
     def _train_view(self, x):
         return self._augmented(x)

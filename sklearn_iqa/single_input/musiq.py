@@ -13,13 +13,12 @@ from sklearn.utils import check_array, check_consistent_length, check_scalar
 from skorch.callbacks import LRScheduler
 from torch import nn
 
-from sklearn_iqa import states
-from sklearn_iqa import weights as weights_module
-from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
-from sklearn_iqa.multiscale import GRID, PATCH, PIXELS, Bottleneck, StandardizedConv, multiscale_tokens
-from sklearn_iqa.preprocessing import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
+from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa.single_input._musiq_tokens import GRID, PATCH, PIXELS, Bottleneck, StandardizedConv, multiscale_tokens
 
 PATCHES_AT_ONCE = 256  # that are embedded, which bounds memory: the maps of one patch hold 32 times its pixels
 RATING_STD = 1.4  # deviation of the ratings where y gives only their mean; about the mean one in AVA
@@ -324,20 +323,20 @@ class MUSIQ(QualityRegressor):
     def _load_weights(self, network):
         if not str(self.weights).endswith(".npz"):
             return super()._load_weights(network)
-        return self._load(network, states.read_state(self._weights_path()), f"weights={str(self.weights)!r}")
+        return self._load(network, state_dicts.read_state(self._weights_path()), f"weights={str(self.weights)!r}")
 
     def _load_backbone(self, network):
         if self.backbone_weights is None:
             return
         named = str(self.backbone_weights) == "imagenet"
-        state = states.read_state(weights_module.locate(IMAGENET) if named else self.backbone_weights)
+        state = state_dicts.read_state(pretrained.locate(IMAGENET) if named else self.backbone_weights)
         state = {name: tensor for name, tensor in state.items() if not re.search(r"^(opt/target/)?head[./]", name)}
         state |= {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
         self._load(network, state, f"backbone_weights={str(self.backbone_weights)!r}")
 
     def _load(self, network, state, origin):
         state = {name: in_torch_layout(name, tensor) for name, tensor in state.items()}
-        states.load_state(network, state, renamed=self.renamed, origin=origin)
+        state_dicts.load_state(network, state, renamed=self.renamed, origin=origin)
 
     def _loss(self):
         return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()

@@ -13,11 +13,11 @@ from sklearn.utils import check_array, check_consistent_length, check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa import backbones
-from sklearn_iqa.losses import EarthMoversLoss, rating_histograms
-from sklearn_iqa.preprocessing import center_crop, normalize, random_crop, random_flip, to_tensor
-from sklearn_iqa.quality import QualityRegressor, check_quality
-from sklearn_iqa.weights import PublishedWeights, WeightsFile
+from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
+from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 HEAD_RATE = 10  # the new layer learns this much faster than the backbone: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
 # Shorter side before the random crop, by input size: 256 in the paper, 330 in pyiqa; otherwise a tenth more.
@@ -309,25 +309,25 @@ class NIMA(QualityRegressor):
 
     def _network(self):
         facts = BACKBONE_FACTS.get(self.backbone.partition(".")[0], {})
-        if backbones.input_config(self.backbone)["fixed_input_size"]:
+        if timm_backbones.input_config(self.backbone)["fixed_input_size"]:
             facts = {"img_size": self._side}
-        base_model = backbones.build_backbone(self.backbone, num_classes=0, **facts)
+        base_model = timm_backbones.build_backbone(self.backbone, num_classes=0, **facts)
         if self.pooling != "backbone" and hasattr(base_model, "pre_logits"):  # fc6 and fc7 of VGG
             base_model.pre_logits = nn.Identity()
         return NIMANetwork(base_model, self.n_bins, self.pooling, self.dropout, self._side)
 
     def _load_backbone(self, network):
-        backbones.load_backbone(network.base_model, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.base_model, self.backbone, self.backbone_weights)
 
     @property
     def _side(self) -> int:
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         return config["input_size"][-1] if self.image_size is None else self.image_size
 
     def _view(self, x, side: int, crop):
         # pyiqa resizes float tensors, bilinearly and antialiased; Pillow would round to 8 bits.
         pixels = crop(torchvision.transforms.functional.resize(to_tensor(x), [side], antialias=True), self._side)
-        config = backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self.backbone)
         return normalize(pixels, config["mean"], config["std"]) if self.normalize else pixels
 
     def _views(self, x):

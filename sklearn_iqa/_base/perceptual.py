@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What estimators around a perceptual distance share: views, maps, and training on pairs or on judged triplets."""
+
+import os
+from typing import Any
+
+import numpy as np
+import skorch.callbacks
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from sklearn_iqa._base.quality import check_quality
+from sklearn_iqa._base.rows import check_tuples, count_images
+from sklearn_iqa._nn.layers import TRUNKS
+from sklearn_iqa._nn.losses import JudgementLoss
+from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
+from sklearn_iqa._weights import pretrained, state_dicts
+
+TRIPLET = ("first query", "second query", "reference")
+
+
+def _trunk_file(net: str, filename: str, sha256: str) -> pretrained.WeightsFile:
+    """Torchvision's ImageNet file of a trunk, its names turned into those of the slices."""
+    taps, start, renamed = TRUNKS[net].taps, 0, [(r"^classifier\.", None)]
+    for number, tap in enumerate(taps, start=1):
+        renamed += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, tap + 1)]
+        start = tap + 1
+    renamed.append((r"^features\.", None))  # layers behind the last tap
+    return pretrained.WeightsFile(
+        filename, sha256, url=f"https://download.pytorch.org/models/{filename}", renamed=tuple(renamed)
+    )
+
+
+TRUNK_FILES = {
+    "alex": _trunk_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": _trunk_file("vgg", "vgg16-397923af.pth", "397923af"),
+    "squeeze": _trunk_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
+}
+
+
+def load_trunk(trunk: nn.Module, net: str, backbone_weights, *, verbose: int = 0) -> None:
+    """Load the ImageNet weights of a `sliced_trunk`: torchvision's download ("imagenet"), a file of its form or None.
+
+    Raises
+    ------
+    ConnectionError, FileNotFoundError, ValueError
+        When the weights cannot be had or do not fit.
+    """
+    if backbone_weights is None:
+        return
+    file, path = TRUNK_FILES[net], backbone_weights
+    if backbone_weights == "imagenet":
+        path = pretrained.locate(file, verbose=verbose)
+    state = state_dicts.rename(state_dicts.read_state(os.fspath(path)), file.renamed)
+    own = {name.removeprefix("net."): tensor for name, tensor in state.items()}
+    state_dicts.load_state(trunk, own, origin=f"backbone_weights={str(backbone_weights)!r}")
+
+
+class PerceptualMixin:
+    """Inference and training of a `PerceptualDistance`; stands left of `QualityRegressor`.
+
+    `fit` takes pairs (query, reference) with their quality, or triplets (first query, second query, reference) with
+    the share of people who preferred the second query.
+    """
+
+    inputs = ("query", "reference")
+    higher_is_better = False
+    score_range = (0.0, np.inf)
+    label_range = (0.0, 1.0)
+
+    def quality_map(self, x) -> np.ndarray:
+        """Where the query differs from the reference, as the method sees it.
+
+        Parameters
+        ----------
+        x : tuple of two images
+            (query, reference) of one size.
+
+        Returns
+        -------
+        distance_map : ndarray of shape (height, width), float32
+            Large where the images differ; its mean is near the distance of the pair.
+        """
+        check_is_fitted(self)
+        self._ensure_network()
+        views = self._views(self._open(self._rows([x]), 0)).to(self.device_)
+        with torch.inference_mode():
+            return self.network_.distance_map(views)[0].float().cpu().numpy()
+
+    def _views(self, x):
+        return normalize(to_tensor(x), HALF_MEAN, HALF_STD)[None]  # (1, 2, 3, h, w) in [-1, 1]
+
+    def _train_view(self, x):
+        # NOTE[DIFF] official: BAPPS's 64 x 64 patches, resized when of another size; here a crop of the native image,
+        # as resizing hides fine distortions. For patches of `crop_size` both are the same.
+        pixels = to_tensor(x)
+        size = min(self.crop_size, *pixels.shape[-2:])
+        return random_crop(normalize(pixels, HALF_MEAN, HALF_STD), size)
+
+    def _training_rows(self, X):
+        self._n_images = count_images(X)
+        if self._n_images == len(TRIPLET):
+            return check_tuples(X, TRIPLET, type(self).__name__)
+        return self._rows(X)
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        y = check_quality(rows, y, type(self).__name__)
+        if self._n_images == len(TRIPLET) and ((y < 0) | (y > 1)).any():
+            raise ValueError(
+                f"y holds {y.min():g}..{y.max():g}, but with triplets y is the share of people who preferred the "
+                "second query, in 0..1; divide counts by the number of judges."
+            )
+        return y
+
+    def _start(self, targets, sample_weight) -> None:
+        if self._n_images != len(TRIPLET):  # judgements say nothing on the unit of quality
+            super()._start(targets, sample_weight)
+
+    def _encode_targets(self, targets):
+        return targets if self._n_images == len(TRIPLET) else super()._encode_targets(targets)
+
+    def _training_module(self, network: nn.Module) -> nn.Module:
+        return _TripletDistances(network) if self._n_images == len(TRIPLET) else network
+
+    def _loss(self) -> nn.Module:
+        return JudgementLoss() if self._n_images == len(TRIPLET) else nn.MSELoss()
+
+    def _net_params(self) -> dict[str, Any]:
+        n_constant = self.max_epochs // 2
+        n_falling = self.max_epochs - n_constant
+
+        def factor(epoch):  # constant for the first half, then falling by equal steps, never to nothing
+            return max(1 - max(0, epoch - n_constant) / n_falling, 1 / n_falling)
+
+        return {
+            "optimizer__betas": (0.5, 0.999),
+            "callbacks": [
+                ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
+                ("non_negative", NonNegativeHeads()),
+            ],
+        }
+
+
+class _TripletDistances(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, triplets):
+        first, second, reference = triplets.unbind(1)
+        pairs = torch.cat([torch.stack([first, reference], 1), torch.stack([second, reference], 1)])
+        return self.network(pairs).unflatten(0, (2, -1)).T  # (n, 2)
+
+
+class NonNegativeHeads(skorch.callbacks.Callback):
+    """Clamps the channel weights to >= 0 after every step, as the official training does: no distance below zero."""
+
+    def on_batch_end(self, net, **kwargs):
+        """Clamp the heads."""
+        with torch.no_grad():
+            for name, parameter in net.module_.named_parameters():
+                if name.endswith(".model.1.weight"):
+                    parameter.clamp_(min=0)

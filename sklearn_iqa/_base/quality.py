@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The two kinds of estimators: those that predict quality, and those that turn images into features."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_iqa._base.estimator import ImageEstimator
+from sklearn_iqa.metrics import srcc
+
+
+class QualityRegressor(RegressorMixin, ImageEstimator):
+    """An `ImageEstimator` that predicts quality: what every method with a score is; not for direct use."""
+
+    higher_is_better: ClassVar[bool] = True  # how the published number points
+    score_range: ClassVar[tuple[float, float]] = (-np.inf, np.inf)  # of the published number
+    # Range that labels are mapped to for training, lowest to highest; None standardises them.
+    label_range: ClassVar[tuple[float, float] | None] = None
+
+    def fit(self, X, y, sample_weight=None):
+        """Train on images and their quality.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality of each row, higher is better, in any unit; `predict` then speaks this unit.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X, y or a parameter cannot be used; the sentence says which, and what to do.
+        """
+        n_epochs, resume = getattr(self, "max_epochs", 1), getattr(self, "warm_start", False)
+        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume)
+
+    @available_if(lambda self: hasattr(self, "max_epochs"))  # what has no epochs is fitted in one go, see `_train`
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch, going on from where the estimator stands.
+
+        The first call builds the network and learns the unit of y; later calls keep both.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True)
+
+    def predict(self, X):
+        """Quality of each row of X.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        score : ndarray of shape (n,), float64
+            After `fit` in the unit of its y, higher is better. With published weights alone the published number,
+            which points as `higher_is_better` says.
+
+        Raises
+        ------
+        NotFittedError
+            When neither `fit` nor `initialize` was called and no `weights` are given.
+        ValueError, TypeError, FileNotFoundError
+            When a row of X cannot be used; the sentence says which, and what to do.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X)
+        scores = np.empty(len(rows))
+        for row, output in self._infer_all(rows):
+            scores[row] = self._score(output)
+        return self._to_label_unit(scores)
+
+    def predict_iter(self, X):
+        """Yield the rows of X and their quality as they become known, in memory that does not grow with X.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            Best paths: they are opened one batch at a time.
+
+        Yields
+        ------
+        row : int
+            Rows of one size come in order, but those that share a reference come together.
+        score : float
+            As `predict` gives it.
+        """
+        check_is_fitted(self)
+        for row, output in self._infer(self._rows(X)):
+            yield row, float(self._to_label_unit(np.float64(self._score(output))))
+
+    def score(self, X, y, sample_weight=None):
+        """Spearman's rank correlation of the predictions with y, signed so that more is better.
+
+        Parameters
+        ----------
+        X : container of n images, or of n pairs for methods that compare
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality, higher is better.
+        sample_weight : None
+            Ignored: rank correlation has no weights. Present for scikit-learn's interface.
+
+        Returns
+        -------
+        srcc : float
+            In [-1, 1]; 0.0, with a warning, when the predictions or y are constant.
+        """
+        sign = 1 if self.higher_is_better or hasattr(self, "label_scale_") else -1
+        return srcc(self._quality(np.asarray(y, dtype=float)), sign * self.predict(X))
+
+    def _score(self, output) -> float:
+        """Output for all views of one row -> its score; the mean unless the method says otherwise."""
+        return output.double().mean().item()
+
+    def _scores(self, rows) -> np.ndarray:
+        scores = np.empty(len(rows))
+        for row, output in self._infer(rows):
+            scores[row] = self._score(output)
+        return scores
+
+    def _to_label_unit(self, scores):
+        slope, intercept = getattr(self, "label_scale_", (1.0, 0.0))
+        return slope * scores + intercept
+
+    def _quality(self, targets: np.ndarray) -> np.ndarray:
+        """Target rows -> one quality each; for methods whose y has several columns."""
+        return targets
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        return check_quality(rows, y, type(self).__name__)
+
+    def _start(self, targets, sample_weight) -> None:
+        """Choose the straight line from scores to the unit of y: `label_scale_` = (slope, intercept)."""
+        quality = self._quality(targets)
+        sign = 1.0 if self.higher_is_better else -1.0
+        if self.label_range is None:
+            mean = np.average(quality, weights=sample_weight)
+            spread = np.sqrt(np.average((quality - mean) ** 2, weights=sample_weight))
+            self.label_scale_ = (sign * (spread if spread > 0 else 1.0), mean)
+            return
+        low, high = self.label_range
+        worst, best = quality.min(), quality.max()
+        slope = sign * ((best - worst) / (high - low) if best > worst else 1.0)
+        self.label_scale_ = (slope, worst - slope * (low if sign > 0 else high))
+
+    def _encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        slope, intercept = self.label_scale_
+        return (targets - intercept) / slope
+
+    def _calibrate(self, rows, targets) -> None:
+        """Replace `label_scale_` by the least-squares line from scores to labels; for losses that only see order."""
+        quality, scores = self._quality(targets), self._scores(rows)
+        spread = scores.var()
+        slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / spread if spread > 0 else 0.0
+        self.label_scale_ = (slope, quality.mean() - slope * scores.mean())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True  # scikit-learn's toy tables are no images
+        return tags
+
+
+class QualityTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
+    """An `ImageEstimator` that turns images into rows of features; not for direct use."""
+
+    def fit(self, X, y=None):
+        """Train without labels.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+        y : None
+            Ignored; present for pipelines.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, None, None, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
+
+    def partial_fit(self, X, y=None):
+        """Train for one epoch, going on from where the estimator stands; the first call builds the network.
+
+        Parameters
+        ----------
+        X, y
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._fit(X, None, None, n_epochs=1, resume=True)
+
+    def transform(self, X):
+        """Features of each row of X.
+
+        Parameters
+        ----------
+        X : container of n images
+            See the user guide, "What X and y are".
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features), float32
+            One row of features per image.
+        """
+        check_is_fitted(self)
+        rows = self._rows(X)
+        features: list = [None] * len(rows)
+        for row, output in self._infer_all(rows):
+            features[row] = self._features(output)
+        return np.stack(features)
+
+    def _features(self, output) -> np.ndarray:
+        """Output for all views of one row -> its vector; the mean unless the method says otherwise."""
+        return output.mean(0).numpy()
+
+    @property
+    @abstractmethod
+    def _n_features_out(self) -> int:
+        """How many features a row has."""
+
+    def _check_targets(self, rows, y) -> np.ndarray:
+        return np.zeros(len(rows), dtype=np.float32)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def check_quality(rows, y, name: str) -> np.ndarray:
+    """Check y: finite float64 of shape (n,), one number per row.
+
+    Raises
+    ------
+    ValueError
+        When y is missing, not finite, not numeric, of another length or of several columns.
+    """
+    if y is None:
+        raise ValueError(f"{name} requires y to be passed, but the target y is None; give one quality per row of X.")
+    y = column_or_1d(y, dtype=np.float64)
+    check_consistent_length(rows, y)
+    if not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise ValueError(f"y contains NaN or infinity (inf), first in row {row}; leave unlabelled rows out.")
+    return y
+
+
+__all__ = ["QualityRegressor", "QualityTransformer", "check_quality"]

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Parts of networks that two or more methods use."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+
+# The constants of LPIPS 0.1: ImageNet's mean and deviation rewritten for inputs in [-1, 1], as rounded there.
+LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+DISTS_STABILITY = 1e-6  # the constant in both quotients of DISTS
+
+
+def unit_normalize(features: torch.Tensor) -> torch.Tensor:
+    """Divide each position's channel vector by its length; the epsilon of LPIPS stands outside the root."""
+    return features / (features.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+class Scaling(nn.Module):
+    """(x - shift) / scale per channel, with LPIPS's constants, which are no part of a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images):
+        """(n, 3, h, w) -> (n, 3, h, w)."""
+        return (images - self.shift) / self.scale
+
+
+class SlicedTrunk(nn.Module):
+    """A chain of layers cut into slices; the output of every slice is tapped.
+
+    Parameters
+    ----------
+    slices : iterable of lists of (int, nn.Module)
+        The layers of each slice with the index that they carry in the official state dict.
+    """
+
+    def __init__(self, slices: Iterable[list[tuple[int, nn.Module]]]):
+        super().__init__()
+        self.names = []
+        for number, layers in enumerate(slices, start=1):
+            chain = nn.Sequential()
+            for index, layer in layers:
+                chain.add_module(str(index), layer)
+            self.names.append(f"slice{number}")
+            self.add_module(self.names[-1], chain)
+
+    def forward(self, images):
+        """(n, 3, h, w) -> one feature map per slice."""
+        taps = []
+        for name in self.names:
+            images = getattr(self, name)(images)
+            taps.append(images)
+        return taps
+
+
+class ChannelHead(nn.Module):
+    """A learned weight per channel: dropout, then a 1x1 convolution to one map without bias."""
+
+    def __init__(self, n_channels: int):
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(n_channels, 1, 1, bias=False))
+
+    def forward(self, features):
+        """(n, c, h, w) -> (n, 1, h, w)."""
+        return self.model(features)
+
+
+class PerceptualDistance(nn.Module):
+    """Distance of deep features as in LPIPS: unit-normalised maps, squared difference, channel weights, mean, sum.
+
+    Parameters
+    ----------
+    trunk : SlicedTrunk
+        Gives the feature maps.
+    n_channels : tuple of int
+        Channels of each map.
+    scaled : bool
+        Whether inputs in [-1, 1] pass the scaling layer (LPIPS 0.1) or go to the trunk as they are (LPIPS 0.0).
+    weighted : bool
+        Whether channels have learned weights; otherwise squared differences are summed over channels.
+    """
+
+    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...], *, scaled: bool = True, weighted: bool = True):
+        super().__init__()
+        self.scaling_layer = Scaling()
+        self.scaled = scaled
+        self.net = trunk
+        self.heads = [f"lin{number}" for number in range(len(n_channels))] if weighted else []
+        for name, width in zip(self.heads, n_channels, strict=False):
+            self.add_module(name, ChannelHead(width))
+
+    def forward(self, pairs):
+        """Pairs (n, 2, 3, h, w) in [-1, 1] -> distance (n,); 0 for identical images."""
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def encode_reference(self, references):
+        """(n, 3, h, w) -> unit-normalised feature maps, which serve any number of queries."""
+        features = self.net(self.scaling_layer(references) if self.scaled else references)
+        return tuple(unit_normalize(feature) for feature in features)
+
+    def compare(self, queries, encoded):
+        """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
+        return torch.stack(self._layer_distances(queries, encoded), dim=1).sum(1)
+
+    def layer_distances(self, pairs):
+        """Pairs (n, 2, 3, h, w) -> the share (n,) of each tapped layer in the distance."""
+        return self._layer_distances(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def distance_map(self, pairs):
+        """Pairs (n, 2, 3, h, w) -> map (n, h, w) whose mean is near the distance, large where the images differ."""
+        layer_maps = self._layer_maps(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+        return torch.cat([F.interpolate(one, size=pairs.shape[-2:], mode="bilinear") for one in layer_maps], 1).sum(1)
+
+    def _layer_distances(self, queries, encoded):
+        return [layer_map.mean((1, 2, 3)) for layer_map in self._layer_maps(queries, encoded)]
+
+    def _layer_maps(self, queries, encoded):
+        maps = []
+        for level, (query, reference) in enumerate(zip(self.encode_reference(queries), encoded, strict=True)):
+            squared = (query - reference).pow(2)  # (n, c, h, w)
+            maps.append(getattr(self, self.heads[level])(squared) if self.heads else squared.sum(1, keepdim=True))
+        return maps
+
+
+class Trunk(NamedTuple):
+    """What a sliced trunk is made of: the convolutional part of a network of torchvision."""
+
+    builder: Callable[..., nn.Module]
+    taps: tuple[int, ...]  # last layer of each slice in torchvision's `features`: a ReLU or a Fire module
+    n_channels: tuple[int, ...]  # there
+    min_size: int  # shortest side that passes all pools
+
+
+TRUNKS = {
+    "alex": Trunk(torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
+    "vgg": Trunk(torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
+    "squeeze": Trunk(
+        torchvision.models.squeezenet1_1, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17
+    ),
+}
+
+
+def sliced_trunk(net: str, pool: Callable[[], nn.Module] | None = None) -> SlicedTrunk:
+    """Build one of `TRUNKS` with random weights, named as LPIPS names it; `pool` makes what replaces its max pools."""
+    trunk = TRUNKS[net]
+    features = cast(nn.Sequential, trunk.builder(weights=None).features)
+    for module in features.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False  # a tapped map must stay as it was
+    layers = [
+        (index, pool() if pool is not None and isinstance(layer, nn.MaxPool2d) else layer)
+        for index, layer in enumerate(features)
+    ]
+    starts = (0, *(tap + 1 for tap in trunk.taps[:-1]))
+    return SlicedTrunk(layers[start : tap + 1] for start, tap in zip(starts, trunk.taps, strict=True))
+
+
+class L2Pool(nn.Module):
+    """Root of the blurred square, with stride 2: aliases less than a max pool."""
+
+    def __init__(self):
+        super().__init__()
+        window = torch.tensor([0.5, 1.0, 0.5])  # Hann's, of five points, without the zeros at its ends
+        self.register_buffer("filter", torch.outer(window, window)[None, None] / 4, persistent=False)
+
+    def forward(self, features):
+        """(n, c, h, w) -> (n, c, h / 2, w / 2), rounded up."""
+        n_channels = features.shape[1]
+        kernel = self.filter.repeat(n_channels, 1, 1, 1)
+        return (F.conv2d(features.square(), kernel, stride=2, padding=1, groups=n_channels) + 1e-12).sqrt()
+
+
+class DISTSDistance(nn.Module):
+    """Distance of structure and texture (DISTS): how means and deviations of channels, and the channels, differ."""
+
+    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...]):
+        super().__init__()
+        self.net = trunk
+        self.alpha, self.beta = (
+            nn.Parameter(torch.normal(0.1, 0.01, (1, 3 + sum(n_channels), 1, 1))) for _ in range(2)
+        )
+
+    def forward(self, pairs):
+        """Pairs (n, 2, 3, h, w) in 0..1 -> distance (n,); 0 for identical images."""
+        return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
+    def encode_reference(self, references):
+        """(n, 3, h, w) -> the images themselves and the feature maps of the slices."""
+        normal = normalize(references, IMAGENET_MEAN, IMAGENET_STD)
+        return (references, *self.net(normal))
+
+    def compare(self, queries, encoded):
+        """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
+        return torch.stack([share.mean((1, 2)) for share in self._shares(queries, encoded)], dim=1).sum(1)
+
+    def distance_map(self, pairs):
+        """Pairs (n, 2, 3, h, w) -> map (n, h, w) whose mean is near the distance."""
+        shares = self._shares(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+        return sum(F.interpolate(share[:, None], pairs.shape[-2:], mode="bilinear")[:, 0] for share in shares)
+
+    def _shares(self, queries, encoded):
+        """Share of every position of every map in the distance, summed over channels: tensors (n, height, width)."""
+        total = self.alpha.sum() + self.beta.sum()
+        widths = [reference.shape[1] for reference in encoded]
+        weights = zip(self.alpha.split(widths, 1), self.beta.split(widths, 1), strict=True)
+        for query, reference, (alpha, beta) in zip(self.encode_reference(queries), encoded, weights, strict=True):
+            # 1 - (2ab + c) / (a^2 + b^2 + c) = (a - b)^2 / (a^2 + b^2 + c): exactly 0 where a = b, and both numerators,
+            # the squared gap of means and the variance of the gap, are means over positions.
+            mean_q, mean_r = query.mean((2, 3), keepdim=True), reference.mean((2, 3), keepdim=True)
+            around_q, around_r = query - mean_q, reference - mean_r
+            power = mean_q.square() + mean_r.square() + DISTS_STABILITY
+            variance = (around_q.square() + around_r.square()).mean((2, 3), keepdim=True) + DISTS_STABILITY
+            structure = alpha / power * (mean_q - mean_r) * (query - reference)
+            texture = beta / variance * (around_q - around_r).square()
+            yield (structure + texture).sum(1) / total

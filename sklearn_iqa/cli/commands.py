@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `sklearn-iqa`: `list` the methods, `score` image files.
+
+Data go to standard output, everything else to standard error. Exit status: 0 when all went well, 1 when the work could
+not begin or go on, 2 when the command line is wrong, 3 when some rows hold an error, 130 when interrupted.
+"""
+
+import ast
+import csv
+import difflib
+import inspect
+import io
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+from PIL import Image
+from tqdm import tqdm
+
+import sklearn_iqa
+from sklearn_iqa.cli.files import Query, WrongUse, find_queries, one_line, reference_finder
+
+__all__ = ["main"]
+
+# What a wrong file, parameter or weights raise; everything else is an error of the program and keeps its traceback.
+INPUT_ERRORS = (ValueError, TypeError, OSError)
+SOME_ROWS_FAILED = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+TABLE_WIDTH = 100
+OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
+DEFAULT = "default"  # stands for a method: the model of `load_quality_model`
+
+
+class _Program(click.Group):
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo(err=True)  # the prompt starts behind ^C otherwise
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": TABLE_WIDTH})
+@click.version_option(sklearn_iqa.__version__, prog_name="sklearn-iqa")
+def main():
+    """Deep image quality assessment.
+
+    Exit status: 0 success, 1 an error, 2 a wrong command line, 3 some rows hold an error.
+    """
+
+
+# list -----------------------------------------------------------------------------------------------------------------
+
+
+@main.command("list", short_help="Show the methods and their published weights.")
+@click.option(
+    "--output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the output; json writes one object per line.",
+)
+def list_methods(output):
+    """Show the methods: their input, direction, range, and published weights.
+
+    Weights with a star are at hand: they are used without network.
+    """
+    rows = [_facts(method) for method in _methods()]
+    if output == "table":
+        click.echo("\n".join(_table(rows)))
+        return
+    write = _row_writer(output, list(rows[0]))
+    for row in rows:
+        write(row if output == "json" else row | {name: " ".join(row[name]) for name in ("weights", "at_hand")})
+
+
+def _methods() -> list[Any]:
+    # Imported here, since it brings torch, for which --help need not wait.
+    from sklearn_iqa._base.quality import QualityRegressor
+
+    members = (getattr(sklearn_iqa, name) for name in sorted(sklearn_iqa.__all__, key=str.casefold))
+    return [member for member in members if isinstance(member, type) and issubclass(member, QualityRegressor)]
+
+
+def _facts(method: Any) -> dict[str, Any]:
+    estimator = method()  # the range of some methods depends on their parameters
+    lowest, highest = (float(bound) if math.isfinite(bound) else None for bound in estimator.score_range)
+    return {
+        "name": method.__name__,
+        "input": " + ".join(estimator.inputs),
+        "better": "higher" if estimator.higher_is_better else "lower",
+        "lowest": lowest,
+        "highest": highest,
+        "weights": [entry.name for entry in estimator.published],
+        "at_hand": [entry.name for entry in estimator.published if _is_at_hand(entry)],
+    }
+
+
+def _is_at_hand(entry) -> bool:
+    from sklearn_iqa._weights.pretrained import at_hand
+
+    return all(at_hand(file) for file in entry.files)
+
+
+def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
+    head = ("name", "input", "better", "range")
+    cells = [(row["name"], row["input"], row["better"], _interval(row["lowest"], row["highest"])) for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    indent = sum(widths) + 2 * len(widths)
+    yield _aligned(head, widths) + "published weights"
+    for row, left in zip(rows, cells, strict=True):
+        names = " ".join(f"{name}*" if name in row["at_hand"] else name for name in row["weights"]) or "none"
+        wrapped = textwrap.wrap(names, TABLE_WIDTH - indent, break_long_words=False, break_on_hyphens=False)
+        yield _aligned(left, widths) + wrapped[0]
+        for line in wrapped[1:]:
+            yield " " * indent + line
+    yield ""
+    yield "* at hand: used without network"
+    yield f"{DEFAULT}: a model for photographs that comes with the package; about 0 (bad) to 1 (excellent)"
+
+
+def _aligned(cells: Sequence[str], widths: list[int]) -> str:
+    return "".join(f"{cell:{width}}  " for cell, width in zip(cells, widths, strict=True))
+
+
+def _interval(lowest: float | None, highest: float | None) -> str:
+    if lowest is None:
+        return "any" if highest is None else f"up to {highest:g}"
+    return f"{lowest:g} and up" if highest is None else f"{lowest:g} to {highest:g}"
+
+
+# score ----------------------------------------------------------------------------------------------------------------
+
+
+@main.command(short_help="Score image files.")
+@click.argument("method")
+@click.argument("paths", nargs=-1, required=True, metavar="PATHS|FOLDERS...")
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="PATH",
+    help="For methods that compare: one file for all images, or a folder that holds each reference under the name "
+    "(or the stem) of its image; or given once per image, in order.",
+)
+@click.option(
+    "--weights",
+    metavar="NAME|PATH",
+    help="A published name (see list), or a file of weights. Default: the first published weights at hand.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another parameter of the method, its value as in Python: --set net=vgg.",
+)
+@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="The most views of one image in one pass; less saves memory."
+)
+@click.option("-r", "--recursive", is_flag=True, help="Take folders with the folders in them.")
+@click.option(
+    "--output",
+    type=click.Choice(["csv", "json"]),
+    default="csv",
+    show_default=True,
+    help="Form of the rows; json writes one object per line.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+@click.pass_context
+def score(ctx, method, paths, references, weights, settings, device, batch_size, recursive, output, quiet):
+    """Score image files and write a row for each, in order, as soon as it is known.
+
+    METHOD is a name from list, such as lpips, or default. Of a folder, all image files are taken, sorted by name.
+
+    A file that cannot be scored becomes a row with its error, and the exit status is 3.
+    """
+    own = {"device": device} | ({} if batch_size is None else {"batch_size": batch_size})
+    find_reference = None
+    if _plain(method) == DEFAULT:
+        _refuse({"--reference": references, "--weights": weights, "--set": settings})
+        queries = find_queries(paths, recursive)
+        estimator = _default_model(own)
+    else:
+        found = _find_method(method)
+        parameters = _parameters(found, settings) | own
+        queries = find_queries(paths, recursive)
+        find_reference = reference_finder(found, queries, references)
+        estimator = _with_weights(found, parameters, weights, quiet)
+    columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
+    write = _row_writer(output, columns)
+    rows = _scored(estimator, queries, find_reference)
+    hidden = quiet or sys.stdout.isatty()  # rows on the terminal show progress themselves
+    n_failed = 0
+    for row in tqdm(rows, total=len(queries), unit="image", disable=hidden or None):  # None: unless on a terminal
+        write(row)
+        n_failed += row["error"] is not None
+    if n_failed:
+        if not quiet:
+            click.echo(f"{n_failed} of {len(queries)} images could not be scored, see their rows.", err=True)
+        ctx.exit(SOME_ROWS_FAILED)
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """Refuse what the default model has no use for."""
+    for option, given in options.items():
+        if given:
+            raise WrongUse(f"The default model has one form and sees the image alone: leave {option} out.")
+
+
+def _default_model(parameters: dict[str, Any]) -> Any:
+    try:
+        model = sklearn_iqa.load_quality_model()
+        model.set_params(**{f"features__{name}": value for name, value in parameters.items()})
+        model.predict([Image.new("RGB", (32, 32))])  # a device that is not there shows now, and not in every row
+    except INPUT_ERRORS as error:
+        raise click.ClickException(one_line(error)) from error
+    return model
+
+
+def _find_method(name: str) -> Any:
+    """Find a class by its name or that of its file, whatever the case, with or without underscores."""
+    known: dict[str, Any] = {}
+    for method in _methods():
+        known |= {_plain(method.__name__): method, _plain(method.__module__.rpartition(".")[2]): method}
+    if _plain(name) in known:
+        return known[_plain(name)]
+    shown = {plain: method.__name__ for plain, method in known.items()} | {DEFAULT: DEFAULT}
+    close = difflib.get_close_matches(_plain(name), shown, n=5, cutoff=0.5)
+    names = ", ".join(dict.fromkeys(shown[match] for match in close))
+    advice = f"did you mean {names}? " if names else ""
+    raise WrongUse(f"There is no method {name!r}: {advice}`sklearn-iqa list` shows all.")
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("_", "").replace("-", "")
+
+
+def _parameters(method: Any, settings: Iterable[str]) -> dict[str, Any]:
+    """The settings NAME=VALUE as constructor arguments."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(method).parameters.items()
+        if name not in OWN_OPTIONS
+    }
+    parameters = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise WrongUse(f"--set {setting} has no value: write --set NAME=VALUE.")
+        if name not in defaults:
+            raise WrongUse(f"{method.__name__} has no parameter {name!r} to set: it takes {', '.join(defaults)}.")
+        parameters[name] = _value(text, defaults[name])
+    return parameters
+
+
+def _value(text: str, default: Any) -> Any:
+    """Text as a Python literal, or as it stands: where it is none, and for numbers where the default is text."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return text if isinstance(default, str) and isinstance(value, int | float) else value
+
+
+def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, quiet: bool) -> Any:
+    """Build the estimator, ready to predict."""
+    try:
+        bare = method(**parameters)
+        if weights is None and not bare.__sklearn_is_fitted__():
+            weights = _weights_at_hand(bare, parameters)
+            if not quiet:
+                click.echo(f"Weights: {weights}", err=True)
+        for entry in method.published:
+            if entry.name == weights:
+                parameters = {**entry.parameters, **parameters}
+        # A download shows its progress; single images would each draw a bar of their own.
+        estimator = method(**parameters, weights=weights, verbose=int(not quiet and sys.stderr.isatty())).initialize()
+        return estimator.set_params(verbose=0)
+    except INPUT_ERRORS as error:
+        raise click.ClickException(one_line(error)) from error
+
+
+def _weights_at_hand(bare: Any, parameters: dict[str, Any]) -> str:
+    """Name published weights that need no network and suit the parameters, first those that suit all defaults too."""
+    method = type(bare).__name__
+    if not bare.published:
+        raise ValueError(
+            f"{method} has no published weights: train it in Python, keep them with save_weights(path), and give "
+            "--weights PATH."
+        )
+    for accepted in (bare.get_params(deep=False), parameters):
+        for entry in bare.published:
+            suits = all(accepted.get(name, value) == value for name, value in entry.parameters.items())
+            if suits and _is_at_hand(entry):
+                return entry.name
+    names = ", ".join(entry.name for entry in bare.published)
+    raise ValueError(
+        f"No suitable weights of {method} are at hand: name published ones to have them fetched (--weights NAME, of "
+        f"{names}), or give a file (--weights PATH)."
+    )
+
+
+def _scored(
+    estimator: Any, queries: list[Query], find_reference: Callable[[int], str] | None
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each query. One at a time: larger batches are no faster on a CPU, and memory stays constant."""
+    for number, query in enumerate(queries):
+        row: dict[str, Any] = {"image": query.path}
+        if find_reference is not None:
+            row["reference"] = None
+        row |= {"score": None, "error": None}
+        try:
+            _check_exists(query.path)  # first, since nothing has a reference that is not there
+            x: Any = query.path
+            if find_reference is not None:
+                row["reference"] = find_reference(number)
+                x = (query.path, row["reference"])
+            row["score"] = _finite(float(estimator.predict([x])[0]))
+        except INPUT_ERRORS as error:
+            row["error"] = _about_one_image(error)
+        yield row
+
+
+def _check_exists(path: str) -> None:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"The image {path!r} does not exist: check the path.")
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"The score is {number}, which is no quality: check the weights.")
+    return number
+
+
+def _about_one_image(error: Exception) -> str:
+    """The sentence of an error without the row of X, which is a container of one here."""
+    return one_line(error).replace(" in row 0 of X", "").replace("Row 0 of X", "The image")
+
+
+# Output ---------------------------------------------------------------------------------------------------------------
+
+
+def _row_writer(output: str, columns: list[str]) -> Callable[[dict[str, Any]], None]:
+    """Begin the output; what is returned writes one row and flushes it."""
+    if output == "json":
+        return lambda row: click.echo(json.dumps(row, allow_nan=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names are written as they came, whatever the terminal speaks
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
+    table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    table.writeheader()
+
+    def write(row):
+        table.writerow(row)
+        sys.stdout.flush()
+
+    return write

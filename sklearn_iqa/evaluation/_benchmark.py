@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Methods compared on rated images: the papers' protocol within a data set, and training on one, judging on another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import permutations
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+from sklearn_iqa.evaluation._results import BenchmarkResult, CrossBenchmarkResult
+from sklearn_iqa.evaluation._runs import Cell, Outcome, Part, RatedImages, check_estimators, run_cells
+from sklearn_iqa.evaluation._splits import ContentSplit
+from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, rmse, srcc
+
+__all__ = ["benchmark", "cross_benchmark"]
+
+
+def _rmse_logistic(y_true, y_pred):
+    """RMSE after the curve of `plcc_logistic`, so that scores in any unit have one."""
+    return rmse(y_true, fit_logistic(y_true, y_pred)(y_pred))
+
+
+METRICS = {"srcc": srcc, "krcc": krcc, "plcc": plcc, "plcc_logistic": plcc_logistic, "rmse_logistic": _rmse_logistic}
+
+
+def benchmark(
+    estimators: Any,
+    dataset: Any,
+    *,
+    cv: Any = None,
+    metrics: Mapping[str, Callable] | None = None,
+    folder: Any = None,
+    confidence_level: float = 0.95,
+    error_score: Any = np.nan,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> BenchmarkResult:
+    """Compare methods on one data set by the papers' protocol: ten random splits by content, medians of the figures.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator, list of (str, estimator), list of estimators, or one estimator
+        The methods. They are cloned and trained in each split; what is wrapped in
+        :class:`~sklearn.frozen.FrozenEstimator`, such as ``FrozenEstimator(LPIPS(weights="alex-v0.1"))``, is used as
+        it is. Methods that compare get pairs with `references`; everything else gets `images`.
+    dataset : :class:`~sklearn.utils.Bunch`
+        As :mod:`sklearn_iqa.datasets` gives them: `images`, `target` (higher is better) and, where there are any,
+        `references`, `groups` and `distortion`. Paths are best: little memory, and cheap for other processes. Without
+        `groups`, rows that share a reference are one content; without `references` every row is its own.
+    cv : splitter or iterable of (train, test), default=None
+        The splits; None takes ``ContentSplit(random_state=0)``.
+    metrics : mapping of str to callable(y_true, y_pred), default=None
+        The figures, each a number. None takes `srcc`, `krcc`, `plcc` and `plcc_logistic` of
+        :mod:`sklearn_iqa.metrics`, and "rmse_logistic": RMSE after the curve of `plcc_logistic`, in the unit of the
+        target.
+    folder : path, default=None
+        Where finished cells, one for each method and split, are kept: a run that was cut off goes on there, and nothing
+        that is there is computed again. See Notes.
+    confidence_level : float, default=0.95
+        Level of the bootstrap intervals of the medians.
+    error_score : "raise" or number, default=np.nan
+        What figures become where a method fails: "raise" raises its error, a number stands in their place after a
+        warning.
+    n_jobs : int, default=None
+        How many processes; None is 1 unless in a :func:`joblib.parallel_config`.
+    verbose : int, default=0
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    result : BenchmarkResult
+        Medians with intervals, and the figures and predictions of every split.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data set or the estimators cannot be used, a split has contents on both sides, or a test part has fewer
+        than two rows.
+
+    Warns
+    -----
+    FitFailedWarning
+        Where a method fails in a split: which, and why.
+
+    See Also
+    --------
+    cross_benchmark : Training on one data set, judging on another.
+    ContentSplit : The splits.
+
+    Notes
+    -----
+    A cell is known by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), what it
+    has learned if it is frozen, the version of this package, and the images, references, ratings and groups of its
+    training rows and images of its test rows: arrays by their pixels, paths by name, size and time of change. Functions
+    among the parameters count by name, and files, such as weights, by size and time of change; changed code is not
+    noticed. What fails is not kept, and is tried again.
+
+    Predictions of what is frozen are turned by its `higher_is_better`, so that its correlations are positive too. It
+    predicts each image once, for all splits.
+
+    :class:`~sklearn.model_selection.GridSearchCV` and `RandomizedSearchCV` get the `groups` of their rows, for searches
+    by content inside a split.
+
+    The intervals say how sure the median is over other splits of these images. Splits share images, so that they do not
+    say how it would be for other images.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_iqa import ContentSplit, TimmFeatures, benchmark
+    >>> from sklearn_iqa.datasets import load_photographs, make_distorted
+    >>> data = make_distorted(load_photographs(size=64).images, distortions=["gaussian_blur"], random_state=0)
+    >>> features = TimmFeatures("test_resnet", pooling="std", backbone_weights=None, random_state=0)
+    >>> splits = ContentSplit(n_splits=3, random_state=0)
+    >>> result = benchmark({"blur": make_pipeline(features, Ridge())}, data, cv=splits)
+    >>> result.values["srcc"].shape
+    (1, 3)
+    """
+    named, data = check_estimators(estimators), RatedImages(dataset, "The data set")
+    metrics, splits = METRICS if metrics is None else dict(metrics), _splits(cv, data)
+    _check_use(named, [data], error_score)
+    cells: list[Cell] = []
+    places = {}
+    for name, estimator in named.items():
+        places[name] = _add_splits(cells, name, estimator, data, splits)
+    options = {"folder": folder, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
+    outcomes = run_cells(cells, **options)
+    grid = [_of_splits(outcomes, cells, places[name], splits) for name in named]
+    return _result(named, data, splits, grid, metrics, confidence_level, error_score)
+
+
+def cross_benchmark(
+    estimators: Any,
+    datasets: Mapping[str, Any],
+    *,
+    cv: Any = None,
+    metrics: Mapping[str, Callable] | None = None,
+    folder: Any = None,
+    confidence_level: float = 0.95,
+    error_score: Any = np.nan,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+) -> CrossBenchmarkResult:
+    """Train methods on each data set, and judge them on all others: the hardest test, and the most honest.
+
+    A method is trained once on the whole of a data set for all others. Within a data set it is judged by splits, as
+    `benchmark` does. What is frozen is not trained, and its figures off the diagonal depend on the test set alone.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator, list of (str, estimator), list of estimators, or one estimator
+        As in `benchmark`.
+    datasets : dict of str to :class:`~sklearn.utils.Bunch`
+        Names and data sets, each as in `benchmark`. Their units may differ. Whether they share contents is for you to
+        see: LIVE, CSIQ and TID2013 have originals in common.
+    cv, metrics, folder, confidence_level, error_score, n_jobs, verbose
+        As in `benchmark`; `cv` is a splitter, which splits each data set.
+
+    Returns
+    -------
+    result : CrossBenchmarkResult
+        A matrix for each method and metric.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `benchmark`; also if there are fewer than two data sets.
+
+    See Also
+    --------
+    benchmark : Splits within one data set.
+    """
+    named = check_estimators(estimators)
+    if not isinstance(datasets, Mapping) or len(datasets) < 2:
+        raise ValueError("cross_benchmark needs a dict of at least 2 data sets by name; benchmark takes a single one.")
+    sets = {key: RatedImages(dataset, f"The data set {key!r}") for key, dataset in datasets.items()}
+    metrics = METRICS if metrics is None else dict(metrics)
+    splits = {key: _splits(cv, data) for key, data in sets.items()}
+    _check_use(named, list(sets.values()), error_score)
+    cells: list[Cell] = []
+    inside, across = {}, {}
+    whole = {key: Part(data, np.arange(len(data))) for key, data in sets.items()}
+    for name, estimator in named.items():
+        for key, data in sets.items():
+            inside[name, key] = _add_splits(cells, name, estimator, data, splits[key], f" of {key}")
+        for key, other in permutations(sets, 2):
+            frozen = isinstance(estimator, FrozenEstimator)
+            source = other if frozen else key  # what learns nothing needs one cell for a test set
+            if (name, source, other) not in across:
+                across[name, source, other] = len(cells)
+                train, label = (None, other) if frozen else (whole[key], f"{key} -> {other}")
+                cells.append(Cell(name, estimator, train, whole[other], label))
+            across[name, key, other] = across[name, source, other]
+    outcomes = run_cells(cells, folder=folder, n_jobs=n_jobs, error_score=error_score, verbose=verbose)
+    within = {}
+    for key, data in sets.items():
+        grid = [_of_splits(outcomes, cells, inside[name, key], splits[key]) for name in named]
+        within[key] = _result(named, data, splits[key], grid, metrics, confidence_level, error_score)
+    values = {metric: np.full((len(named), len(sets), len(sets)), np.nan) for metric in metrics}
+    errors = {}
+    for i, name in enumerate(named):
+        for j, key in enumerate(sets):
+            for k, (other, data) in enumerate(sets.items()):
+                outcome = outcomes[across[name, key, other]] if key != other else None
+                for metric, function in metrics.items():
+                    if outcome is None:
+                        values[metric][i, j, k] = within[key].medians[metric][i]
+                    elif outcome.predictions is None:
+                        values[metric][i, j, k] = error_score
+                        errors[name, key, other] = outcome.error
+                    else:
+                        values[metric][i, j, k] = function(data.target, outcome.predictions)
+    return CrossBenchmarkResult(names=list(named), datasets=list(sets), values=values, within=within, errors=errors)
+
+
+def _splits(cv: Any, data: RatedImages) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of each split, none of whose contents is on both sides."""
+    if cv is None:
+        cv = ContentSplit(random_state=0)
+    if isinstance(cv, Integral):
+        raise TypeError(f"cv={cv!r} does not say how to split by content; write ContentSplit({cv!r}, random_state=0).")
+    pairs = cv.split(np.zeros(len(data)), data.target, data.groups) if hasattr(cv, "split") else cv
+    splits = [(np.asarray(train), np.asarray(test)) for train, test in pairs]
+    contents = np.arange(len(data)) if data.groups is None else data.groups
+    for number, (train, test) in enumerate(splits):
+        shared = np.intersect1d(contents[train], contents[test])
+        if len(shared):
+            raise ValueError(
+                f"Split {number} of {data.name} has {len(shared)} contents on both sides, the first of them "
+                f"{shared[0]}, which flatters; split by groups, as ContentSplit and GroupKFold do."
+            )
+        if len(train) == 0 or len(test) < 2:
+            raise ValueError(
+                f"Split {number} of {data.name} has {len(train)} rows to learn from and {len(test)} to judge by, but "
+                "at least 1 and 2 are needed; give more images, or larger parts."
+            )
+    if not splits:
+        raise ValueError(f"cv gives no split of {data.name}; give at least one.")
+    return splits
+
+
+def _check_use(named: dict[str, Any], sets: list[RatedImages], error_score: Any) -> None:
+    """Refuse before the work begins what cannot be used."""
+    if not (isinstance(error_score, Real) or error_score == "raise"):
+        raise ValueError(f"error_score={error_score!r} is unknown; take 'raise' or a number.")
+    for estimator in named.values():
+        for data in sets:
+            data.rows_for(estimator)
+
+
+def _add_splits(cells: list[Cell], name: str, estimator: Any, data: RatedImages, splits, where: str = "") -> list[int]:
+    """Add the cells of one method within one data set; gives the number of each split's cell."""
+    first = len(cells)
+    if isinstance(estimator, FrozenEstimator):  # it learns from no split, so that it sees each row once for all
+        judged = np.unique(np.concatenate([test for _, test in splits]))
+        cells.append(Cell(name, estimator, None, Part(data, judged), f"all splits{where}"))
+        return [first] * len(splits)
+    cells += [
+        Cell(name, estimator, Part(data, train), Part(data, test), f"split {number}{where}")
+        for number, (train, test) in enumerate(splits)
+    ]
+    return list(range(first, len(cells)))
+
+
+def _of_splits(outcomes: list[Outcome], cells: list[Cell], numbers: list[int], splits) -> list[Outcome]:
+    """Outcome of each split, with scores of its own test rows in their order."""
+    found = []
+    for number, (_, test) in zip(numbers, splits, strict=True):
+        outcome, judged = outcomes[number], cells[number].test.rows
+        if cells[number].train is None and outcome.predictions is not None:
+            outcome = replace(outcome, predictions=outcome.predictions[np.searchsorted(judged, test)])
+        found.append(outcome)
+    return found
+
+
+def _result(named, data: RatedImages, splits, grid, metrics, confidence_level, error_score) -> BenchmarkResult:
+    """Figures of all outcomes, a list of those of the splits for each method."""
+    values = {
+        metric: np.array(
+            [
+                [
+                    error_score if outcome.predictions is None else function(data.target[test], outcome.predictions)
+                    for outcome, (_, test) in zip(outcomes, splits, strict=True)
+                ]
+                for outcomes in grid
+            ],
+            dtype=np.float64,
+        )
+        for metric, function in metrics.items()
+    }
+    of_method = dict(zip(named, grid, strict=True))
+    return BenchmarkResult(
+        names=list(named),
+        splits=splits,
+        values=values,
+        predictions={name: [outcome.predictions for outcome in outcomes] for name, outcomes in of_method.items()},
+        fit_seconds=np.array([[outcome.fit_seconds for outcome in outcomes] for outcomes in grid]),
+        errors={
+            (name, split): outcome.error
+            for name, outcomes in of_method.items()
+            for split, outcome in enumerate(outcomes)
+            if outcome.error is not None
+        },
+        confidence_level=confidence_level,
+        metrics=metrics,
+        data=data,
+    )

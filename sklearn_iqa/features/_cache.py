@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Vectors of images that were computed before: on disk, and the latest ones in memory."""
+
+import os
+from collections import OrderedDict
+
+import joblib
+import numpy as np
+
+MEMORY_LIMIT = 2**28  # bytes of vectors that a process keeps at hand beside the cache on disk
+
+
+class Store:
+    """Vectors by name of the image: on disk through joblib, and the latest ones in the memory of the process."""
+
+    at_hand: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+    n_bytes = 0
+
+    def __init__(self, cache, identity: str):
+        memory = cache if isinstance(cache, joblib.Memory) else joblib.Memory(os.fspath(cache), verbose=0)
+        self.call = memory.cache(_kept, ignore=["make"])
+        self.prefix = f"{memory.location} {identity}"
+        self.identity = identity
+
+    def find(self, name: str) -> np.ndarray | None:
+        key = (self.prefix, name)
+        vector = Store.at_hand.get(key)
+        if vector is None and self.call.check_call_in_cache(self.identity, name, None):
+            vector = self.call(self.identity, name, None)
+            self._at_hand(key, vector)
+        return vector
+
+    def keep(self, name: str, vector: np.ndarray) -> None:
+        self.call(self.identity, name, lambda: vector)
+        self._at_hand((self.prefix, name), vector)
+
+    def _at_hand(self, key: tuple[str, str], vector: np.ndarray) -> None:
+        Store.at_hand[key] = vector
+        Store.n_bytes += vector.nbytes
+        while Store.n_bytes > MEMORY_LIMIT:
+            Store.n_bytes -= Store.at_hand.popitem(last=False)[1].nbytes
+
+
+def _kept(identity: str, name: str, make):
+    """One vector; joblib stores the result under the first two arguments."""
+    return make()

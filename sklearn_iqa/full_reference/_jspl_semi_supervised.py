@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Learning from rows with and without labels at once: labels with gaps, mixed batches, pseudo scores, their choice."""
+
+from typing import NamedTuple
+
+import numpy as np
+import skorch
+import torch
+from sklearn.utils import column_or_1d
+from torch import nn
+from torch.utils.data import DataLoader
+
+from sklearn_iqa._base.quality import check_quality
+from sklearn_iqa._base.training import EvenBatches
+
+LEAST_UNLABELLED = 2  # in a batch: with one alone, "at least one is negative" would mean that one
+
+
+class JudgedScores(NamedTuple):
+    """What a network says of n rows: their quality, and the probability that a row looks like labelled ones."""
+
+    score: torch.Tensor
+    positive: torch.Tensor
+
+
+def check_partial_quality(rows, y, name: str, batch_size: int) -> np.ndarray:
+    """Check y, in which NaN stands for an unlabelled row; float64 of shape (n,).
+
+    Raises
+    ------
+    ValueError
+        As `check_quality`, and when no row has a label, or when some, but fewer than two in a batch, have none.
+    """
+    if y is None:
+        return check_quality(rows, y, name)
+    labels = column_or_1d(y, dtype=np.float64)
+    unknown = np.isnan(labels)
+    check_quality(rows, np.where(unknown, 0, labels), name)
+    n_unknown, n_batches = int(unknown.sum()), -(-len(rows) // batch_size)
+    if n_unknown == len(rows):
+        raise ValueError("y labels no row, it is NaN everywhere; give the quality of some rows at least.")
+    if 0 < n_unknown < LEAST_UNLABELLED * n_batches:
+        raise ValueError(
+            f"y contains NaN in {n_unknown} of {len(rows)} rows, fewer than {LEAST_UNLABELLED} in a batch of "
+            f"{batch_size}, first in row {int(np.argmax(unknown))}; leave unlabelled rows out, give more of them, or "
+            "raise batch_size."
+        )
+    return labels
+
+
+def positive_unlabelled_losses(labelled, unlabelled):
+    """Probabilities of labelled and of unlabelled rows -> cross-entropy, entropy and negative enforcing loss.
+
+    Labelled rows are positive, each unlabelled one is to be decided either way, and one of these at least is negative.
+    """
+    labelled, unlabelled = (h.clamp(1e-6, 1 - 1e-6) for h in (labelled, unlabelled))
+    entropy = -unlabelled * unlabelled.log() - (1 - unlabelled) * (1 - unlabelled).log()
+    return -_mean(labelled.log()), _mean(entropy), -(1 - unlabelled.min()).log()
+
+
+def _mean(values):
+    """Mean that is 0 for no values."""
+    return values.sum() / max(len(values), 1)
+
+
+class SemiSupervisedLoss(nn.Module):
+    """Squared errors to labels and to pseudo scores, and the losses of the classifier that picks the latter.
+
+    A pseudo score is the running mean of what the network said of an unlabelled row, from the first use on.
+
+    Parameters
+    ----------
+    threshold : float
+        Probability of being positive from which a pseudo score is used.
+    unlabelled_weight : float
+        Weight of the squared error to pseudo scores.
+    decay : float
+        Share of the old pseudo score in the new one.
+    pu_weights : tuple of three floats
+        Weights of `positive_unlabelled_losses`.
+    """
+
+    def __init__(self, *, threshold, unlabelled_weight, decay, pu_weights):
+        super().__init__()
+        self.threshold, self.unlabelled_weight, self.decay = threshold, unlabelled_weight, decay
+        self.pu_weights = pu_weights
+        self.pseudo: dict[int, float] = {}  # by the number of the row
+        self.warm = True  # whether pseudo scores are in use, see WarmUp
+
+    def forward(self, output: JudgedScores, target):
+        """Output for n rows, target (n, 2): label or NaN, number of the row -> loss."""
+        mos, rows = target.unbind(1)
+        known = ~torch.isnan(mos)
+        loss = _mean((output.score[known] - mos[known]).square())
+        if self.warm and not known.all():
+            scores, positive = output.score[~known], output.positive[~known]
+            pseudo = self.update(rows[~known], scores)
+            loss = loss + self.unlabelled_weight * self.pseudo_error(scores, pseudo, positive)
+        if (~known).sum() < LEAST_UNLABELLED:  # none: exactly supervised training
+            return loss
+        terms = positive_unlabelled_losses(output.positive[known], output.positive[~known])
+        return loss + sum(weight * term for weight, term in zip(self.pu_weights, terms, strict=True))
+
+    def update(self, rows, scores):
+        """Move the pseudo scores of some rows towards their scores (n,), and give them (n,)."""
+        for row, score in zip(rows.long().tolist(), scores.detach().tolist(), strict=True):
+            self.pseudo[row] = self.decay * self.pseudo.get(row, score) + (1 - self.decay) * score
+        return scores.new_tensor([self.pseudo[row] for row in rows.long().tolist()])
+
+    def pseudo_error(self, scores, pseudo, positive):
+        """Mean squared error over the rows that the classifier holds for positive; 0 when there are none."""
+        picked = positive.detach() >= self.threshold
+        return _mean((scores - pseudo)[picked].square())
+
+
+class WarmUp(skorch.callbacks.Callback):
+    """Leaves pseudo scores out in a first part of the steps of all epochs, counted over all calls of fit."""
+
+    def __init__(self, part: float, n_epochs: int):
+        self.part, self.n_epochs = part, n_epochs
+
+    def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+        """Note how many steps an epoch has."""
+        self.n_batches_ = len(EvenBatches(dataset_train, net.batch_size))
+
+    def on_batch_begin(self, net, **kwargs):
+        """Switch; the history has a place for this batch already."""
+        step = (len(net.history) - 1) * self.n_batches_ + len(net.history[-1, "batches"]) - 1
+        net.criterion_.warm = step >= self.part * self.n_epochs * self.n_batches_
+
+
+class MixedBatches(EvenBatches):
+    """Batches in which labelled and unlabelled rows have the share that they have in the data."""
+
+    def __iter__(self):
+        drawn = torch.tensor([i for batch in super().__iter__() for i in batch])
+        known = ~torch.isnan(self.data.targets[torch.as_tensor(self.data.members)[drawn], 0])
+        place = torch.empty(len(drawn), dtype=torch.float64)
+        for kind in (known, ~known):  # each kind spread evenly, in the order drawn
+            place[kind] = (torch.arange(int(kind.sum()), dtype=torch.float64) + 0.5) / max(int(kind.sum()), 1)
+        for batch in drawn[place.argsort(stable=True)].tensor_split(len(self)):
+            yield batch.tolist()
+
+
+class MixedNet(skorch.NeuralNet):
+    """A skorch net that trains on `MixedBatches`."""
+
+    def get_iterator(self, dataset, training=False):
+        """Give the batches of an epoch."""
+        return DataLoader(dataset, batch_sampler=MixedBatches(dataset, self.batch_size))
