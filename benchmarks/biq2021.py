@@ -56,7 +56,7 @@ Published by the set's authors, on its own test split of 2,000 other photographs
 | NASNet-Large, fine-tuned | 0.673 | 0.708 |
 | DeepEns | 0.792 | 0.810 |
 """
-LITE0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel"}
+LITE0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled"}
 RANDOM = {"backbone_weights": None}
 META = {"image_size": 128, "batch_size": 16, "random_state": 0}
 CLIPS = Path(__file__).parents[1] / "tests"
@@ -108,7 +108,14 @@ def entries(cache):
                 **LITE0,
                 **{"scnn_epochs": 0, "head_epochs": 3, "head_lr": 0.1, "crop_size": 128, "max_epochs": 3, "lr": 5e-4},
             ),
-            *(600, 400, 160, "160, crop 128", "3 + 3", "lite0; its second trunk from random numbers, not pretrained"),
+            *(
+                600,
+                400,
+                160,
+                "160, crop 128",
+                "3 + 3",
+                "lite0; its second backbone from random numbers, not pretrained",
+            ),
         ),
         "HyperIQA": lambda: Entry(
             iqa.HyperIQA(
@@ -162,13 +169,13 @@ def entries(cache):
             *(800, 400, 256, "256, crop 128", "1", "lite0, all trained without ratings; then Ridge"),
         ),
         "GIQA": lambda: Entry(
-            iqa.GIQA(input_size=64, width=16, batch_size=32, max_epochs=8, lr=0.02),
+            iqa.GIQA(input_size=64, n_channels=16, batch_size=32, max_epochs=8, lr=0.02),
             *(1600, 400, 128, "128, patch 64", "8", "VGG-19 of a quarter of the width from random numbers"),
         ),
         "MUSIQ": lambda: Entry(
             iqa.MUSIQ(
                 **RANDOM,
-                **{"longer_sides": (64,), "max_patches": 16, "width": 96, "depth": 2, "n_heads": 3, "dim_mlp": 192},
+                **{"longer_sides": (64,), "max_patches": 16, "embed_dim": 96, "depth": 2, "n_heads": 3, "dim_mlp": 192},
                 **{"batch_size": 16, "max_epochs": 6, "lr": 5e-4},
             ),
             *(1600, 400, 128, "128 and 64", "6", "2 blocks of width 96 from random numbers"),
@@ -184,7 +191,7 @@ def entries(cache):
         "MANIQA": lambda: Entry(
             iqa.MANIQA(
                 **RANDOM,
-                **{"backbone": "test_vit", "taps": (2, 3), "embed_dim": 32, "dim_mlp": 32, "n_heads": 2},
+                **{"backbone": "test_vit", "layers": (2, 3), "embed_dim": 32, "dim_mlp": 32, "n_heads": 2},
                 **{"window_size": 5, "n_crops": 4, "lr": 5e-4, "batch_size": 16, "max_epochs": 10},
             ),
             *(1600, 400, 192, "192, crop 160", "10", "transformer of 4 blocks of width 64 from random numbers"),
@@ -288,7 +295,7 @@ def main(cache):
             continue
         means, spreads = agreement.mean(0), agreement.std(0)
         srccs, plccs = (f"{mean:.3f} ± {spread:.3f}" for mean, spread in zip(means, spreads, strict=True))
-        size = f"{n / 1e6:.2f}" if n else "3.37"  # the frozen trunk of the features
+        size = f"{n / 1e6:.2f}" if n else "3.37"  # the frozen backbone of the features
         row = (
             f"| {name} | {srccs} | {plccs} | {seconds:.0f} | {size} | {images} | {entry.pixels} | {entry.epochs} | "
             f"{entry.how} |"

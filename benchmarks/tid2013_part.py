@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Methods that compare, on a part of TID2013: trained on contents i01 and i03, judged on i02.
 
-Three contents are enough to see that a method works, not to say which is better. No large weights are at hand: trunks
-that take any timm name start from EfficientNet-Lite0's ImageNet weights (from a wheel), the others from random numbers,
-and training lasts minutes; the table says so in each row, and what the network gave before it was trained. PSNR, SSIM
-and the published ST-LPIPS stand beside them. Rows are kept when the table exists: a run of one method replaces its own.
-Run: python benchmarks/tid2013_part.py FOLDER [--only LPIPS --only SRIF]
+Three contents are enough to see that a method works, not to say which is better. No large weights are at hand:
+backbones that take any timm name start from EfficientNet-Lite0's ImageNet weights (from a wheel), the others from
+random numbers, and training lasts minutes; the table says so in each row, and what the network gave before it was
+trained. PSNR, SSIM and the published ST-LPIPS stand beside them. Rows are kept when the table exists: a run of one
+method replaces its own. Run: python benchmarks/tid2013_part.py FOLDER [--only LPIPS --only SRIF]
 """
 
 import argparse
@@ -36,8 +36,8 @@ network, or near it, on i02; their rows flatter them by that choice.
 | --- | --- | --- | --- | --- | --- |
 """
 FIXED = ("PSNR", "SSIM", "ST-LPIPS, published")
-LITE0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel"}
-LITE0_MAPS = {**LITE0, "taps": ("blocks.3", "blocks.4")}  # 80 and 112 channels of one size
+LITE0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled"}
+LITE0_MAPS = {**LITE0, "layers": ("blocks.3", "blocks.4")}  # 80 and 112 channels of one size
 # Method -> its settings, and what the table says of them.
 TRAINED = {
     "LPIPS": (
@@ -60,8 +60,8 @@ TRAINED = {
     ),
     "AHIQ": (
         {
-            **{"vit": "test_vit", "vit_taps": (0, 1), "embed_dim": 32, "n_crops": 5, "cnn": "tf_efficientnet_lite0"},
-            **{"cnn_taps": ("blocks.2.0", "blocks.2.1"), "max_epochs": 12, "lr": 1e-3, "batch_size": 8},
+            **{"vit": "test_vit", "vit_layers": (0, 1), "embed_dim": 32, "n_crops": 5, "cnn": "tf_efficientnet_lite0"},
+            **{"cnn_layers": ("blocks.2.0", "blocks.2.1"), "max_epochs": 12, "lr": 1e-3, "batch_size": 8},
         },
         "tiny ViT from random numbers, EfficientNet-Lite0; both frozen",
     ),
@@ -71,7 +71,7 @@ TRAINED = {
     ),
     "JSPL": (
         {
-            **{**LITE0, "taps": ("blocks.2.0", "blocks.2.1"), "n_crops": 5, "window_size": 2, "width": 64},
+            **{**LITE0, "layers": ("blocks.2.0", "blocks.2.1"), "n_crops": 5, "window_size": 2, "embed_dim": 64},
             **{"n_directions": 64, "head_width": 64, "max_epochs": 20, "lr": 2e-3, "batch_size": 8},
         },
         "EfficientNet-Lite0, frozen; no unlabelled pairs",
@@ -86,7 +86,7 @@ TRAINED = {
     "CVRKDIQA": (
         {
             **LITE0,
-            **{"depth": 2, "width": 64, "n_crops": 4, "teacher_epochs": 4, "max_epochs": 4, "lr": 5e-4},
+            **{"depth": 2, "embed_dim": 64, "n_crops": 4, "teacher_epochs": 4, "max_epochs": 4, "lr": 5e-4},
             **{"teacher_lr": 1e-3, "batch_size": 8},
         },
         "EfficientNet-Lite0, frozen; judged beside the reference of other content (i01)",
@@ -112,12 +112,12 @@ def fixed(queries, references):
 def unfitted(name, folder):
     """Give the estimator of a method, seeded."""
     estimator = getattr(sklearn_iqa, name)(**TRAINED[name][0])
-    if name == "AHIQ":  # its two trunks come from one file; only one of them is in a wheel
+    if name == "AHIQ":  # its two backbones come from one file; only one of them is in a wheel
         torch.manual_seed(0)
-        trunks = {part: build_backbone(getattr(estimator, part), num_classes=0) for part in ("vit", "cnn")}
-        load_backbone(trunks["cnn"], estimator.cnn, "wheel")
-        path = Path(folder, "trunks.pth")
-        torch.save({part: trunk.state_dict() for part, trunk in trunks.items()}, path)
+        backbones = {part: build_backbone(getattr(estimator, part), num_classes=0) for part in ("vit", "cnn")}
+        load_backbone(backbones["cnn"], estimator.cnn, "bundled")
+        path = Path(folder, "backbones.pth")
+        torch.save({part: backbone.state_dict() for part, backbone in backbones.items()}, path)
         estimator.set_params(backbone_weights=path)
     known = estimator.get_params()
     return estimator.set_params(**{key: value for key, value in (("random_state", 0), ("verbose", 1)) if key in known})

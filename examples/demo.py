@@ -51,7 +51,7 @@ def deep_features(cache, comparison=None):
         layers=LAYERS,
         pooling="mean+std",
         comparison=comparison,
-        backbone_weights="wheel",
+        backbone_weights="bundled",
         cache=cache,
         verbose=1,
     )

@@ -34,7 +34,7 @@ def features(**parameters):
     return TimmFeatures(
         "tf_efficientnet_lite0",
         layers=["blocks.0", "blocks.2"],
-        backbone_weights="wheel",
+        backbone_weights="bundled",
         cache=f"{folder.name}/features",
         **parameters,
     )
@@ -48,10 +48,10 @@ methods = {
 }
 
 # %%
-# Every finished cell, a method in a split, is kept in the folder: run this again and nothing is computed.
+# Every finished run, a method in a split, is kept in the folder: run this again and nothing is computed.
 
 splits = ContentSplit(n_splits=10, random_state=0)
-result = benchmark(methods, data, cv=splits, folder=f"{folder.name}/cells")
+result = benchmark(methods, data, cv=splits, results_dir=f"{folder.name}/runs")
 print(result)
 
 # %%

@@ -33,7 +33,7 @@ cache = tempfile.TemporaryDirectory()
 features = TimmFeatures(
     "tf_efficientnet_lite0",
     layers=["blocks.0", "blocks.1", "blocks.2", "blocks.3"],
-    backbone_weights="wheel",
+    backbone_weights="bundled",
     cache=cache.name,
 )
 model = make_pipeline(features, StandardScaler(), Ridge())

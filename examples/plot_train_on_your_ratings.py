@@ -27,7 +27,7 @@ print(f"{len(X_train)} images of 7 photographs to learn from, {len(X_test)} of 3
 
 nima = NIMA(
     backbone="tf_efficientnet_lite0",
-    backbone_weights="wheel",
+    backbone_weights="bundled",
     image_size=96,
     dropout=0.2,
     lr=5e-4,

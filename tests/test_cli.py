@@ -17,18 +17,10 @@ from PIL import Image
 
 import sklearn_iqa
 from sklearn_iqa._weights import pretrained
-from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
-from sklearn_iqa.cli.commands import commands, files
+from sklearn_iqa.cli import commands, files
 
 DOCS = Path(__file__).parents[1] / "docs"
-needs_st_lpips = pytest.mark.skipif(
-    not all(pretrained.at_hand(file) for entry in sklearn_iqa.STLPIPS.published for file in entry.files),
-    reason="the published weights of ST-LPIPS are not installed (extra demo: stlpips_pytorch)",
-)
-needs_lite0 = pytest.mark.skipif(
-    not pretrained.at_hand(LITE0_WHEEL),
-    reason="the weights of EfficientNet-Lite0 are not installed (extra demo)",
-)
+needs_lite0 = pytest.mark.usefixtures("lite0_wheel")
 
 
 def run(*args):
@@ -92,14 +84,14 @@ def test_list_runs_as_a_module_silently_and_without_matplotlib(tmp_path):
 def test_list_tells_the_facts_of_every_method():
     rows = {row["name"]: row for row in map(json.loads, run("list", "--output", "json").stdout.splitlines())}
     # 0 for equal images and no upper bound: Zhang et al. 2018, section 3
-    assert rows["LPIPS"] | {"at_hand": None} == {
+    assert rows["LPIPS"] | {"cached": None} == {
         "name": "LPIPS",
         "input": "query + reference",
         "better": "lower",
         "lowest": 0.0,
         "highest": None,
         "weights": [entry.name for entry in sklearn_iqa.LPIPS.published],
-        "at_hand": None,
+        "cached": None,
     }
     assert list(rows) == sorted(rows, key=str.casefold)
     assert {"STLPIPS", "UNIQUE"} <= set(rows)
@@ -107,21 +99,21 @@ def test_list_tells_the_facts_of_every_method():
     assert rows["UNIQUE"]["input"] == "image"
 
 
-@pytest.mark.parametrize("is_at_hand", [True, False])
-def test_list_marks_what_is_at_hand(monkeypatch, is_at_hand):
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: is_at_hand)
-    assert ("alex-bapps*" in run("list").stdout) is is_at_hand
+@pytest.mark.parametrize("cached", [True, False])
+def test_list_marks_what_cached(monkeypatch, cached):
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: cached)
+    assert ("alex-bapps*" in run("list").stdout) is cached
     rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
     assert rows["STLPIPS"]["weights"] == "alex-bapps vgg-bapps"
-    assert rows["STLPIPS"]["at_hand"] == ("alex-bapps vgg-bapps" if is_at_hand else "")
+    assert rows["STLPIPS"]["cached"] == ("alex-bapps vgg-bapps" if cached else "")
 
 
-def test_weights_of_several_files_are_at_hand_when_all_are(monkeypatch):
+def test_weights_of_several_files_are_cached_when_all_are(monkeypatch):
     entry = sklearn_iqa.LPIPS.published[0]
-    assert len(entry.files) == 2  # trunk and heads
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: file is entry.files[1])
+    assert len(entry.files) == 2  # backbone and heads
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: file is entry.files[1])
     rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
-    assert rows["LPIPS"]["at_hand"] == ""
+    assert rows["LPIPS"]["cached"] == ""
 
 
 @pytest.mark.parametrize(
@@ -135,7 +127,7 @@ def test_interval(lowest, highest, text):
 # score: rows ----------------------------------------------------------------------------------------------------------
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_folder_with_references_by_name_or_stem(folders):
     result = run("score", "st_lpips", folders / "noisy", "--reference", folders / "clean")
     assert result.exit_code == 0
@@ -152,7 +144,7 @@ def test_folder_with_references_by_name_or_stem(folders):
     assert result.stdout.startswith("image,reference,score,error\n")
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_bad_files_become_rows_in_their_place(folders, tmp_path):
     text, small = tmp_path / "text.png", tmp_path / "small.png"
     text.write_text("no image")
@@ -185,11 +177,11 @@ def test_default_model(folders, monkeypatch):
         assert f"leave {option} out" in one_line(run("score", "default", "a.png", option, "b"), status=2)
     assert "leave --set out" in one_line(run("score", "default", "a.png", "--set", "net=vgg"), status=2)
     assert "'nodevice'" in one_line(run("score", "default", paths[0], "--device", "nodevice"), status=1)
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: False)
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: False)
     assert "sklearn-iqa[demo]" in one_line(run("score", "default", paths[0]), status=1)
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_references_in_order(folders):
     clean = [folders / "clean" / name for name in ("a.png", "d.png")]
     options = [word for path in reversed(clean) for word in ("--reference", path)]
@@ -198,7 +190,7 @@ def test_references_in_order(folders):
     assert all(float(row["score"]) > 0 for row in rows)
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_quiet_says_nothing(folders):
     a = folders / "clean" / "a.png"
     result = run("score", "stlpips", a, "none.png", "--reference", a, "-q")
@@ -219,7 +211,7 @@ def test_method_without_reference_with_a_weights_file_and_parameters(folders, tm
     assert float(row["score"]) == pytest.approx(nima.predict([a])[0], rel=1e-5)
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_rows_come_as_they_are_known_and_a_closed_pipe_ends_quietly(folders):
     a = str(folders / "clean" / "a.png")
     command = [sys.executable, "-m", "sklearn_iqa", "score", "stlpips", *[a] * 2000, "--reference", a, "-q"]
@@ -235,7 +227,7 @@ def test_rows_come_as_they_are_known_and_a_closed_pipe_ends_quietly(folders):
 # score: what is no row ------------------------------------------------------------------------------------------------
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_errors_of_the_program_are_not_rows(folders, monkeypatch):
     def predict(self, X):
         raise KeyError("a mistake of ours")
@@ -245,7 +237,7 @@ def test_errors_of_the_program_are_not_rows(folders, monkeypatch):
     assert isinstance(run("score", "stlpips", a, "--reference", a).exception, KeyError)
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_interrupt(folders, monkeypatch):
     def predict(self, X):
         raise KeyboardInterrupt
@@ -260,7 +252,7 @@ def test_interrupt(folders, monkeypatch):
     )
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_score_that_is_no_number_is_an_error(folders, monkeypatch):
     monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", lambda self, X: np.array([np.nan]))
     a = folders / "clean" / "a.png"
@@ -319,7 +311,7 @@ def test_wrong_references(folders):
     assert "none.png does not exist" in one_line(run("score", "stlpips", a, "--reference", "none.png"), status=1)
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_reference_missing_in_a_folder_is_a_row(folders, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "e.png")
     result = run("score", "stlpips", tmp_path / "e.png", "--reference", folders / "clean")
@@ -331,29 +323,29 @@ def test_reference_missing_in_a_folder_is_a_row(folders, tmp_path):
 
 def test_weights_are_chosen_or_asked_for(folders, monkeypatch):
     a = folders / "clean" / "a.png"
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: False)
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: False)
     line = one_line(run("score", "lpips", a, "--reference", a), status=1)
     assert "--weights" in line
     assert "squeeze-v0.1" in line
     monkeypatch.setattr(sklearn_iqa.STLPIPS, "published", ())
     assert "no published weights" in one_line(run("score", "stlpips", a, "--reference", a), status=1)
     monkeypatch.undo()
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: True)
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: True)
     # LPIPS() is version 0.1, although the older weights stand first
-    assert commands._weights_at_hand(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
-    assert commands._weights_at_hand(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
+    assert commands._cached_weights(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
+    assert commands._cached_weights(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
 
 
-@needs_st_lpips
-def test_only_some_weights_at_hand(monkeypatch):
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_only_some_cached_weights(monkeypatch):
     by_name = {entry.name: entry.files[0] for entry in sklearn_iqa.STLPIPS.published}
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: file is by_name["vgg-bapps"])
-    assert commands._weights_at_hand(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: file is by_name["vgg-bapps"])
+    assert commands._cached_weights(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
     with pytest.raises(ValueError, match="No suitable weights"):
-        commands._weights_at_hand(sklearn_iqa.STLPIPS(), {"net": "alex"})
+        commands._cached_weights(sklearn_iqa.STLPIPS(), {"net": "alex"})
 
 
-@needs_st_lpips
+@pytest.mark.usefixtures("st_lpips_wheel")
 def test_published_weights_bring_their_parameters(folders):
     a, noisy = folders / "clean" / "a.png", folders / "noisy" / "a.png"
     (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "vgg-bapps"))

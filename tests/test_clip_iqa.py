@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CLIP-IQA: the official numbers, sentences encoded once, words that are learned, prompts in a search."""
+"""CLIP-IQA: the official numbers, prompts encoded once, words that are learned, prompts in a search."""
 
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def test_stages_are_official(official):
     ]
     with torch.inference_mode():
         network(official._views(kit_images()[0]))
-        texts = network.encode_sentences()
+        texts = network.encode_prompts()
     for hook in hooks:
         hook.remove()
     for part, name in names.items():
@@ -109,7 +109,7 @@ def test_stages_are_official(official):
 
 
 def ids(network):
-    """Numbers of the tokens of each sentence."""
+    """Numbers of the tokens of each prompt."""
     return [row[: end + 1].tolist() for row, end in zip(network.tokens, network.ends, strict=True)]
 
 
@@ -146,11 +146,11 @@ def test_learned_words_are_official(state, features, again):
     assert clip == KIT["manifest"]  # filled by name: the CLIP of both kits is one
     plus = again(n_context=16)
     state = {**kits.fill(PLUS_KIT, manifest=[(name, shape, dtype)]), **state}
-    state_dicts.load_state(plus.network_, state, renamed=plus.renamed)
+    state_dicts.load_state(plus.network_, state, key_map=plus.key_map)
     network = plus.network_
     with torch.inference_mode():
-        embedded, ends = network.embed_sentences()
-        output, raw = network.judge(features)[:, 0], network.encode_sentences()
+        embedded, ends = network.embed_prompts()
+        output, raw = network.judge(features)[:, 0], network.encode_prompts()
     assert ends.tolist() == PLUS_KIT["config"]["eot_index"]
     blank = network.clip.token_embedding.weight[0].expand(2, 77 - embedded.shape[1], 512)  # behind the end
     assert_stage("clip_iqa_plus", "prompts (2,77,512)", torch.cat([embedded, blank], dim=1).detach())
@@ -215,20 +215,20 @@ def test_openai_weights_are_those_of_open_clip(monkeypatch):
         CLIPIQA().initialize()
 
 
-# Sentences ------------------------------------------------------------------------------------------------------------
+# Prompts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def passes(monkeypatch):
     """Counts how often the text tower runs."""
     counted = []
-    encode = clip_text.SentenceNetwork.encode_sentences
+    encode = clip_text.PromptNetwork.encode_prompts
 
     def count(self):
         counted.append(self)
         return encode(self)
 
-    monkeypatch.setattr(clip_text.SentenceNetwork, "encode_sentences", count)
+    monkeypatch.setattr(clip_text.PromptNetwork, "encode_prompts", count)
     return counted
 
 
@@ -239,7 +239,7 @@ def test_sentences_are_encoded_once_per_fit(passes):
     estimator.predict_attributes(IMAGES)
     estimator.score(IMAGES, Y)
     assert len(passes) == 1
-    images = estimator._views(IMAGES[0]).requires_grad_()  # as a loss: CLIP is frozen, its sentences stay as they are
+    images = estimator._views(IMAGES[0]).requires_grad_()  # as a loss: CLIP is frozen, its prompts stay as they are
     estimator.network_(images)[0, 0].backward()
     assert images.grad.abs().sum() > 0
     assert len(passes) == 1
@@ -366,7 +366,7 @@ def test_learned_words_turn_a_score_that_points_the_wrong_way(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "kind", "parts"),
     [
-        ({"prompts": []}, ValueError, ("prompts=[]", "pairs of opposite sentences")),
+        ({"prompts": []}, ValueError, ("prompts=[]", "pairs of opposite prompts")),
         ({"prompts": "Good photo."}, ValueError, ("prompts='Good photo.'",)),
         ({"prompts": ("Good photo.", "Bad photo.")}, ValueError, ("no list of different pairs",)),
         ({"prompts": [("Good photo.", "")]}, ValueError, ("no list of different pairs",)),

@@ -43,19 +43,19 @@ from sklearn_iqa.metrics import srcc
 
 FOLDER = Path(__file__).parent
 UNTRAINED = {"backbone_weights": None, "max_epochs": 1, "batch_size": 4}
-# Settings under which a fit takes a fraction of a second on one core: small trunks from random numbers, small crops.
+# Settings under which a fit takes a fraction of a second on one core: small backbones from random numbers, small crops.
 TINY = {
     "AHIQ": {
-        **{"vit": "test_vit", "vit_taps": (0, 1), "cnn": "mobilenetv3_small_050", "cnn_taps": ("blocks.1.0",)},
+        **{"vit": "test_vit", "vit_layers": (0, 1), "cnn": "mobilenetv3_small_050", "cnn_layers": ("blocks.1.0",)},
         **{"embed_dim": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     },
     "IQT": {
-        **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_heads": 2},
+        **{"backbone": "test_resnet", "layers": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_heads": 2},
         **{"dim_mlp": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     },
     "DBCNN": {"backbone": "test_resnet", "crop_size": 32, "scnn_epochs": 0, "head_epochs": 1, "lr": 1e-3, **UNTRAINED},
     "CVRKDIQA": {
-        **{"backbone": "test_resnet", "n_crops": 1, "crop_size": 32, "width": 16, "depth": 1, "teacher_epochs": 1},
+        **{"backbone": "test_resnet", "n_crops": 1, "crop_size": 32, "embed_dim": 16, "depth": 1, "teacher_epochs": 1},
         **{"lr": 1e-3, **UNTRAINED},
     },
     "CLIPIQA": {"backbone": str(FOLDER / "clip_tiny_resnet.json"), "n_context": 2, "lr": 1.0, **UNTRAINED},
@@ -69,12 +69,18 @@ TINY = {
     "HyperIQA": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     "KonIQPlusPlus": {"backbone": "test_resnet", "image_size": (32, 64), "lr_step": 2, "lr": 1e-3, **UNTRAINED},
     "GIQA": {
-        **{"n_thresholds": 2, "input_size": 32, "width": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
+        **{"n_thresholds": 2, "input_size": 32, "n_channels": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
     },
-    "GMMGIQA": {"backbone": "test_resnet", "backbone_weights": None, "n_components": 1, "pca": 2, "bank_share": 0.5},
-    "KNNGIQA": {"backbone": "test_resnet", "backbone_weights": None, "pca": 2, "bank_share": 0.5},
+    "GMMGIQA": {
+        "backbone": "test_resnet",
+        "backbone_weights": None,
+        "n_components": 1,
+        "pca": 2,
+        "reference_fraction": 0.5,
+    },
+    "KNNGIQA": {"backbone": "test_resnet", "backbone_weights": None, "pca": 2, "reference_fraction": 0.5},
     "JSPL": {
-        **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 32, "width": 8, "n_directions": 8},
+        **{"backbone": "test_resnet", "layers": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_directions": 8},
         **{"window_size": 2, "head_width": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
     },
     "LIQE": {
@@ -83,11 +89,11 @@ TINY = {
     },
     "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
     "MANIQA": {
-        **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
+        **{"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
         **UNTRAINED,
     },
     "MUSIQ": {
-        **{"longer_sides": (32,), "max_patches": 4, "width": 8, "depth": 1, "n_heads": 2, "dim_mlp": 8, "lr": 1e-3},
+        **{"longer_sides": (32,), "max_patches": 4, "embed_dim": 8, "depth": 1, "n_heads": 2, "dim_mlp": 8, "lr": 1e-3},
         **UNTRAINED,
     },
     "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},

@@ -54,14 +54,16 @@ def test_parity(official):
     kit, name = KITS[official.distance], NAMES[official.distance]
     kits.assert_parity(name, "output", official.predict(PAIRS), kit["output"], rtol=1e-4, atol=1e-6)
     with torch.inference_mode():
-        taps = official.network_.encode_reference(official._views(PAIRS[0])[:, 1])
+        feature_maps = official.network_.encode_reference(official._views(PAIRS[0])[:, 1])
         # LPIPS keeps its maps normalised to length one
-        taps = taps[1:] if official.distance == "dists" else official.network_.net(official._views(PAIRS[0])[:, 1])
-    assert len(kit["stages"]) == len(taps) == 5
-    for (stage, told), tap in zip(kit["stages"].items(), taps, strict=True):
-        assert list(tap.shape) == told["shape"]
-        got = [tap.mean(), tap.std(unbiased=False)]
-        kits.assert_parity(name, stage, got, [told["mean"], told["std"]], rtol=1e-4)
+        feature_maps = (
+            feature_maps[1:] if official.distance == "dists" else official.network_.net(official._views(PAIRS[0])[:, 1])
+        )
+    assert len(kit["stages"]) == len(feature_maps) == 5
+    for (stage, wanted), feature_map in zip(kit["stages"].items(), feature_maps, strict=True):
+        assert list(feature_map.shape) == wanted["shape"]
+        got = [feature_map.mean(), feature_map.std(unbiased=False)]
+        kits.assert_parity(name, stage, got, [wanted["mean"], wanted["std"]], rtol=1e-4)
 
 
 def test_identity_symmetry_and_map(official):
@@ -96,7 +98,7 @@ def gaps():
 # `invert` of the official classes turns the direction of a distance on in BCE and Elo, and off in ranking: where the
 # direction is right, the kit's second number (the share of pairs in order) is 0.8.
 @pytest.mark.parametrize(
-    ("kind", "told", "lower_is_better"),
+    ("kind", "wanted", "lower_is_better"),
     [
         (kind, f"pairwise {words} invert={invert}", invert != (kind == "ranking"))
         for invert in (True, False)
@@ -108,13 +110,13 @@ def gaps():
         )
     ],
 )
-def test_parity_pair_losses(kind, told, lower_is_better):
+def test_parity_pair_losses(kind, wanted, lower_is_better):
     _, _, gap, mos_gap = gaps()
     wanted = -mos_gap if lower_is_better else mos_gap
-    temperature = 0.01 if "temperature=0.01" in told else 0.05
+    temperature = 0.01 if "temperature=0.01" in wanted else 0.05
     got = content_diverse.PAIR_LOSSES[kind](gap, wanted, temperature, 0.2)
     in_order = ((gap > 0) == (wanted > 0)).float().mean()
-    kits.assert_parity("content_diverse", told, [got, in_order], LOSSES[told], rtol=1e-5)
+    kits.assert_parity("content_diverse", wanted, [got, in_order], LOSSES[wanted], rtol=1e-5)
 
 
 def test_parity_correlations():
@@ -229,7 +231,7 @@ def test_bad_numbers(name, value):
     [
         # measured on held-out photographs: 0.52 with random channel weights, 0.81 with learned ones
         ("lpips", ("gaussian_blur", "white_noise", "jpeg"), 8),
-        # measured: 0.58 and 0.85, after 8 passes 0.75. DISTS on a random trunk ranks most pairs of kinds too well to
+        # measured: 0.58 and 0.85, after 8 passes 0.75. DISTS on a random backbone ranks most pairs of kinds too well to
         # start below 0.6.
         ("dists", ("jpeg", "color_saturation_2", "gaussian_blur"), 24),
     ],

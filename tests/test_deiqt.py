@@ -104,7 +104,7 @@ def test_losses_are_the_official_ones(full, stages):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full.key_map).keys() == full.network_.state_dict().keys()
     assert sum(p.numel() for p in full.network_.parameters()) == 24_043_776  # the sheet's count
 
 

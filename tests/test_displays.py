@@ -10,7 +10,6 @@ from PIL import Image
 from sklearn.linear_model import LinearRegression
 
 from sklearn_iqa import AHIQ, JSPL, LPIPS, MANIQA, STLPIPS, ContentDiverseIQA, KonIQPlusPlus
-from sklearn_iqa._weights.pretrained import at_hand
 from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.displays import AgreementDisplay, QualityMapDisplay
 from sklearn_iqa.metrics import fit_logistic, plcc, plcc_logistic, srcc
@@ -154,7 +153,7 @@ def test_quality_map_from_estimator_states_direction(higher_is_better, label):
     "estimator",
     [
         MANIQA(
-            **{"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 1},
+            **{"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 1},
             **{"backbone_weights": None, "random_state": 0},
         ),
         KonIQPlusPlus(backbone="test_resnet", backbone_weights=None, image_size=(64, 96), random_state=0),
@@ -189,17 +188,17 @@ def test_quality_map_of_a_pair_shows_the_query(container):
         STLPIPS(weights="alex-bapps"),
         ContentDiverseIQA(net="squeeze", backbone_weights=None, random_state=0),
         JSPL(
-            **{"backbone": "test_resnet", "taps": ("layer2.0",), "crop_size": 64, "window_size": 2, "width": 32},
+            **{"backbone": "test_resnet", "layers": ("layer2.0",), "crop_size": 64, "window_size": 2, "embed_dim": 32},
             **{"n_crops": 1, "backbone_weights": None, "random_state": 0},
         ),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
-def test_maps_of_distances_show_the_place_and_state_its_direction(estimator):
+def test_maps_of_distances_show_the_place_and_state_its_direction(estimator, require_wheel):
     if estimator.weights is None:
         estimator.initialize()
-    elif not at_hand(estimator.published[0].files[0]):
-        pytest.skip("the package `stlpips_pytorch`, which carries the weights, is not installed (extra `demo`)")
+    else:
+        require_wheel(estimator.published[0].files[0])
     reference = load_photographs(size=128).images[0]
     query = reference.copy()
     query[32:64, 64:96] = 255 - query[32:64, 64:96]
@@ -213,7 +212,7 @@ def test_maps_of_distances_show_the_place_and_state_its_direction(estimator):
 
 
 def test_map_of_scores_states_its_direction():
-    tiny = {"vit": "test_vit", "vit_taps": (0, 1), "cnn": "test_resnet", "cnn_taps": ("layer1.0",), "embed_dim": 8}
+    tiny = {"vit": "test_vit", "vit_layers": (0, 1), "cnn": "test_resnet", "cnn_layers": ("layer1.0",), "embed_dim": 8}
     estimator = AHIQ(**tiny, backbone_weights=None, random_state=0).initialize()
     pair = load_photographs(size=160).images[:2]
     display = QualityMapDisplay.from_estimator(estimator, tuple(pair))

@@ -14,7 +14,7 @@ from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import distort
 from sklearn_iqa.full_reference.dr_iqa import (
     ComparisonLoss,
-    DistillationLoss,
+    ReferenceDistillationLoss,
     References,
     win_probability,
 )
@@ -96,7 +96,7 @@ def test_parity_losses():
     told = {name: torch.tensor(values) for name, values in KIT["losses"]["inputs"].items()}
     comparison = ComparisonLoss()(told["o3 nr"], win_probability(told["t1"], told["t2"]))
     output = References(torch.stack([told["o1 dr"], told["o2 fr"]], 1), told["o4 diff"])
-    distillation = DistillationLoss()(output, told["t1"])
+    distillation = ReferenceDistillationLoss()(output, told["t1"])
     kits.assert_parity("dr_iqa", "loss, comparisons", comparison, KIT["losses"]["epoch 0..9"], rtol=1e-6)
     kits.assert_parity("dr_iqa", "loss, distillation", distillation, KIT["losses"]["epoch 10+"], rtol=1e-6)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The protocol: splits by content, figures of every split, finished cells that are never computed again."""
+"""The protocol: splits by content, figures of every split, finished runs that are never computed again."""
 
 import json
 import os
@@ -289,7 +289,7 @@ def test_images_in_any_container(data, tmp_path, form):
     if form == "series":
         images = pytest.importorskip("pandas").Series(images)
     same = Bunch(images=images, target=data.target, groups=data.groups)
-    result, expected = (benchmark(SIMPLE, one, cv=SPLITS, folder=tmp_path / "cells") for one in (same, data))
+    result, expected = (benchmark(SIMPLE, one, cv=SPLITS, results_dir=tmp_path / "runs") for one in (same, data))
     np.testing.assert_array_equal(result.values["srcc"], expected.values["srcc"])
 
 
@@ -313,19 +313,19 @@ def test_no_content_is_on_both_sides(data):
 
 
 def test_run_that_was_cut_off_goes_on(data, counted, tmp_path):
-    folder = tmp_path / "cells"
+    folder = tmp_path / "runs"
     whole = benchmark(SIMPLE, data, cv=SPLITS)
     with pytest.raises(KeyboardInterrupt):
-        benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, folder=folder)
+        benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, results_dir=folder)
     assert lines(counted.log).count("fit") == 3  # the third broke
     kept = sorted(folder.iterdir())
     assert len(kept) == 2
     assert all(path.suffix == ".json" for path in kept)
     Path(counted.log, "log").unlink()
-    again = benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, folder=folder)
+    again = benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, results_dir=folder)
     assert lines(counted.log) == ["fit", "predict"] * 2
     np.testing.assert_allclose(again.values["srcc"], whole.values["srcc"])
-    third = benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, folder=folder)
+    third = benchmark(Counted(counted.log, breaks_at=2, error="stop"), data, cv=SPLITS, results_dir=folder)
     assert lines(counted.log) == ["fit", "predict"] * 2  # nothing anew
     np.testing.assert_array_equal(third.values["plcc"], again.values["plcc"])
     np.testing.assert_array_equal(third.fit_seconds, again.fit_seconds)
@@ -350,12 +350,12 @@ class Killed(RegressorMixin, BaseEstimator):
 
 images = np.random.default_rng(0).integers(0, 255, (20, 8, 8, 3), dtype=np.uint8)
 data = Bunch(images=images, target=np.arange(20.0))
-benchmark(Killed(), data, cv=ContentSplit(5, random_state=0), folder=sys.argv[1])
+benchmark(Killed(), data, cv=ContentSplit(5, random_state=0), results_dir=sys.argv[1])
 """
 
 
 def test_process_that_was_killed_goes_on(tmp_path):
-    script, folder = tmp_path / "killed.py", tmp_path / "cells"
+    script, folder = tmp_path / "killed.py", tmp_path / "runs"
     script.write_text(KILLED)
     runs = [
         subprocess.run(
@@ -374,8 +374,8 @@ def test_process_that_was_killed_goes_on(tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "short", "nan", "list"])
 def test_damaged_cell_is_computed_again(data, counted, tmp_path, damage):
-    folder = tmp_path / "cells"
-    expected = benchmark(counted, data, cv=SPLITS, folder=folder)
+    folder = tmp_path / "runs"
+    expected = benchmark(counted, data, cv=SPLITS, results_dir=folder)
     path = sorted(folder.iterdir())[1]
     text = path.read_text()
     record = json.loads(text)
@@ -384,7 +384,7 @@ def test_damaged_cell_is_computed_again(data, counted, tmp_path, damage):
     texts["nan"] = json.dumps({**record, "predictions": [float("nan")] * len(record["predictions"])})
     path.write_text(texts[damage])
     Path(counted.log, "log").unlink()
-    found = benchmark(counted, data, cv=SPLITS, folder=folder)
+    found = benchmark(counted, data, cv=SPLITS, results_dir=folder)
     assert lines(counted.log) == ["fit", "predict"]
     assert json.loads(path.read_text())["predictions"] == record["predictions"]
     np.testing.assert_array_equal(found.values["srcc"], expected.values["srcc"])
@@ -401,9 +401,9 @@ def changed(data, key):
 @pytest.mark.parametrize("key", ["images", "target", "groups", "references"])
 def test_other_data_are_other_cells(data, counted, tmp_path, key):
     splits = list(SPLITS.split(data.images, groups=data.groups))
-    benchmark(counted, data, cv=splits, folder=tmp_path / "cells")
+    benchmark(counted, data, cv=splits, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
-    benchmark(counted, changed(data, key), cv=splits, folder=tmp_path / "cells")
+    benchmark(counted, changed(data, key), cv=splits, results_dir=tmp_path / "runs")
     assert lines(counted.log) == ["fit", "predict"] * 4  # row 7 is on one side of every split
 
 
@@ -411,9 +411,9 @@ def test_other_data_are_other_cells(data, counted, tmp_path, key):
     ("parameters", "n_fits"), [({"alpha": 2.0}, 4), ({"verbose": 1}, 0), ({"breaks_at": 99}, 4), ({"alpha": 1.0}, 0)]
 )
 def test_cells_are_known_by_parameters_that_matter(data, counted, tmp_path, parameters, n_fits):
-    benchmark(counted, data, cv=SPLITS, folder=tmp_path / "cells")
+    benchmark(counted, data, cv=SPLITS, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
-    benchmark({"other name": clone(counted).set_params(**parameters)}, data, cv=SPLITS, folder=tmp_path / "cells")
+    benchmark({"other name": clone(counted).set_params(**parameters)}, data, cv=SPLITS, results_dir=tmp_path / "runs")
     assert lines(counted.log).count("fit") == n_fits
 
 
@@ -421,7 +421,7 @@ def test_frozen_cells_are_known_by_what_was_learned(data, counted, tmp_path):
     models = [clone(counted).set_params(alpha=1.0).fit(data.images[:half], data.target[:half]) for half in (50, 60)]
     Path(counted.log, "log").unlink()
     for model, n_calls in ((models[0], 1), (models[0], 1), (models[1], 2)):
-        benchmark(FrozenEstimator(model), data, cv=SPLITS, folder=tmp_path / "cells")
+        benchmark(FrozenEstimator(model), data, cv=SPLITS, results_dir=tmp_path / "runs")
         assert lines(counted.log) == ["predict"] * n_calls
 
 
@@ -429,17 +429,17 @@ def test_new_weights_under_an_old_name_are_other_cells(data, counted, tmp_path):
     weights = tmp_path / "weights"
     weights.write_text("old")
     model = counted.set_params(verbose=0, breaks_at=None, error=str(weights))
-    benchmark(model, data, cv=SPLITS, folder=tmp_path / "cells")
+    benchmark(model, data, cv=SPLITS, results_dir=tmp_path / "runs")
     weights.write_text("newer")
-    benchmark(model, data, cv=SPLITS, folder=tmp_path / "cells")
-    assert len(list((tmp_path / "cells").iterdir())) == 8
+    benchmark(model, data, cv=SPLITS, results_dir=tmp_path / "runs")
+    assert len(list((tmp_path / "runs").iterdir())) == 8
 
 
 def test_what_cannot_be_pickled_cannot_be_kept(data, tmp_path):
     model = make_pipeline(FunctionTransformer(lambda images: statistics(images)), Ridge())
     assert not benchmark(model, data, cv=SPLITS).errors
     with pytest.raises(ValueError, match="cannot be kept in a folder, as its parameters cannot be pickled"):
-        benchmark(model, data, cv=SPLITS, folder=tmp_path)
+        benchmark(model, data, cv=SPLITS, results_dir=tmp_path)
 
 
 # Processes, errors ----------------------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_two_processes_find_the_same(data, tmp_path):
     pixels = make_pipeline(FunctionTransformer(np.reshape, kw_args={"shape": (-1, 32 * 32 * 3)}), Ridge())
     array = Bunch(images=np.stack(data.images) / 255, target=data.target, groups=data.groups)
     one, two = (
-        benchmark({"pixels": pixels}, array, cv=SPLITS, n_jobs=n_jobs, folder=tmp_path / str(n_jobs))
+        benchmark({"pixels": pixels}, array, cv=SPLITS, n_jobs=n_jobs, results_dir=tmp_path / str(n_jobs))
         for n_jobs in (1, 2)
     )
     for metric, values in one.values.items():
@@ -462,7 +462,7 @@ def test_two_processes_find_the_same(data, tmp_path):
 def test_failure_is_one_sentence_and_the_rest_is_kept(data, counted, tmp_path):
     broken = counted.set_params(breaks_at=3)
     with pytest.warns(FitFailedWarning) as caught:
-        result = benchmark({"broken": broken, "simple": SIMPLE}, data, cv=SPLITS, folder=tmp_path / "cells")
+        result = benchmark({"broken": broken, "simple": SIMPLE}, data, cv=SPLITS, results_dir=tmp_path / "runs")
     (message,) = [str(one.message) for one in caught]
     assert message == (
         "broken failed in split 3: ValueError: the fit failed. Its figures there are nan; the others are kept."
@@ -472,9 +472,9 @@ def test_failure_is_one_sentence_and_the_rest_is_kept(data, counted, tmp_path):
     assert result.medians["srcc"][0] == np.median(result.values["srcc"][0, :3])
     assert result.table["n_splits"] == [3, 4]
     assert result.predictions["broken"][3] is None
-    assert len(list((tmp_path / "cells").iterdir())) == 7
+    assert len(list((tmp_path / "runs").iterdir())) == 7
     Path(counted.log, "log").unlink()
-    again = benchmark({"broken": broken, "simple": SIMPLE}, data, cv=SPLITS, folder=tmp_path / "cells")
+    again = benchmark({"broken": broken, "simple": SIMPLE}, data, cv=SPLITS, results_dir=tmp_path / "runs")
     assert not again.errors  # what failed is tried again
 
 
@@ -568,7 +568,7 @@ def sets(data):
 
 def test_matrix_is_that_of_a_loop_by_hand(sets, counted, tmp_path):
     methods = {"learned": counted, "frozen": FrozenEstimator(Distance())}
-    result = cross_benchmark(methods, sets, cv=SPLITS, folder=tmp_path / "cells")
+    result = cross_benchmark(methods, sets, cv=SPLITS, results_dir=tmp_path / "runs")
     # In each of two sets four splits and one fit on everything.
     assert lines(counted.log).count("fit") == 2 * (4 + 1)
     blur, noise = sets.values()
@@ -584,16 +584,16 @@ def test_matrix_is_that_of_a_loop_by_hand(sets, counted, tmp_path):
         expected = srcc(one.target, -Distance().predict(pairs))
         assert result.values["srcc"][1, 1 - column, column] == expected
     Path(counted.log, "log").unlink()
-    again = cross_benchmark(methods, sets, cv=SPLITS, folder=tmp_path / "cells")
+    again = cross_benchmark(methods, sets, cv=SPLITS, results_dir=tmp_path / "runs")
     assert lines(counted.log) == []
     np.testing.assert_array_equal(again.values["srcc"], result.values["srcc"])
 
 
 def test_further_data_set_leaves_finished_cells(sets, data, counted, tmp_path):
-    cross_benchmark(counted, sets, cv=SPLITS, folder=tmp_path / "cells")
+    cross_benchmark(counted, sets, cv=SPLITS, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
     three = {**sets, "half": Bunch(images=data.images[:50], target=data.target[:50], groups=data.groups[:50])}
-    result = cross_benchmark(counted, three, cv=SPLITS, folder=tmp_path / "cells")
+    result = cross_benchmark(counted, three, cv=SPLITS, results_dir=tmp_path / "runs")
     # Two old sets learn once more for the new one; it learns in four splits, and once to judge the two others.
     calls = lines(counted.log)
     assert (calls.count("fit"), calls.count("predict")) == (2 + 4 + 1, 2 + 4 + 2)

@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_iqa import OpenCLIPFeatures, TimmFeatures, make_pairs
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa.features._timm import _base, _timm
+from sklearn_iqa.features import _base, _timm
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8)
@@ -40,7 +40,7 @@ def passes(monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(_base.Pooled, "forward", count)
-    _base.Store.at_hand.clear()
+    _base.Store.recent.clear()
     return counted
 
 
@@ -55,7 +55,9 @@ def by_hand(image, layer=None):
         backbone = timm_backbones.build_backbone("test_resnet").eval()
     with torch.no_grad():
         return (
-            backbone.forward_features(tensor) if layer is None else timm_backbones.tap(backbone, [layer], tensor)[0]
+            backbone.forward_features(tensor)
+            if layer is None
+            else timm_backbones.layer_outputs(backbone, [layer], tensor)[0]
         )[0]
 
 
@@ -155,7 +157,7 @@ def test_cache_spares_the_network_in_a_search(tmp_path, passes, kind):
     search = GridSearchCV(model, {"ridge__alpha": [0.1, 1.0, 10.0]}, cv=KFold(3), error_score="raise")
     search.fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
-    _base.Store.at_hand.clear()  # as in another process
+    _base.Store.recent.clear()  # as in another process
     again = clone(search.best_estimator_).fit(X, np.arange(6.0))
     assert len(passes) == len(IMAGES)
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
@@ -293,7 +295,7 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
 def test_cache_spares_the_towers_of_open_clip(tmp_path, passes):
     cache = tmp_path / "cache"
     first = clip_extractor(cache=cache).fit_transform(IMAGES)
-    _base.Store.at_hand.clear()  # as in another process
+    _base.Store.recent.clear()  # as in another process
     np.testing.assert_array_equal(clip_extractor(cache=cache).fit_transform(IMAGES), first)
     assert len(passes) == len(IMAGES)
     config = json.loads(Path(VIT).read_text())

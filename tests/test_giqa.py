@@ -76,13 +76,13 @@ def test_parity_loss():
 
 @pytest.mark.parametrize(("side", "n_cells"), [(32, 4), (64, 4), (128, 4), (192, 3), (224, 7), (256, 4)])
 def test_official_input_sizes(side, n_cells):
-    network = GIQA(input_size=side, width=2, random_state=0).initialize().network_
+    network = GIQA(input_size=side, n_channels=2, random_state=0).initialize().network_
     assert network.n_cells == n_cells  # the sheet of the official configurations: 4x4, 3x3, 7x7 cells
     assert network.features(torch.zeros(1, 3, side, side)).shape[2:] == (n_cells, n_cells)
 
 
 def test_patches_are_averaged():
-    giqa = GIQA(input_size=32, width=2, random_state=0, device="cpu").initialize()
+    giqa = GIQA(input_size=32, n_channels=2, random_state=0, device="cpu").initialize()
     flat = np.full((64, 64, 3), 90, np.uint8)
     output = giqa.network_(giqa._views(flat))
     assert output.probabilities.shape == (1, 8)
@@ -97,7 +97,7 @@ def test_patches_are_averaged():
 def test_learning():
     known = levels(["gaussian_blur"], side=64, levels=(1, 2, 3, 4, 5))
     giqa = GIQA(
-        **{"n_thresholds": 4, "input_size": 32, "width": 8, "batch_size": 10, "max_epochs": 40, "lr": 0.02},
+        **{"n_thresholds": 4, "input_size": 32, "n_channels": 8, "batch_size": 10, "max_epochs": 40, "lr": 0.02},
         **{"random_state": 0, "device": "cpu"},
     )
     before = giqa.initialize().score(known.X_new, known.y_new)
@@ -110,7 +110,7 @@ def test_learning():
 
 def test_real_images_are_above_all_thresholds():
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    giqa = GIQA(n_thresholds=3, input_size=32, width=2, batch_size=3, max_epochs=1, random_state=0)
+    giqa = GIQA(n_thresholds=3, input_size=32, n_channels=2, batch_size=3, max_epochs=1, random_state=0)
     giqa.fit(images, [1, 2, 3, 4, 0, 0], real=[0, 0, 0, 0, 1, 1])
     np.testing.assert_allclose(giqa.thresholds_, [1.75, 2.5, 3.25])  # quartiles of 1..4
     np.testing.assert_array_equal(giqa._encode_targets(np.array([[0, 1], [2.5, 0]])), [[1, 1, 1, 1], [1, 0, 0, 0]])
@@ -126,14 +126,14 @@ def test_real_images_are_above_all_thresholds():
 )
 def test_errors(parameters, y, message):
     images = np.zeros((4, 32, 32, 3), np.uint8)
-    giqa = GIQA(**{"n_thresholds": 3, "input_size": 32, "width": 2, "max_epochs": 1, **parameters})
+    giqa = GIQA(**{"n_thresholds": 3, "input_size": 32, "n_channels": 2, "max_epochs": 1, **parameters})
     with pytest.raises(ValueError, match=message):
         giqa.fit(images, y)
 
 
 @pytest.mark.parametrize("real", [[1, 1, 1, 1], [0, 0, 2, 0]])
 def test_wrong_real(real):
-    giqa = GIQA(n_thresholds=3, input_size=32, width=2, max_epochs=1)
+    giqa = GIQA(n_thresholds=3, input_size=32, n_channels=2, max_epochs=1)
     with pytest.raises(ValueError, match="true or false for each row, and false for some"):
         giqa.fit(np.zeros((4, 32, 32, 3), np.uint8), [1, 2, 3, 4], real=real)
 
@@ -184,9 +184,9 @@ def test_parity_features(features):
 
 
 def test_parity_inception_stages(inception):
-    trunk = inception.network_.trunk
+    backbone = inception.network_.backbone
     images = inception._views(kit_queries()[0])
-    names = list(dict(trunk.named_children()))
+    names = list(dict(backbone.named_children()))
     ends = {
         "blocks.0.0": "Conv2d_1a_3x3",
         "blocks.0": "maxpool1",
@@ -200,7 +200,7 @@ def test_parity_inception_stages(inception):
     resized = torch.nn.functional.interpolate(images, (299, 299), mode="bilinear", align_corners=False)
     with torch.no_grad():
         for what, end in ends.items():
-            tensor = trunk[: names.index(end) + 1](2 * resized - 1)
+            tensor = backbone[: names.index(end) + 1](2 * resized - 1)
             stage = FEATURES["stages"][what]
             assert list(tensor.shape) == stage["shape"]
             got = [tensor.mean().item(), tensor.std(correction=0).item()]
@@ -270,7 +270,7 @@ def test_without_labels_all_images_make_the_bank(cls):
 @pytest.mark.parametrize("cls", [GMMGIQA, KNNGIQA])
 def test_with_labels_the_best_make_the_bank(cls):
     images = load_photographs(size=64).images[:8]
-    giqa = cls(**SMALL, bank_share=0.75).fit(images, np.arange(8.0))
+    giqa = cls(**SMALL, reference_fraction=0.75).fit(images, np.arange(8.0))
     assert giqa.bank_size_ == 6
     again = cls(**SMALL).fit(images[2:])
     slope, intercept = giqa.label_scale_

@@ -155,7 +155,7 @@ def test_alone_in_inference_together_in_training():
     torch.testing.assert_close(network(crops[:1]), alone[:1], rtol=1e-5, atol=1e-6)
 
 
-def test_the_trunk_is_frozen():
+def test_the_backbone_is_frozen():
     X, y = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), dtype=np.uint8), np.arange(6.0)
     estimator = GraphIQA(**{**TINY, "pretrain_steps": 2, "pretrain_lr": 1e-3})
     before = {name: tensor.clone() for name, tensor in estimator.initialize().network_.state_dict().items()}
@@ -169,7 +169,7 @@ def test_the_trunk_is_frozen():
 
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit", "convnext_atto"])
-def test_any_trunk(backbone):
+def test_any_backbone(backbone):
     crop_size = 160 if backbone == "test_vit" else 32
     estimator = GraphIQA(**{**TINY, "backbone": backbone, "crop_size": crop_size}).initialize()
     assert np.isfinite(estimator.predict([np.zeros((170, 180, 3), np.uint8)])).all()
@@ -279,9 +279,9 @@ def test_it_learns():
     estimator.fit(known.X, known.y, distortion=known.distortion, level=known.level)
     after = estimator.score(known.X_new, known.y_new)
     # Measured on held-out photographs: 0.03 before, 0.76 after; 0.72 from whole photographs, a quarter as many, in 60
-    # epochs. It falls short of 0.80 because the trunk never learns and is of random numbers here: the layers behind it
-    # reach 0.89 on the photographs that they have seen. ImageNet's EfficientNet-Lite0 as the trunk gave 0.56 (0.87 on
-    # those seen), as what it tells of an image is what it shows.
+    # epochs. It falls short of 0.80 because the backbone never learns and is of random numbers here: the layers behind
+    # it reach 0.89 on the photographs that they have seen. ImageNet's EfficientNet-Lite0 as the backbone gave 0.56
+    # (0.87 on those seen), as what it tells of an image is what it shows.
     assert before < 0.3
     assert after > 0.65
 

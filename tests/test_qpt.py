@@ -191,10 +191,10 @@ def test_fine_tuning_starts_from_every_tensor(part, fitted, images, tmp_path):
     fitted.save_weights(tmp_path / "qpt.safetensors")
     tuned = FINE_TUNED[part].set_params(backbone="test_resnet", backbone_weights=tmp_path / "qpt.safetensors")
     tuned.set_params(max_epochs=1, batch_size=5, lr=1e-3, device="cpu", random_state=1).initialize()
-    trunk, expected = tuned.network_.get_submodule(part).state_dict(), fitted.network_.state_dict()
-    assert set(trunk) == set(expected)
+    backbone, expected = tuned.network_.get_submodule(part).state_dict(), fitted.network_.state_dict()
+    assert set(backbone) == set(expected)
     for name, tensor in expected.items():
-        assert torch.equal(trunk[name], tensor), name
+        assert torch.equal(backbone[name], tensor), name
     tuned.fit(images, np.arange(10.0))
     weight = next(name for name, tensor in expected.items() if tensor.ndim == 4)
     assert not torch.equal(tuned.network_.get_submodule(part).state_dict()[weight], expected[weight])

@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
-from sklearn_iqa._base.quality import QualityRegressor, QualityTransformer
+from sklearn_iqa._base.quality import FeatureLearner, QualityRegressor
 from sklearn_iqa._nn.transforms import random_crop, to_tensor
 
 IMAGES = [
@@ -59,7 +59,7 @@ class Brightness(QualityRegressor):
         return to_tensor(x)[None]
 
 
-class Codes(QualityTransformer):
+class Codes(FeatureLearner):
     """Features learned without labels: three numbers that give the image's mean colour back."""
 
     def __init__(self, *, lr=0.1, max_epochs=3, batch_size=4, weights=None, device="cpu", random_state=0, verbose=0):

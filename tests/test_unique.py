@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""UNIQUE: parity with the official code, the losses, pairs within groups, the two stages, and that it learns."""
+"""UNIQUE: parity with the official code, the losses, pairs within domains, the two stages, and that it learns."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sklearn_iqa import UNIQUE
 from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
-from sklearn_iqa._nn.timm_backbones import tap
+from sklearn_iqa._nn.timm_backbones import layer_outputs
 from sklearn_iqa.metrics import srcc
 from sklearn_iqa.pair_input.unique import UNIQUELoss, UNIQUENetwork, UNIQUEOutput, bilinear_features
 
@@ -59,7 +59,7 @@ def test_outputs_are_official(official):
 def test_stages_are_official(official):
     network = official.network_
     with torch.inference_mode():
-        layer1, layer4 = tap(network.backbone, ["layer1", "layer4"], official._views(kit_images()[0]))
+        layer1, layer4 = layer_outputs(network.backbone, ["layer1", "layer4"], official._views(kit_images()[0]))
         stages = {
             "layer1": layer1,
             "layer4": layer4,
@@ -76,16 +76,16 @@ def test_stages_are_official(official):
 def test_losses_are_official():
     case = {name: torch.tensor(value) for name, value in KIT["losses"].items()}
     output = UNIQUEOutput(torch.cat([case["y1"], case["y2"]]), torch.cat([case["std1"], case["std2"]]))
-    # Three groups of two images; the MOS is what gives the kit's g: Phi((m1 - 0) / sqrt(s1^2 + s2^2)) = g.
+    # Three domains of two images; the MOS is what gives the kit's g: Phi((m1 - 0) / sqrt(s1^2 + s2^2)) = g.
     mos = ndtri(KIT["losses"]["g"]) * np.hypot(KIT["losses"]["gt_std1"], KIT["losses"]["gt_std2"])
     mos = torch.cat([torch.tensor(mos, dtype=torch.float32), torch.zeros(3)])
-    mos_std, group = torch.cat([case["gt_std1"], case["gt_std2"]]), torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
+    mos_std, domain = torch.cat([case["gt_std1"], case["gt_std2"]]), torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 2.0])
     loss = UNIQUELoss()
     p = loss.preference(output, torch.arange(3), torch.arange(3, 6))
     kits.assert_parity("unique", "p", p, case["p"], atol=ATOL)
     fidelity = FidelityLoss()(p, case["g"])
     kits.assert_parity("unique", "fidelity", fidelity, case["fidelity"], atol=ATOL)
-    total = loss(output, torch.stack([mos, mos_std, group], dim=1))
+    total = loss(output, torch.stack([mos, mos_std, domain], dim=1))
     kits.assert_parity("unique", "total", total, case["total"], atol=ATOL)
     kits.assert_parity("unique", "hinge", total - fidelity, case["hinge"], atol=ATOL)
 
@@ -155,13 +155,13 @@ def test_a_tie_of_deviations_costs_the_margin(std):
 def test_pairs_of_different_groups_teach_nothing():
     output = random_output(7)
     mos, mos_std = torch.randn(7), torch.rand(7) + 1
-    group = torch.tensor([0.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0])
-    first, second = pairs_within(group)
-    # Three pairs of group 0, three of group 1, none of group 2 with its one image.
+    domain = torch.tensor([0.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0])
+    first, second = pairs_within(domain)
+    # Three pairs of domain 0, three of domain 1, none of domain 2 with its one image.
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == [(0, 2), (0, 6), (1, 3), (1, 5), (2, 6), (3, 5)]
-    shifted = mos + 100 * group  # another unit in each group
+    shifted = mos + 100 * domain  # another unit in each domain
     loss = UNIQUELoss()
-    want, got = (loss(output, torch.stack([one, mos_std, group], dim=1)) for one in (mos, shifted))
+    want, got = (loss(output, torch.stack([one, mos_std, domain], dim=1)) for one in (mos, shifted))
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)  # float32 loses 2^-17 of a MOS near 200
     alone = loss(output, torch.stack([mos, mos_std, torch.arange(7.0)], dim=1))
     alone.backward()
@@ -283,26 +283,26 @@ def test_scores_speak_the_unit_of_y(small_set):
 
 def test_groups_keep_their_own_units(small_set):
     X, y = small_set
-    groups = np.array(["a", "b"] * 4)
-    together = UNIQUE(**TINY, batch_size=4).fit(X, y, groups=groups)
-    apart = UNIQUE(**TINY, batch_size=4).fit(X, y + 64.0 * (groups == "b"), groups=groups)
+    domains = np.array(["a", "b"] * 4)
+    together = UNIQUE(**TINY, batch_size=4).fit(X, y, domains=domains)
+    apart = UNIQUE(**TINY, batch_size=4).fit(X, y + 64.0 * (domains == "b"), domains=domains)
     # 64 is a power of two: the halves in y stay exact in float32, so that differences within b are equal to the bit.
     np.testing.assert_array_equal(apart.predict(X), together.predict(X))
     assert together.label_scale_ == (1.0, 0.0)  # no common unit
     assert not np.array_equal(
         UNIQUE(**TINY, batch_size=4).fit(X, y).network_.fc.weight.detach(), together.network_.fc.weight.detach()
     )
-    numbered = UNIQUE(**TINY, batch_size=4).partial_fit(X, y, groups=[1, 7] * 4).partial_fit(X, y, groups=[1, 7] * 4)
+    numbered = UNIQUE(**TINY, batch_size=4).partial_fit(X, y, domains=[1, 7] * 4).partial_fit(X, y, domains=[1, 7] * 4)
     np.testing.assert_array_equal(numbered.predict(X), together.predict(X))
 
 
 def test_a_grid_search_can_hand_on_the_data_set(small_set):
     X, y = small_set
     with sklearn.config_context(enable_metadata_routing=True):
-        estimator = UNIQUE(**{**TINY, "max_epochs": 1}).set_fit_request(groups="data_set")
+        estimator = UNIQUE(**{**TINY, "max_epochs": 1}).set_fit_request(domains="data_set")
         search = GridSearchCV(estimator, {"lr": [1e-4, 1e-3]}, cv=2, error_score="raise")
         search.fit(X, y, data_set=["a", "a", "b", "b"] * 2)
-        assert search.best_estimator_.label_scale_ == (1.0, 0.0)  # the sign of several groups
+        assert search.best_estimator_.label_scale_ == (1.0, 0.0)  # the sign of several domains
         with pytest.raises(ValueError, match="learns from pairs"):  # every image a data set of its own
             search.fit(X, y, data_set=list("abcdefgh"))
 
@@ -326,7 +326,7 @@ def test_it_learns_from_data_sets_of_different_units():
     recipe = {"crop_size": 48, "batch_size": 14, "max_epochs": 20, "warmup_epochs": 0, "lr_step": 14, "lr": 1e-3}
     estimator = UNIQUE(**{**TINY, **recipe})
     before = estimator.initialize().predict(known.X_new)
-    after = estimator.fit(known.X, y, groups=known.distortion).predict(known.X_new)
+    after = estimator.fit(known.X, y, domains=known.distortion).predict(known.X_new)
     for kind in ("gaussian_blur", "white_noise"):
         rows = known.distortion_new == kind
         # measured on held-out photographs: blur -0.44 before, 0.82 after; noise 0.32 and 0.86
@@ -337,7 +337,7 @@ def test_it_learns_from_data_sets_of_different_units():
 
 
 @pytest.mark.parametrize(
-    ("y", "groups", "parameters", "sentence"),
+    ("y", "domains", "parameters", "sentence"),
     [
         ([[1, 2], [3, 0], [2, 1]], None, {}, "standard deviation 0"),
         ([[1, 2], [3, np.nan], [2, 1]], None, {}, "NaN"),
@@ -351,6 +351,6 @@ def test_it_learns_from_data_sets_of_different_units():
         ([1, 2, 3], None, {"backbone": "vit_tiny_patch16_224"}, "convolutional"),
     ],
 )
-def test_unusable_input_is_refused(small_set, y, groups, parameters, sentence):
+def test_unusable_input_is_refused(small_set, y, domains, parameters, sentence):
     with pytest.raises(ValueError, match=sentence):
-        UNIQUE(**{**TINY, **parameters}).fit(small_set[0][:3], y, groups=groups)
+        UNIQUE(**{**TINY, **parameters}).fit(small_set[0][:3], y, domains=domains)

@@ -61,7 +61,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     min_size: ClassVar[int] = 1  # shortest side that the network takes
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
-    renamed: ClassVar[tuple] = ()  # official tensor names -> ours, see state_dicts.rename
+    key_map: ClassVar[tuple] = ()  # official tensor names -> ours, see state_dicts.rename
     published: ClassVar[tuple[pretrained.PublishedWeights, ...]] = ()
 
     _doc_link_module = "sklearn_iqa"
@@ -158,12 +158,12 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             state = pretrained.read_published(entry, verbose=self.verbose)
         else:
             state = state_dicts.read_state(self._weights_path())
-        state_dicts.load_state(network, state, renamed=self.renamed, origin=f"weights={str(self.weights)!r}")
+        state_dicts.load_state(network, state, key_map=self.key_map, origin=f"weights={str(self.weights)!r}")
 
     def _weights_path(self) -> str:
         known = ", ".join(repr(entry.name) for entry in self.published) or "none"
         try:
-            pretrained.digest(self.weights)
+            pretrained.sha256(self.weights)
         except OSError as error:
             raise FileNotFoundError(
                 f"{type(self).__name__} has no weights {str(self.weights)!r}: neither a file nor a published name; "

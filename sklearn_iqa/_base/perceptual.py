@@ -12,35 +12,35 @@ from torch import nn
 
 from sklearn_iqa._base.quality import check_quality
 from sklearn_iqa._base.rows import check_tuples, count_images
-from sklearn_iqa._nn.layers import TRUNKS
-from sklearn_iqa._nn.losses import JudgementLoss
+from sklearn_iqa._nn.layers import SLICED_BACKBONES
+from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
 
 TRIPLET = ("first query", "second query", "reference")
 
 
-def _trunk_file(net: str, filename: str, sha256: str) -> pretrained.WeightsFile:
-    """Torchvision's ImageNet file of a trunk, its names turned into those of the slices."""
-    taps, start, renamed = TRUNKS[net].taps, 0, [(r"^classifier\.", None)]
-    for number, tap in enumerate(taps, start=1):
-        renamed += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, tap + 1)]
-        start = tap + 1
-    renamed.append((r"^features\.", None))  # layers behind the last tap
+def _sliced_backbone_file(net: str, filename: str, sha256: str) -> pretrained.WeightsFile:
+    """Torchvision's ImageNet file of a backbone, its names turned into those of the slices."""
+    layers, start, key_map = SLICED_BACKBONES[net].layers, 0, [(r"^classifier\.", None)]
+    for number, layer in enumerate(layers, start=1):
+        key_map += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, layer + 1)]
+        start = layer + 1
+    key_map.append((r"^features\.", None))  # layers behind the last slice
     return pretrained.WeightsFile(
-        filename, sha256, url=f"https://download.pytorch.org/models/{filename}", renamed=tuple(renamed)
+        filename, sha256, url=f"https://download.pytorch.org/models/{filename}", key_map=tuple(key_map)
     )
 
 
-TRUNK_FILES = {
-    "alex": _trunk_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
-    "vgg": _trunk_file("vgg", "vgg16-397923af.pth", "397923af"),
-    "squeeze": _trunk_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
+SLICED_BACKBONE_FILES = {
+    "alex": _sliced_backbone_file("alex", "alexnet-owt-7be5be79.pth", "7be5be79"),
+    "vgg": _sliced_backbone_file("vgg", "vgg16-397923af.pth", "397923af"),
+    "squeeze": _sliced_backbone_file("squeeze", "squeezenet1_1-b8a52dc0.pth", "b8a52dc0"),
 }
 
 
-def load_trunk(trunk: nn.Module, net: str, backbone_weights, *, verbose: int = 0) -> None:
-    """Load the ImageNet weights of a `sliced_trunk`: torchvision's download ("imagenet"), a file of its form or None.
+def load_sliced_backbone(backbone: nn.Module, net: str, backbone_weights, *, verbose: int = 0) -> None:
+    """Load the ImageNet weights of a `sliced_backbone`: torchvision's ("imagenet", fetched), a file like it or None.
 
     Raises
     ------
@@ -49,12 +49,12 @@ def load_trunk(trunk: nn.Module, net: str, backbone_weights, *, verbose: int = 0
     """
     if backbone_weights is None:
         return
-    file, path = TRUNK_FILES[net], backbone_weights
+    file, path = SLICED_BACKBONE_FILES[net], backbone_weights
     if backbone_weights == "imagenet":
-        path = pretrained.locate(file, verbose=verbose)
-    state = state_dicts.rename(state_dicts.read_state(os.fspath(path)), file.renamed)
+        path = pretrained.fetch(file, verbose=verbose)
+    state = state_dicts.rename_keys(state_dicts.read_state(os.fspath(path)), file.key_map)
     own = {name.removeprefix("net."): tensor for name, tensor in state.items()}
-    state_dicts.load_state(trunk, own, origin=f"backbone_weights={str(backbone_weights)!r}")
+    state_dicts.load_state(backbone, own, origin=f"backbone_weights={str(backbone_weights)!r}")
 
 
 class PerceptualMixin:
@@ -124,7 +124,7 @@ class PerceptualMixin:
         return _TripletDistances(network) if self._n_images == len(TRIPLET) else network
 
     def _loss(self) -> nn.Module:
-        return JudgementLoss() if self._n_images == len(TRIPLET) else nn.MSELoss()
+        return TwoAlternativeForcedChoiceLoss() if self._n_images == len(TRIPLET) else nn.MSELoss()
 
     def _net_params(self) -> dict[str, Any]:
         n_constant = self.max_epochs // 2

@@ -184,7 +184,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         return tags
 
 
-class QualityTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
+class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator):
     """An `ImageEstimator` that turns images into rows of features; not for direct use."""
 
     def fit(self, X, y=None):
@@ -275,4 +275,4 @@ def check_quality(rows, y, name: str) -> np.ndarray:
     return y
 
 
-__all__ = ["QualityRegressor", "QualityTransformer", "check_quality"]
+__all__ = ["FeatureLearner", "QualityRegressor", "check_quality"]

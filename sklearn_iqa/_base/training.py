@@ -14,7 +14,9 @@ from tqdm.auto import tqdm
 
 from sklearn_iqa.metrics import srcc
 
-SWING = 50  # batches in which `CosineSwing` takes the learning rate from its full value to zero; then it rises again
+T_MAX = (
+    50  # batches in which `CosineAnnealing` takes the learning rate from its full value to zero; then it rises again
+)
 
 
 class EvenBatches(BatchSampler):
@@ -111,14 +113,14 @@ class EpochSeed(skorch.callbacks.Callback):
         self.epoch_ += 1
 
 
-class CosineSwing(skorch.callbacks.Callback):
+class CosineAnnealing(skorch.callbacks.Callback):
     """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
 
     def on_batch_begin(self, net, **kwargs):
         """Set the rate; the history has a place for this batch already."""
         t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
         for group in net.optimizer_.param_groups:
-            group["lr"] = net.lr * (1 + math.cos(math.pi * t / SWING)) / 2
+            group["lr"] = net.lr * (1 + math.cos(math.pi * t / T_MAX)) / 2
 
 
 class HeldOutScore(skorch.callbacks.Callback):

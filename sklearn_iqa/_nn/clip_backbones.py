@@ -16,7 +16,7 @@ from sklearn_iqa._weights import pretrained, state_dicts
 
 N_WORDS = 49408  # of CLIP's vocabulary
 # Of OpenAI's files, as integers; open_clip has them in its configurations.
-CLIP_RENAMED = ((r"^(input_resolution|context_length|vocab_size)$", None),)
+OPENAI_KEY_MAP = ((r"^(input_resolution|context_length|vocab_size)$", None),)
 BLANK_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
 
@@ -126,7 +126,7 @@ def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -
     if _is_tag(name, backbone_weights):
         state = _fetched_clip(name, backbone_weights)
     else:
-        state = state_dicts.rename(state_dicts.read_state(backbone_weights), CLIP_RENAMED)
+        state = state_dicts.rename_keys(state_dicts.read_state(backbone_weights), OPENAI_KEY_MAP)
     kept = {key.removeprefix(part): tensor for key, tensor in state.items() if key.startswith(part)}
     state_dicts.load_state(clip, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
 
@@ -137,7 +137,7 @@ def clip_pretraining_id(name: str, backbone_weights) -> str | None:
         return None
     if _is_tag(name, backbone_weights):
         return f"open_clip {open_clip.__version__} {backbone_weights}"
-    return pretrained.digest(backbone_weights)
+    return pretrained.sha256(backbone_weights)
 
 
 def clip_input(name: str, backbone_weights) -> dict:
@@ -158,10 +158,10 @@ def clip_input(name: str, backbone_weights) -> dict:
     }
 
 
-def tokenize(sentence: str) -> list[int]:
-    """Numbers of a sentence's words and parts of words in CLIP's vocabulary, between those of its start and its end."""
+def tokenize(prompt: str) -> list[int]:
+    """Numbers of a prompt's words and parts of words in CLIP's vocabulary, between those of its start and its end."""
     tokenizer = _tokenizer()
-    return [tokenizer.sot_token_id, *tokenizer.encode(sentence), tokenizer.eot_token_id]
+    return [tokenizer.sot_token_id, *tokenizer.encode(prompt), tokenizer.eot_token_id]
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What methods share that judge an image by how well sentences fit it, in a CLIP: its names, input and text tower."""
+"""What methods share that judge an image by how well prompts fit it, in a CLIP: its names, input and text tower."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sklearn_iqa._nn.clip_backbones import CLIP_RENAMED, build_clip
+from sklearn_iqa._nn.clip_backbones import OPENAI_KEY_MAP, build_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# Names in OpenAI's files, bare or behind what official modules put in front, to those of `SentenceNetwork`.
+# Names in OpenAI's files, bare or behind what official modules put in front, to those of `PromptNetwork`.
 TOP_NAMES = "visual|transformer|token_embedding|positional_embedding|ln_final|text_projection|logit_scale"
-RENAMED_CLIP = (*CLIP_RENAMED, (rf"^(?:clip_model\.)?(?=(?:{TOP_NAMES})(?:\.|$))", "clip."))
+CLIP_KEY_MAP = (*OPENAI_KEY_MAP, (rf"^(?:clip_model\.)?(?=(?:{TOP_NAMES})(?:\.|$))", "clip."))
 
 
-class SentenceNetwork(nn.Module):
-    """A CLIP beside the features of some sentences, which are computed anew only when a weight has changed.
+class PromptNetwork(nn.Module):
+    """A CLIP beside the features of some prompts, which are computed anew only when a weight has changed.
 
     Parameters
     ----------
@@ -28,16 +28,16 @@ class SentenceNetwork(nn.Module):
     def __init__(self, backbone: str):
         super().__init__()
         self.clip: Any = build_clip(backbone)
-        self._kept: tuple | None = None  # the weights that they were computed with, and the sentences' features
+        self._kept: tuple | None = None  # the weights that they were computed with, and the prompts' features
 
-    def embed_sentences(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give embedded tokens (n, length, width) and the place (n,) of each sentence's end; methods say which."""
+    def embed_prompts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give embedded tokens (n, length, width) and the place (n,) of each prompt's end; methods say which."""
         raise NotImplementedError
 
-    def encode_sentences(self) -> torch.Tensor:
-        """Features (n_sentences, d) of the sentences, of any length."""
+    def encode_prompts(self) -> torch.Tensor:
+        """Features (n_prompts, d) of the prompts, of any length."""
         clip = self.clip
-        tokens, ends = self.embed_sentences()
+        tokens, ends = self.embed_prompts()
         length = tokens.shape[1]  # shorter than CLIP's 77: no token sees those behind it
         tokens = clip.transformer(
             tokens + clip.positional_embedding[:length], attn_mask=clip.attn_mask[:length, :length]
@@ -45,34 +45,34 @@ class SentenceNetwork(nn.Module):
         last = clip.ln_final(tokens[torch.arange(len(tokens), device=ends.device), ends])
         return last @ clip.text_projection
 
-    def sentence_features(self) -> torch.Tensor:
-        """Features (n_sentences, d) of length one; kept from the last call unless they may get a gradient."""
+    def prompt_features(self) -> torch.Tensor:
+        """Features (n_prompts, d) of length one; kept from the last call unless they may get a gradient."""
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
-            return F.normalize(self.encode_sentences(), dim=-1)
+            return F.normalize(self.encode_prompts(), dim=-1)
         weights = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
         if self._kept is None or self._kept[0] != weights:
             # Not inference mode, whose tensors could not stand beside images that need a gradient.
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = weights, F.normalize(self.encode_sentences(), dim=-1)
+                self._kept = weights, F.normalize(self.encode_prompts(), dim=-1)
         return self._kept[1]
 
     def logits(self, image_features):
-        """Features (n, d) of images -> how well each sentence fits (n, n_sentences): cosines times CLIP's factor."""
-        return self.clip.logit_scale.exp() * F.normalize(image_features, dim=-1) @ self.sentence_features().mT
+        """Features (n, d) of images -> how well each prompt fits (n, n_prompts): cosines times CLIP's factor."""
+        return self.clip.logit_scale.exp() * F.normalize(image_features, dim=-1) @ self.prompt_features().mT
 
 
-def token_table(rows: Sequence[list[int]], sentences: Sequence[str], context_length: int) -> torch.Tensor:
-    """Tokens of sentences as one table (n, length of the longest), zeros behind their ends.
+def token_table(rows: Sequence[list[int]], prompts: Sequence[str], context_length: int) -> torch.Tensor:
+    """Tokens of prompts as one table (n, length of the longest), zeros behind their ends.
 
     Raises
     ------
     ValueError
-        When the tokens of a sentence are more than fit.
+        When the tokens of a prompt are more than fit.
     """
-    for row, sentence in zip(rows, sentences, strict=True):
+    for row, prompt in zip(rows, prompts, strict=True):
         if len(row) > context_length:
             raise ValueError(
-                f"The sentence that begins with {sentence[:40]!r} makes {len(row)} tokens, but the text tower takes "
+                f"The prompt that begins with {prompt[:40]!r} makes {len(row)} tokens, but the text tower takes "
                 f"{context_length}; give a shorter one."
             )
     return nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

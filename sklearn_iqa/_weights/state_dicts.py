@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-__all__ = ["FORMATS", "is_html", "load_state", "package_version", "read_state", "rename", "save_state"]
+__all__ = ["FORMATS", "is_html", "load_state", "package_version", "read_state", "rename_keys", "save_state"]
 
 FORMATS = ".pth, .pt, .safetensors, .npz"
 # Entries under which training scripts keep the state, beside optimiser, epoch and losses. Where a file has both, the
@@ -200,13 +200,13 @@ def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def rename(state: Mapping[str, Tensor], renamed: Iterable[tuple[str, str | None]]) -> dict[str, Tensor]:
+def rename_keys(state: Mapping[str, Tensor], key_map: Iterable[tuple[str, str | None]]) -> dict[str, Tensor]:
     """A state under other names.
 
     Parameters
     ----------
     state : mapping of str to Tensor
-    renamed : iterable of (str, str or None)
+    key_map : iterable of (str, str or None)
         Pairs of a regular expression and what replaces it (as in `re.sub`), applied to each name one after the other.
         None in place of the replacement drops the entries whose names match.
 
@@ -215,7 +215,7 @@ def rename(state: Mapping[str, Tensor], renamed: Iterable[tuple[str, str | None]
     dict of str to Tensor
         The same tensors. Of two entries that end under one name the later one stays.
     """
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in renamed]
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in key_map]
     moved = {}
     for name, tensor in state.items():
         for pattern, replacement in rules:
@@ -232,7 +232,7 @@ def load_state(
     network: nn.Module,
     state: Mapping[str, Tensor],
     *,
-    renamed: Iterable[tuple[str, str | None]] = (),
+    key_map: Iterable[tuple[str, str | None]] = (),
     origin: str = "the given state",
 ) -> None:
     """Copy a state into a network, all of it or nothing.
@@ -244,8 +244,8 @@ def load_state(
     state : mapping of str to Tensor
         Exactly the entries of `network.state_dict()` after renaming, except that the counters `num_batches_tracked` of
         batch normalisation may be absent, as in files of old versions of PyTorch; the network then keeps its own.
-    renamed : iterable of (str, str or None), default=()
-        Rules of `rename`.
+    key_map : iterable of (str, str or None), default=()
+        Rules of `rename_keys`.
     origin : str, default="the given state"
         What an error sentence calls the state: a path or a published name.
 
@@ -255,7 +255,7 @@ def load_state(
         If names or shapes differ. Nothing has been copied then.
     """
     own = network.state_dict()
-    given = rename(state, renamed)
+    given = rename_keys(state, key_map)
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in own]
     reshaped = [

@@ -68,7 +68,7 @@ def main():
 def list_methods(output):
     """Show the methods: their input, direction, range, and published weights.
 
-    Weights with a star are at hand: they are used without network.
+    Weights with a star are cached: they are used without network.
     """
     rows = [_facts(method) for method in _methods()]
     if output == "table":
@@ -76,7 +76,7 @@ def list_methods(output):
         return
     write = _row_writer(output, list(rows[0]))
     for row in rows:
-        write(row if output == "json" else row | {name: " ".join(row[name]) for name in ("weights", "at_hand")})
+        write(row if output == "json" else row | {name: " ".join(row[name]) for name in ("weights", "cached")})
 
 
 def _methods() -> list[Any]:
@@ -97,14 +97,14 @@ def _facts(method: Any) -> dict[str, Any]:
         "lowest": lowest,
         "highest": highest,
         "weights": [entry.name for entry in estimator.published],
-        "at_hand": [entry.name for entry in estimator.published if _is_at_hand(entry)],
+        "cached": [entry.name for entry in estimator.published if _is_cached(entry)],
     }
 
 
-def _is_at_hand(entry) -> bool:
-    from sklearn_iqa._weights.pretrained import at_hand
+def _is_cached(entry) -> bool:
+    from sklearn_iqa._weights.pretrained import is_cached
 
-    return all(at_hand(file) for file in entry.files)
+    return all(is_cached(file) for file in entry.files)
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -114,13 +114,13 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     indent = sum(widths) + 2 * len(widths)
     yield _aligned(head, widths) + "published weights"
     for row, left in zip(rows, cells, strict=True):
-        names = " ".join(f"{name}*" if name in row["at_hand"] else name for name in row["weights"]) or "none"
+        names = " ".join(f"{name}*" if name in row["cached"] else name for name in row["weights"]) or "none"
         wrapped = textwrap.wrap(names, TABLE_WIDTH - indent, break_long_words=False, break_on_hyphens=False)
         yield _aligned(left, widths) + wrapped[0]
         for line in wrapped[1:]:
             yield " " * indent + line
     yield ""
-    yield "* at hand: used without network"
+    yield "* cached: used without network"
     yield f"{DEFAULT}: a model for photographs that comes with the package; about 0 (bad) to 1 (excellent)"
 
 
@@ -151,7 +151,7 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 @click.option(
     "--weights",
     metavar="NAME|PATH",
-    help="A published name (see list), or a file of weights. Default: the first published weights at hand.",
+    help="A published name (see list), or a file of weights. Default: the first published weights that are cached.",
 )
 @click.option(
     "--set",
@@ -274,7 +274,7 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
     try:
         bare = method(**parameters)
         if weights is None and not bare.__sklearn_is_fitted__():
-            weights = _weights_at_hand(bare, parameters)
+            weights = _cached_weights(bare, parameters)
             if not quiet:
                 click.echo(f"Weights: {weights}", err=True)
         for entry in method.published:
@@ -287,7 +287,7 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
         raise click.ClickException(one_line(error)) from error
 
 
-def _weights_at_hand(bare: Any, parameters: dict[str, Any]) -> str:
+def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:
     """Name published weights that need no network and suit the parameters, first those that suit all defaults too."""
     method = type(bare).__name__
     if not bare.published:
@@ -298,11 +298,11 @@ def _weights_at_hand(bare: Any, parameters: dict[str, Any]) -> str:
     for accepted in (bare.get_params(deep=False), parameters):
         for entry in bare.published:
             suits = all(accepted.get(name, value) == value for name, value in entry.parameters.items())
-            if suits and _is_at_hand(entry):
+            if suits and _is_cached(entry):
                 return entry.name
     names = ", ".join(entry.name for entry in bare.published)
     raise ValueError(
-        f"No suitable weights of {method} are at hand: name published ones to have them fetched (--weights NAME, of "
+        f"No suitable weights of {method} are cached: name published ones to have them fetched (--weights NAME, of "
         f"{names}), or give a file (--weights PATH)."
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from sklearn_iqa.evaluation._results import BenchmarkResult, CrossBenchmarkResult
-from sklearn_iqa.evaluation._runs import Cell, Outcome, Part, RatedImages, check_estimators, run_cells
+from sklearn_iqa.evaluation._runs import Outcome, Part, RatedImages, Run, check_estimators, execute_runs
 from sklearn_iqa.evaluation._splits import ContentSplit
 from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, rmse, srcc
 
@@ -32,7 +32,7 @@ def benchmark(
     *,
     cv: Any = None,
     metrics: Mapping[str, Callable] | None = None,
-    folder: Any = None,
+    results_dir: Any = None,
     confidence_level: float = 0.95,
     error_score: Any = np.nan,
     n_jobs: int | None = None,
@@ -56,8 +56,8 @@ def benchmark(
         The figures, each a number. None takes `srcc`, `krcc`, `plcc` and `plcc_logistic` of
         :mod:`sklearn_iqa.metrics`, and "rmse_logistic": RMSE after the curve of `plcc_logistic`, in the unit of the
         target.
-    folder : path, default=None
-        Where finished cells, one for each method and split, are kept: a run that was cut off goes on there, and nothing
+    results_dir : path, default=None
+        Where finished runs, one for each method and split, are kept: a run that was cut off goes on there, and nothing
         that is there is computed again. See Notes.
     confidence_level : float, default=0.95
         Level of the bootstrap intervals of the medians.
@@ -92,7 +92,7 @@ def benchmark(
 
     Notes
     -----
-    A cell is known by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), what it
+    A run is known by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), what it
     has learned if it is frozen, the version of this package, and the images, references, ratings and groups of its
     training rows and images of its test rows: arrays by their pixels, paths by name, size and time of change. Functions
     among the parameters count by name, and files, such as weights, by size and time of change; changed code is not
@@ -123,13 +123,13 @@ def benchmark(
     named, data = check_estimators(estimators), RatedImages(dataset, "The data set")
     metrics, splits = METRICS if metrics is None else dict(metrics), _splits(cv, data)
     _check_use(named, [data], error_score)
-    cells: list[Cell] = []
+    runs: list[Run] = []
     places = {}
     for name, estimator in named.items():
-        places[name] = _add_splits(cells, name, estimator, data, splits)
-    options = {"folder": folder, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
-    outcomes = run_cells(cells, **options)
-    grid = [_of_splits(outcomes, cells, places[name], splits) for name in named]
+        places[name] = _add_splits(runs, name, estimator, data, splits)
+    options = {"results_dir": results_dir, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
+    outcomes = execute_runs(runs, **options)
+    grid = [_of_splits(outcomes, runs, places[name], splits) for name in named]
     return _result(named, data, splits, grid, metrics, confidence_level, error_score)
 
 
@@ -139,7 +139,7 @@ def cross_benchmark(
     *,
     cv: Any = None,
     metrics: Mapping[str, Callable] | None = None,
-    folder: Any = None,
+    results_dir: Any = None,
     confidence_level: float = 0.95,
     error_score: Any = np.nan,
     n_jobs: int | None = None,
@@ -157,7 +157,7 @@ def cross_benchmark(
     datasets : dict of str to :class:`~sklearn.utils.Bunch`
         Names and data sets, each as in `benchmark`. Their units may differ. Whether they share contents is for you to
         see: LIVE, CSIQ and TID2013 have originals in common.
-    cv, metrics, folder, confidence_level, error_score, n_jobs, verbose
+    cv, metrics, results_dir, confidence_level, error_score, n_jobs, verbose
         As in `benchmark`; `cv` is a splitter, which splits each data set.
 
     Returns
@@ -181,24 +181,24 @@ def cross_benchmark(
     metrics = METRICS if metrics is None else dict(metrics)
     splits = {key: _splits(cv, data) for key, data in sets.items()}
     _check_use(named, list(sets.values()), error_score)
-    cells: list[Cell] = []
+    runs: list[Run] = []
     inside, across = {}, {}
     whole = {key: Part(data, np.arange(len(data))) for key, data in sets.items()}
     for name, estimator in named.items():
         for key, data in sets.items():
-            inside[name, key] = _add_splits(cells, name, estimator, data, splits[key], f" of {key}")
+            inside[name, key] = _add_splits(runs, name, estimator, data, splits[key], f" of {key}")
         for key, other in permutations(sets, 2):
             frozen = isinstance(estimator, FrozenEstimator)
-            source = other if frozen else key  # what learns nothing needs one cell for a test set
+            source = other if frozen else key  # what learns nothing needs one run for a test set
             if (name, source, other) not in across:
-                across[name, source, other] = len(cells)
+                across[name, source, other] = len(runs)
                 train, label = (None, other) if frozen else (whole[key], f"{key} -> {other}")
-                cells.append(Cell(name, estimator, train, whole[other], label))
+                runs.append(Run(name, estimator, train, whole[other], label))
             across[name, key, other] = across[name, source, other]
-    outcomes = run_cells(cells, folder=folder, n_jobs=n_jobs, error_score=error_score, verbose=verbose)
+    outcomes = execute_runs(runs, results_dir=results_dir, n_jobs=n_jobs, error_score=error_score, verbose=verbose)
     within = {}
     for key, data in sets.items():
-        grid = [_of_splits(outcomes, cells, inside[name, key], splits[key]) for name in named]
+        grid = [_of_splits(outcomes, runs, inside[name, key], splits[key]) for name in named]
         within[key] = _result(named, data, splits[key], grid, metrics, confidence_level, error_score)
     values = {metric: np.full((len(named), len(sets), len(sets)), np.nan) for metric in metrics}
     errors = {}
@@ -252,26 +252,26 @@ def _check_use(named: dict[str, Any], sets: list[RatedImages], error_score: Any)
             data.rows_for(estimator)
 
 
-def _add_splits(cells: list[Cell], name: str, estimator: Any, data: RatedImages, splits, where: str = "") -> list[int]:
-    """Add the cells of one method within one data set; gives the number of each split's cell."""
-    first = len(cells)
+def _add_splits(runs: list[Run], name: str, estimator: Any, data: RatedImages, splits, where: str = "") -> list[int]:
+    """Add the runs of one method within one data set; gives the number of each split's run."""
+    first = len(runs)
     if isinstance(estimator, FrozenEstimator):  # it learns from no split, so that it sees each row once for all
         judged = np.unique(np.concatenate([test for _, test in splits]))
-        cells.append(Cell(name, estimator, None, Part(data, judged), f"all splits{where}"))
+        runs.append(Run(name, estimator, None, Part(data, judged), f"all splits{where}"))
         return [first] * len(splits)
-    cells += [
-        Cell(name, estimator, Part(data, train), Part(data, test), f"split {number}{where}")
+    runs += [
+        Run(name, estimator, Part(data, train), Part(data, test), f"split {number}{where}")
         for number, (train, test) in enumerate(splits)
     ]
-    return list(range(first, len(cells)))
+    return list(range(first, len(runs)))
 
 
-def _of_splits(outcomes: list[Outcome], cells: list[Cell], numbers: list[int], splits) -> list[Outcome]:
+def _of_splits(outcomes: list[Outcome], runs: list[Run], numbers: list[int], splits) -> list[Outcome]:
     """Outcome of each split, with scores of its own test rows in their order."""
     found = []
     for number, (_, test) in zip(numbers, splits, strict=True):
-        outcome, judged = outcomes[number], cells[number].test.rows
-        if cells[number].train is None and outcome.predictions is not None:
+        outcome, judged = outcomes[number], runs[number].test.rows
+        if runs[number].train is None and outcome.predictions is not None:
             outcome = replace(outcome, predictions=outcome.predictions[np.searchsorted(judged, test)])
         found.append(outcome)
     return found

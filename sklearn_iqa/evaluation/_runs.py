@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Cells of a benchmark: an estimator that learns from some rated images and judges others; kept on disk when done.
+"""Runs of a benchmark: an estimator that learns from some rated images and judges others; kept on disk when done.
 
-A cell's file is named by what determines its numbers: the estimator's class and parameters, the images and ratings that
-it learns from, the images that it judges. It is written under another name and then renamed, so that a run that is cut
-off leaves whole files only, and the next run takes them from there.
+A run's file is named by what determines its numbers: the estimator's class and parameters, the images and ratings that
+it learns from, the images that it judges. It is written under another name and then renamed, so that a benchmark that
+is cut off leaves whole files only, and the next one takes them from there.
 """
 
 import copy
@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 import sklearn_iqa
 from sklearn_iqa._base.rows import check_images, image_name, make_pairs
 
-__all__ = ["Cell", "Outcome", "Part", "RatedImages", "check_estimators", "run_cells"]
+__all__ = ["Outcome", "Part", "RatedImages", "Run", "check_estimators", "execute_runs"]
 
 SILENT = ("verbose", "n_jobs", "cache", "memory")  # parameters that change no number
 
@@ -107,7 +107,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """An estimator, what it learns from (None where it is frozen) and what it judges."""
 
     name: str
@@ -119,7 +119,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores of a cell's test rows, higher is better; without them, the sentence that says why."""
+    """Scores of a run's test rows, higher is better; without them, the sentence that says why."""
 
     predictions: np.ndarray | None
     fit_seconds: float = float("nan")
@@ -156,37 +156,39 @@ def check_estimators(estimators: Any) -> dict[str, Any]:
     return named
 
 
-def run_cells(cells: list[Cell], *, folder: Any, n_jobs: Any, error_score: Any, verbose: int) -> list[Outcome]:
-    """Run the cells that `folder` does not hold; cells of one estimator and training part share one fit.
+def execute_runs(runs: list[Run], *, results_dir: Any, n_jobs: Any, error_score: Any, verbose: int) -> list[Outcome]:
+    """Carry out the runs that `results_dir` does not hold; runs of one estimator and training part share one fit.
 
     Raises
     ------
     Exception
-        What a cell raises, with ``error_score="raise"``.
+        What a run raises, with ``error_score="raise"``.
     """
-    paths: list[Path | None] = [None] * len(cells)
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        estimators = {cell.name: cell.estimator for cell in cells}
+    paths: list[Path | None] = [None] * len(runs)
+    if results_dir is not None:
+        Path(results_dir).mkdir(parents=True, exist_ok=True)
+        estimators = {run.name: run.estimator for run in runs}
         identities = {name: _estimator_identity(name, estimator) for name, estimator in estimators.items()}
-        paths = [Path(folder) / f"{_key(identities[cell.name], cell)}.json" for cell in cells]
-    outcomes = [_kept(path, len(cell.test.rows)) for path, cell in zip(paths, cells, strict=True)]
+        paths = [Path(results_dir) / f"{_key(identities[run.name], run)}.json" for run in runs]
+    outcomes = [_kept(path, len(run.test.rows)) for path, run in zip(paths, runs, strict=True)]
     missing: dict[tuple, list[int]] = {}
-    for number, cell in enumerate(cells):
+    for number, run in enumerate(runs):
         if outcomes[number] is None:
-            train = None if cell.train is None else (cell.train.data.name, cell.train.rows.tobytes())
-            missing.setdefault((cell.name, train), []).append(number)
-    run = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-        joblib.delayed(_run)(*_job([cells[i] for i in numbers]), numbers, [paths[i] for i in numbers], error_score)
+            train = None if run.train is None else (run.train.data.name, run.train.rows.tobytes())
+            missing.setdefault((run.name, train), []).append(number)
+    results = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
+        joblib.delayed(_fit_and_predict)(
+            *_job([runs[i] for i in numbers]), numbers, [paths[i] for i in numbers], error_score
+        )
         for numbers in missing.values()
     )
-    for numbers, found in tqdm(run, total=len(missing), disable=not verbose, desc="Benchmark", unit="fit"):
+    for numbers, found in tqdm(results, total=len(missing), disable=not verbose, desc="Benchmark", unit="fit"):
         for number, outcome in zip(numbers, found, strict=True):
             outcomes[number] = outcome
             if outcome.error is not None:
-                cell = cells[number]
+                run = runs[number]
                 warnings.warn(
-                    f"{cell.name} failed in {cell.label}: {outcome.error} Its figures there are {error_score}; the "
+                    f"{run.name} failed in {run.label}: {outcome.error} Its figures there are {error_score}; the "
                     "others are kept.",
                     FitFailedWarning,
                     stacklevel=3,
@@ -197,9 +199,9 @@ def run_cells(cells: list[Cell], *, folder: Any, n_jobs: Any, error_score: Any, 
 # Working --------------------------------------------------------------------------------------------------------------
 
 
-def _job(cells: list[Cell]) -> tuple:
+def _job(runs: list[Run]) -> tuple:
     """What a worker needs: the estimator, X, y and groups to learn from, and all X to judge."""
-    first = cells[0]
+    first = runs[0]
     X: dict[int, Any] = {}
 
     def some_rows(part):
@@ -210,11 +212,11 @@ def _job(cells: list[Cell]) -> tuple:
     if first.train is not None:
         data, rows = first.train.data, first.train.rows
         train = some_rows(first.train), data.target[rows], None if data.groups is None else data.groups[rows]
-    notes = [{"estimator": cell.name, "cell": cell.label, "repr": repr(cell.estimator)} for cell in cells]
-    return first.estimator, train, [some_rows(cell.test) for cell in cells], notes
+    notes = [{"estimator": run.name, "run": run.label, "repr": repr(run.estimator)} for run in runs]
+    return first.estimator, train, [some_rows(run.test) for run in runs], notes
 
 
-def _run(estimator, train, tests, notes, numbers, paths, error_score) -> tuple[list[int], list[Outcome]]:
+def _fit_and_predict(estimator, train, tests, notes, numbers, paths, error_score) -> tuple[list[int], list[Outcome]]:
     start = time.perf_counter()
     try:
         model = _fitted(estimator, train)
@@ -272,9 +274,9 @@ def _sentence(error: Exception) -> str:
 # Keeping --------------------------------------------------------------------------------------------------------------
 
 
-def _key(estimator: str, cell: Cell) -> str:
-    train = "frozen" if cell.train is None else cell.train.identity
-    text = "\0".join([sklearn_iqa.__version__, estimator, train, cell.test.identity])
+def _key(estimator: str, run: Run) -> str:
+    train = "frozen" if run.train is None else run.train.identity
+    text = "\0".join([sklearn_iqa.__version__, estimator, train, run.test.identity])
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
@@ -295,12 +297,12 @@ def _estimator_identity(name: str, estimator: Any) -> str:
     except Exception as error:  # whatever the pickling of a foreign object raises
         raise ValueError(
             f"{name} cannot be kept in a folder, as its parameters cannot be pickled ({_sentence(error)[:-1]}); use "
-            "functions of a module in place of lambdas, or give no folder."
+            "functions of a module in place of lambdas, or leave results_dir out."
         ) from error
 
 
 def _keep(path: Path, outcome: Outcome, note: dict[str, str]) -> None:
-    """Write a finished cell, all of it or nothing."""
+    """Write a finished run, all of it or nothing."""
     scores = [] if outcome.predictions is None else outcome.predictions.tolist()
     record = {**note, "version": sklearn_iqa.__version__, "predictions": scores}
     record |= {"fit_seconds": outcome.fit_seconds, "predict_seconds": outcome.predict_seconds}
@@ -316,7 +318,7 @@ def _keep(path: Path, outcome: Outcome, note: dict[str, str]) -> None:
 
 
 def _kept(path: Path | None, n_rows: int) -> Outcome | None:
-    """A finished cell as it was written; None where there is none, or a damaged one."""
+    """A finished run as it was written; None where there is none, or a damaged one."""
     if path is None or not path.is_file():
         return None
     try:

@@ -182,7 +182,7 @@ class Pooled(nn.Module):
             if maps[0].ndim == 2:  # vectors already, as open_clip's towers give
                 return maps[0]
         else:
-            maps = timm_backbones.tap(backbone, list(chosen.layers), images)
+            maps = timm_backbones.layer_outputs(backbone, list(chosen.layers), images)
         return torch.cat([_pool(one, chosen.pooling, backbone) for one in maps], dim=1)
 
 

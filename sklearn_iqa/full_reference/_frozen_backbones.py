@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What methods share that compare crops of a pair behind frozen trunks: views, training, weights without the trunks.
+"""What methods share that compare crops of a pair behind frozen backbones: views, training, weights without those.
 
 AHIQ's official code grew out of that for IQT, so that both crop, train and save alike.
 """
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sklearn_iqa._base.training import CosineSwing
+from sklearn_iqa._base.training import CosineAnnealing
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import (
     HALF_MEAN,
@@ -35,7 +35,7 @@ NUMPY_FLOAT = [
 ]
 
 
-class FrozenTrunksMixin:
+class FrozenBackbonesMixin:
     """Crops, loss, schedule and weights of AHIQ and IQT; stands left of `QualityRegressor`.
 
     The estimator has the parameters `n_crops`, `crops`, `weight_decay` and `random_state`; its network has `crop_size`,
@@ -49,7 +49,7 @@ class FrozenTrunksMixin:
         return nn.MSELoss()
 
     def _net_params(self):
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineSwing())]}
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineAnnealing())]}
 
     def _views(self, x):
         pixels, size = self._pixels(x), self.network_.crop_size  # (2, 3, h, w)
@@ -67,16 +67,16 @@ class FrozenTrunksMixin:
     def _load_weights(self, network):
         """Load the whole network, or its trained parts alone where a file holds no more, as official files do."""
         with torch.serialization.safe_globals(NUMPY_FLOAT):
-            if self._weights_hold_trunks(network):
+            if self._weights_hold_backbones(network):
                 super()._load_weights(network)
                 return
             super()._load_weights(TrainedParts({name: network.get_submodule(name) for name in network.trained}))
         self._load_backbone(network)
 
-    def _weights_hold_trunks(self, network):
+    def _weights_hold_backbones(self, network):
         if str(self.weights) in {entry.name for entry in self.published}:
             return False
-        names = state_dicts.rename(state_dicts.read_state(self._weights_path()), self.renamed)
+        names = state_dicts.rename_keys(state_dicts.read_state(self._weights_path()), self.key_map)
         return not {name.partition(".")[0] for name in names} <= set(network.trained)
 
     def _check_parameters(self):
@@ -88,14 +88,14 @@ class TrainedParts(nn.ModuleDict):
     """The parts of a network that training changes."""
 
 
-def freeze_behind_taps(backbone: nn.Module, taps: Sequence[str], side: int) -> tuple[int, int, int]:
-    """Freeze a timm network in eval mode and take away what it computes behind the last of its taps.
+def freeze_and_truncate(backbone: nn.Module, layers: Sequence[str], side: int) -> tuple[int, int, int]:
+    """Freeze a timm network in eval mode and take away what it computes behind the last of its layers.
 
     Parameters
     ----------
     backbone : nn.Module
         A chain of layers in the order of their names, as timm's convolutional networks are; changed in place.
-    taps : sequence of str
+    layers : sequence of str
         Names of layers whose maps have one size.
     side : int
         Height and width of the images, in pixels.
@@ -103,7 +103,7 @@ def freeze_behind_taps(backbone: nn.Module, taps: Sequence[str], side: int) -> t
     Returns
     -------
     n_channels, n_rows, n_columns : int
-        Shape of the taps' maps, put together along their channels.
+        Shape of the layers' maps, put together along their channels.
 
     Raises
     ------
@@ -113,16 +113,17 @@ def freeze_behind_taps(backbone: nn.Module, taps: Sequence[str], side: int) -> t
     backbone.eval().requires_grad_(False)
     with torch.no_grad():
         shapes = [
-            tuple(one.shape[1:]) for one in timm_backbones.tap(backbone, list(taps), torch.zeros(1, 3, side, side))
+            tuple(one.shape[1:])
+            for one in timm_backbones.layer_outputs(backbone, list(layers), torch.zeros(1, 3, side, side))
         ]
     if len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 3:
         raise ValueError(
-            f"The layers {', '.join(taps) or '(none)'} give {', '.join(map(str, shapes)) or 'nothing'} for crops of "
+            f"The layers {', '.join(layers) or '(none)'} give {', '.join(map(str, shapes)) or 'nothing'} for crops of "
             f"{side} x {side} pixels; take one or more layers whose maps (channels, rows, columns) have one size."
         )
     order = [name for name, _ in backbone.named_modules()]
     chain = backbone
-    for part in max(taps, key=order.index).split("."):
+    for part in max(layers, key=order.index).split("."):
         names = [name for name, _ in chain.named_children()]
         for name in names[names.index(part) + 1 :]:
             chain.add_module(name, nn.Identity())

@@ -85,7 +85,7 @@ class SemiSupervisedLoss(nn.Module):
         self.threshold, self.unlabelled_weight, self.decay = threshold, unlabelled_weight, decay
         self.pu_weights = pu_weights
         self.pseudo: dict[int, float] = {}  # by the number of the row
-        self.warm = True  # whether pseudo scores are in use, see WarmUp
+        self.warm = True  # whether pseudo scores are in use, see PseudoScoreWarmUp
 
     def forward(self, output: JudgedScores, target):
         """Output for n rows, target (n, 2): label or NaN, number of the row -> loss."""
@@ -113,7 +113,7 @@ class SemiSupervisedLoss(nn.Module):
         return _mean((scores - pseudo)[picked].square())
 
 
-class WarmUp(skorch.callbacks.Callback):
+class PseudoScoreWarmUp(skorch.callbacks.Callback):
     """Leaves pseudo scores out in a first part of the steps of all epochs, counted over all calls of fit."""
 
     def __init__(self, part: float, n_epochs: int):

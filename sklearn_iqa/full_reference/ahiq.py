@@ -15,9 +15,9 @@ from sklearn_iqa._base.inference import weighted_map
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
-from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
-RENAMED = (
+KEY_MAP = (
     (r"^(regressor|deform_net)_model_state_dict\.", r"\1."),
     (r"^resnet50\.(layer[234]|fc)\.|^vit\.(norm|head)\.", None),
     (r"^resnet50\.", "cnn."),
@@ -84,24 +84,24 @@ class AHIQNetwork(nn.Module):
 
     trained = ("deform_net", "regressor")
 
-    def __init__(self, vit, cnn, *, vit_taps, cnn_taps, embed_dim):
+    def __init__(self, vit, cnn, *, vit_layers, cnn_layers, embed_dim):
         super().__init__()
-        self.vit_taps, self.cnn_taps = list(vit_taps), list(cnn_taps)
+        self.vit_layers, self.cnn_layers = list(vit_layers), list(cnn_layers)
         self.crop_size, n_rows = vit.patch_embed.img_size[0], vit.patch_embed.grid_size[0]
-        vit.prune_intermediate_layers(self.vit_taps, prune_norm=True)  # nothing stays behind the last tap
+        vit.prune_intermediate_layers(self.vit_layers, prune_norm=True)  # nothing stays behind the last of these layers
         self.vit, self.cnn = vit.requires_grad_(False), cnn
-        n_texture, fineness, _ = freeze_behind_taps(cnn, self.cnn_taps, self.crop_size)
+        n_texture, fineness, _ = freeze_and_truncate(cnn, self.cnn_layers, self.crop_size)
         if fineness % (2 * n_rows):
             raise ValueError(
-                f"cnn_taps={list(cnn_taps)} give {fineness} rows, but a crop has {n_rows} of patches; take layers "
+                f"cnn_layers={list(cnn_layers)} give {fineness} rows, but a crop has {n_rows} of patches; take layers "
                 "with 2, 4, 6, ... times as many."
             )
-        n_context = vit.embed_dim * len(self.vit_taps)
+        n_context = vit.embed_dim * len(self.vit_layers)
         self.deform_net = DeformNet(n_context, n_texture, 2 * embed_dim, fineness // (2 * n_rows))
         self.regressor = Regressor(n_context + n_texture, embed_dim)
 
     def train(self, mode=True):
-        """Set the mode of the trained parts; the trunks are frozen, their batch normalisation too."""
+        """Set the mode of the trained parts; the backbones are frozen, their batch normalisation too."""
         super().train(mode)
         self.vit.eval()
         self.cnn.eval()
@@ -129,21 +129,21 @@ class AHIQNetwork(nn.Module):
         return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
     def _context(self, images):
-        taps = self.vit.forward_intermediates(images, indices=self.vit_taps, intermediates_only=True)
-        return torch.cat(taps, dim=1)  # (n, 3840, 28, 28)
+        layers = self.vit.forward_intermediates(images, indices=self.vit_layers, intermediates_only=True)
+        return torch.cat(layers, dim=1)  # (n, 3840, 28, 28)
 
     def _texture(self, images):
-        return torch.cat(timm_backbones.tap(self.cnn, self.cnn_taps, images), dim=1)  # (n, 768, 56, 56)
+        return torch.cat(timm_backbones.layer_outputs(self.cnn, self.cnn_layers, images), dim=1)  # (n, 768, 56, 56)
 
     def _features(self, context, texture, offsets):
         features = torch.cat([context, self.deform_net(texture, offsets)], dim=1)  # (n, 4608, 28, 28)
         return self.regressor.down_channel(features)  # (n, 256, 28, 28)
 
 
-class AHIQ(FrozenTrunksMixin, QualityRegressor):
+class AHIQ(FrozenBackbonesMixin, QualityRegressor):
     r"""Attention-based Hybrid Image Quality network: a vision transformer tells a CNN where to look.
 
-    Tokens of a vision transformer give the context of each patch, maps of a shallow CNN its texture. Both trunks are
+    Tokens of a vision transformer give the context of each patch, maps of a shallow CNN its texture. Both backbones are
     frozen. A deformable convolution, whose offsets come from the context of the reference, gathers the texture of both
     images at salient places. From the features :math:`r` of the reference, :math:`q` of the query and :math:`q - r`,
     convolutions predict a score :math:`s_i` and a weight :math:`0 < w_i < 1` of each position; a crop has
@@ -162,11 +162,11 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         reference and on an integer `random_state` (0 for any other) alone: an image always gets the same.
     vit : str, default="vit_base_patch8_224.augreg_in21k_ft_in1k"
         Any plain vision transformer of timm; it sets the size of the crops and their patches.
-    vit_taps : tuple of int, default=(0, 1, 2, 3, 4)
+    vit_layers : tuple of int, default=(0, 1, 2, 3, 4)
         Its blocks whose tokens are stacked, ascending, counted from 0.
     cnn : str, default="resnet50.a1_in1k"
         Any convolutional network of timm whose layers follow each other.
-    cnn_taps : tuple of str, default=("layer1.0", "layer1.1", "layer1.2")
+    cnn_layers : tuple of str, default=("layer1.0", "layer1.1", "layer1.2")
         Names of its layers whose maps are stacked; they have 2, 4, 6, ... times as many rows as a crop has patches.
     embed_dim : int, default=256
         Channels to which the features of an image are reduced; other widths are multiples of it.
@@ -174,9 +174,9 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=4
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=200
@@ -223,12 +223,12 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: "pipal22". It and the authors' files (`weights=path`) hold the trained parts alone; both trunks
-    then come from `backbone_weights`, which must be "imagenet" for scores that mean something. A file of `save_weights`
-    holds all. A path as `backbone_weights` names a file with both trunks, as
-    ``torch.save({"vit": vit.state_dict(), "cnn": cnn.state_dict()}, path)`` writes it.
+    Published weights: "pipal22". It and the authors' files (`weights=path`) hold the trained parts alone;
+    both backbones then come from `backbone_weights`, which must be "imagenet" for scores that mean something. A file of
+    `save_weights` holds all. A path as `backbone_weights` names a file with both backbones, as ``torch.save({"vit":
+    vit.state_dict(), "cnn": cnn.state_dict()}, path)`` writes it.
 
-    Both trunks see images mapped to [-1, 1], as in the official code; pyiqa maps them with ImageNet's mean and
+    Both backbones see images mapped to [-1, 1], as in the official code; pyiqa maps them with ImageNet's mean and
     deviation, which gives other scores. Pairs whose shorter side is below a crop's (224) are enlarged to it (bicubic);
     the official code fails there. Its 20 random crops differ from call to call; the grid does not.
 
@@ -246,8 +246,8 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
     >>> import numpy as np
     >>> from sklearn_iqa import AHIQ
     >>> pairs = np.random.default_rng(0).integers(0, 256, (3, 2, 160, 200, 3), dtype=np.uint8)
-    >>> small = {"vit": "test_vit", "vit_taps": (0, 1), "cnn": "test_resnet", "cnn_taps": ("layer1",), "embed_dim": 8}
-    >>> ahiq = AHIQ(**small, n_crops=2, backbone_weights=None, random_state=0).initialize()
+    >>> small = {"vit": "test_vit", "vit_layers": (0, 1), "cnn": "test_resnet", "cnn_layers": ("layer1",)}
+    >>> ahiq = AHIQ(**small, embed_dim=8, n_crops=2, backbone_weights=None, random_state=0).initialize()
     >>> ahiq.predict(pairs).shape, ahiq.quality_map(pairs[0]).shape
     ((3,), (160, 200))
     """
@@ -260,9 +260,9 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         n_crops=20,
         crops="grid",
         vit=VIT,
-        vit_taps=(0, 1, 2, 3, 4),
+        vit_layers=(0, 1, 2, 3, 4),
         cnn="resnet50.a1_in1k",
-        cnn_taps=("layer1.0", "layer1.1", "layer1.2"),
+        cnn_layers=("layer1.0", "layer1.1", "layer1.2"),
         embed_dim=256,
         weights=None,
         backbone_weights="imagenet",
@@ -281,9 +281,9 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         self.n_crops = n_crops
         self.crops = crops
         self.vit = vit
-        self.vit_taps = vit_taps
+        self.vit_layers = vit_layers
         self.cnn = cnn
-        self.cnn_taps = cnn_taps
+        self.cnn_layers = cnn_layers
         self.embed_dim = embed_dim
         self.weights = weights
         self.backbone_weights = backbone_weights
@@ -325,24 +325,24 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         return self._to_label_unit(quality).astype(np.float32)
 
     @property
-    def renamed(self):
-        """Official names to ours; those of blocks behind the last tap have no place here."""
-        used = "|".join(str(number) for number in range(max(self.vit_taps) + 1))
-        return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
+    def key_map(self):
+        """Official names to ours; those of blocks behind the last of these layers have no place here."""
+        used = "|".join(str(number) for number in range(max(self.vit_layers) + 1))
+        return (*KEY_MAP, (rf"^vit\.blocks\.(?!({used})\.)", None))
 
     def _network(self):
         vit = timm_backbones.build_backbone(self.vit, num_classes=0)
         cnn = timm_backbones.build_backbone(self.cnn, num_classes=0)
         self._check_choices(vit)
-        return AHIQNetwork(vit, cnn, vit_taps=self.vit_taps, cnn_taps=self.cnn_taps, embed_dim=self.embed_dim)
+        return AHIQNetwork(vit, cnn, vit_layers=self.vit_layers, cnn_layers=self.cnn_layers, embed_dim=self.embed_dim)
 
     def _load_backbone(self, network):
-        if self.backbone_weights in ("imagenet", "wheel", None):
+        if self.backbone_weights in ("imagenet", "bundled", None):
             timm_backbones.load_backbone(network.vit, self.vit, self.backbone_weights)
             timm_backbones.load_backbone(network.cnn, self.cnn, self.backbone_weights)
         else:
-            trunks = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
-            timm_backbones.load_backbone(trunks, f"{self.vit} and {self.cnn}", self.backbone_weights)
+            backbones = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
+            timm_backbones.load_backbone(backbones, f"{self.vit} and {self.cnn}", self.backbone_weights)
 
     def _train_view(self, x):
         # NOTE[DIFF] official: np.fliplr of a (3, h, w) array, that is upside down, and never the last row or column.
@@ -352,6 +352,6 @@ class AHIQ(FrozenTrunksMixin, QualityRegressor):
         if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):
             raise ValueError(f"vit={self.vit!r} is no plain vision transformer; take one such as 'test_vit'.")
         check_scalar(self.embed_dim, "embed_dim", Integral, min_val=1)
-        taps, n_blocks = list(self.vit_taps), len(vit.blocks)
-        if not taps or taps != sorted({*taps} & {*range(n_blocks)}):
-            raise ValueError(f"vit_taps={taps} must ascend within 0..{n_blocks - 1}.")
+        layers, n_blocks = list(self.vit_layers), len(vit.blocks)
+        if not layers or layers != sorted({*layers} & {*range(n_blocks)}):
+            raise ValueError(f"vit_layers={layers} must ascend within 0..{n_blocks - 1}.")

@@ -113,7 +113,7 @@ class Calling(nn.Module):
         return getattr(self.network, self.method)(views)
 
 
-class DistillationLoss(nn.Module):
+class ReferenceDistillationLoss(nn.Module):
     """Squared errors beside each reference, and `weight` times the mean square of `References.apart`."""
 
     def __init__(self, weight: float = 30.0):
@@ -199,9 +199,9 @@ class DRIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=64
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=20
@@ -365,7 +365,7 @@ class DRIQA(QualityRegressor):
         return Calling(network, "compare_each")
 
     def _loss(self):
-        return DistillationLoss(self.distillation_weight)
+        return ReferenceDistillationLoss(self.distillation_weight)
 
     def _net_params(self):
         undecayed = [name for name, parameter in self.network_.named_parameters() if parameter.ndim < 2]

@@ -11,18 +11,18 @@ from torch import nn
 
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones, transforms
-from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
-# The port has trunk and trained parts as two modules; only the latter are in its files.
-RENAMED = (
+# The port has backbone and trained parts as two modules; only the latter are in its files.
+KEY_MAP = (
     (r"^backbone\.(mixed_[67]a|repeat_[12]|block8|conv2d_7b|last_linear)\.", None),
     (r"^backbone\.", "cnn."),
     (r"^regressor\.", ""),
 )
 
 
-class Attention(nn.Module):
-    """Attention of several heads, each of which is as wide as the tokens."""
+class ExpandedAttention(nn.Module):
+    """ExpandedAttention of several heads, each of which is as wide as the tokens."""
 
     def __init__(self, width, n_heads, drop, *, causal=False):
         super().__init__()
@@ -52,11 +52,11 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention among the tokens, then a feed-forward net; each is added to its input and normalised."""
+    """ExpandedAttention among the tokens, then a feed-forward net; each is added to its input and normalised."""
 
     def __init__(self, width, n_heads, dim_mlp, drop):
         super().__init__()
-        self.self_attn = Attention(width, n_heads, drop)
+        self.self_attn = ExpandedAttention(width, n_heads, drop)
         self.pos_ffn = FeedForward(width, dim_mlp, drop)
         self.layer_norm1, self.layer_norm2 = (nn.LayerNorm(width, eps=1e-12) for _ in range(2))
 
@@ -70,8 +70,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width, n_heads, dim_mlp, drop, *, causal):
         super().__init__()
-        self.self_attn = Attention(width, n_heads, drop, causal=causal)
-        self.dec_enc_attn = Attention(width, n_heads, drop)
+        self.self_attn = ExpandedAttention(width, n_heads, drop, causal=causal)
+        self.dec_enc_attn = ExpandedAttention(width, n_heads, drop)
         self.pos_ffn = FeedForward(width, dim_mlp, drop)
         self.layer_norm1, self.layer_norm2, self.layer_norm3 = (nn.LayerNorm(width, eps=1e-12) for _ in range(3))
 
@@ -104,10 +104,10 @@ class IQTNetwork(nn.Module):
 
     trained = ("conv_enc", "conv_dec", "transformer", "projection")
 
-    def __init__(self, cnn, *, taps, crop_size, causal, n_layers, embed_dim, n_heads, dim_mlp, dim_projection, drop):
+    def __init__(self, cnn, *, layers, crop_size, causal, n_layers, embed_dim, n_heads, dim_mlp, dim_projection, drop):
         super().__init__()
-        self.taps, self.crop_size, self.cnn = list(taps), crop_size, cnn
-        n_channels, n_rows, n_columns = freeze_behind_taps(cnn, self.taps, crop_size)
+        self.layers, self.crop_size, self.cnn = list(layers), crop_size, cnn
+        n_channels, n_rows, n_columns = freeze_and_truncate(cnn, self.layers, crop_size)
         self.conv_enc, self.conv_dec = (nn.Conv2d(n_channels, embed_dim, 1) for _ in range(2))
         sizes = (embed_dim, n_heads, dim_mlp, drop)
         encoder = [EncoderLayer(*sizes) for _ in range(n_layers)]
@@ -124,15 +124,15 @@ class IQTNetwork(nn.Module):
         )
 
     def train(self, mode=True):
-        """Set the mode of the trained parts; the trunk is frozen, its batch normalisation too."""
-        # NOTE[DIFF] port: batch normalisation of the trunk uses and updates statistics of batches in training.
+        """Set the mode of the trained parts; the backbone is frozen, its batch normalisation too."""
+        # NOTE[DIFF] port: batch normalisation of the backbone uses and updates statistics of batches in training.
         super().train(mode)
         self.cnn.eval()
         return self
 
     def encode_reference(self, references):
         """(n, 3, s, s) -> features (n, 1920, 21, 21)."""
-        return torch.cat(timm_backbones.tap(self.cnn, self.taps, references), dim=1)
+        return torch.cat(timm_backbones.layer_outputs(self.cnn, self.layers, references), dim=1)
 
     def compare(self, queries, encoded):
         """Queries (n, 3, s, s) and features of their references -> score (n,)."""
@@ -146,7 +146,7 @@ class IQTNetwork(nn.Module):
         return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
 
-class IQT(FrozenTrunksMixin, QualityRegressor):
+class IQT(FrozenBackbonesMixin, QualityRegressor):
     r"""Image Quality Transformer: attention reads how the features of query and reference differ.
 
     A frozen CNN gives feature maps :math:`F(q)` and :math:`F(r)` of query and reference. A transformer's encoder reads
@@ -172,7 +172,7 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
         reference and on an integer `random_state` (0 for any other) alone: an image always gets the same.
     backbone : str, default="inception_resnet_v2.tf_in1k"
         Any convolutional network of timm whose layers follow each other.
-    taps : tuple of str, default=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
+    layers : tuple of str, default=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
         Names of its layers whose maps are stacked; they have one size.
     n_layers : int, default=1
         Layers of the encoder, and of the decoder.
@@ -190,9 +190,9 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=16
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=300
@@ -240,14 +240,14 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
     -----
     The authors released no code. Network and numbers follow the port by anse3832, which published no weights with a
     licence, so that there is no published name here; its files (`weights=path`) hold the trained parts alone, and the
-    trunk then comes from `backbone_weights`. A file of `save_weights` holds both.
+    backbone then comes from `backbone_weights`. A file of `save_weights` holds both.
 
     The defaults are the paper's setting for PIPAL. That for LIVE, CSIQ and TID2013, trained on KADID-10k, is
     ``crop_size=256, n_layers=2, embed_dim=256, dim_projection=512``.
 
     `fit` minimises the squared error to labels in 0..1 on a random crop per row and epoch, flipped half of the time and
-    turned by a multiple of 90 degrees; the learning rate swings between `lr` and 0 every 100 batches. The trunk stays
-    in eval mode; the port lets batches change its normalisation. Pairs whose shorter side is below a crop's are
+    turned by a multiple of 90 degrees; the learning rate swings between `lr` and 0 every 100 batches. The backbone
+    stays in eval mode; the port lets batches change its normalisation. Pairs whose shorter side is below a crop's are
     enlarged to it (bicubic); the port fails there.
 
     References
@@ -260,12 +260,12 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
     >>> import numpy as np
     >>> from sklearn_iqa import IQT
     >>> pairs = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 80, 3), dtype=np.uint8)
-    >>> small = {"backbone": "test_resnet", "taps": ("layer2",), "crop_size": 32, "embed_dim": 8, "dim_mlp": 8}
+    >>> small = {"backbone": "test_resnet", "layers": ("layer2",), "crop_size": 32, "embed_dim": 8, "dim_mlp": 8}
     >>> IQT(**small, n_crops=2, backbone_weights=None, random_state=0).initialize().predict(pairs).shape
     (3,)
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -275,7 +275,7 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
         n_crops=20,
         crops="grid",
         backbone="inception_resnet_v2.tf_in1k",
-        taps=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9"),
+        layers=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9"),
         n_layers=1,
         embed_dim=128,
         n_heads=4,
@@ -301,7 +301,7 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
         self.n_crops = n_crops
         self.crops = crops
         self.backbone = backbone
-        self.taps = taps
+        self.layers = layers
         self.n_layers = n_layers
         self.embed_dim = embed_dim
         self.n_heads = n_heads
@@ -326,7 +326,7 @@ class IQT(FrozenTrunksMixin, QualityRegressor):
         names = ("crop_size", "n_layers", "embed_dim", "n_heads", "dim_mlp", "dim_projection")
         sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
         cnn = timm_backbones.build_backbone(self.backbone, num_classes=0)
-        return IQTNetwork(cnn, taps=self.taps, causal=self.causal, drop=self.drop, **sizes)
+        return IQTNetwork(cnn, layers=self.layers, causal=self.causal, drop=self.drop, **sizes)
 
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)

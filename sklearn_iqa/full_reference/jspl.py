@@ -12,12 +12,12 @@ from torch import nn
 
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones, transforms
-from sklearn_iqa.full_reference._frozen_backbones import FrozenTrunksMixin, freeze_behind_taps
+from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
     MixedNet,
+    PseudoScoreWarmUp,
     SemiSupervisedLoss,
-    WarmUp,
     check_partial_quality,
 )
 
@@ -62,24 +62,24 @@ class JSPLNetwork(nn.Module):
 
     trained = ("reduce", "attention", "difference", "head", "classifier")
 
-    def __init__(self, cnn, *, taps, crop_size, width, n_directions, window_size, attention_size, head_width):
+    def __init__(self, cnn, *, layers, crop_size, embed_dim, n_directions, window_size, attention_size, head_width):
         super().__init__()
-        self.taps, self.crop_size, self.cnn = list(taps), crop_size, cnn
-        n_channels, _, _ = freeze_behind_taps(cnn, self.taps, crop_size)
-        self.reduce = nn.Sequential(nn.Conv2d(n_channels, width, 1), nn.ReLU())
+        self.layers, self.crop_size, self.cnn = list(layers), crop_size, cnn
+        n_channels, _, _ = freeze_and_truncate(cnn, self.layers, crop_size)
+        self.reduce = nn.Sequential(nn.Conv2d(n_channels, embed_dim, 1), nn.ReLU())
         self.attention = nn.Conv2d(2, 1, attention_size, padding=attention_size // 2)
-        self.difference = LocalSlicedWasserstein(width, n_directions, window_size)
+        self.difference = LocalSlicedWasserstein(embed_dim, n_directions, window_size)
         self.head = nn.Sequential(nn.Conv2d(n_directions, head_width, 1), nn.ReLU(), nn.Conv2d(head_width, 1, 1))
         self.classifier = nn.Sequential(nn.Linear(n_directions, head_width), nn.ReLU(), nn.Linear(head_width, 1))
 
     def train(self, mode=True):
-        """Set the mode of the trained parts; the trunk is frozen, its batch normalisation too."""
+        """Set the mode of the trained parts; the backbone is frozen, its batch normalisation too."""
         super().train(mode)
         self.cnn.eval()
         return self
 
     def encode_reference(self, references):
-        """(n, 3, h, w) -> features (n, width, h', w') and the attention (n, 1, h', w') that they draw."""
+        """(n, 3, h, w) -> features (n, embed_dim, h', w') and the attention (n, 1, h', w') that they draw."""
         features = self._features(references)
         seen = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
         return features, self.attention(seen).sigmoid()
@@ -101,10 +101,10 @@ class JSPLNetwork(nn.Module):
         return (self.difference(self._features(pairs[:, 0]), features) * attention).mean(1)
 
     def _features(self, images):
-        return self.reduce(torch.cat(timm_backbones.tap(self.cnn, self.taps, images), dim=1))
+        return self.reduce(torch.cat(timm_backbones.layer_outputs(self.cnn, self.layers, images), dim=1))
 
 
-class JSPL(FrozenTrunksMixin, QualityRegressor):
+class JSPL(FrozenBackbonesMixin, QualityRegressor):
     r"""Joint semi-supervised and positive-unlabelled learning: ratings for some pairs, none for many.
 
     Features of a frozen CNN are projected on random directions and sorted inside small windows of query and reference;
@@ -129,7 +129,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
     pu_weights : tuple of float, default=(1.0, 1.0, 1.0)
         Weights of the classifier's losses: labelled pairs are positive; unlabelled ones are decided; one of a batch at
         least is negative.
-    width : int, default=256
+    embed_dim : int, default=256
         Channels that the features are reduced to.
     n_directions : int, default=256
         Random directions; they are drawn once and belong to the weights.
@@ -148,15 +148,15 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         integer `random_state` (0 for any other) alone: an image always gets the same.
     backbone : str, default="inception_resnet_v2.tf_in1k"
         Any convolutional network of timm whose layers follow each other.
-    taps : tuple of str, default=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
+    layers : tuple of str, default=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
         Names of its layers whose maps are stacked; they have one size.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=32
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=50
@@ -201,11 +201,11 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
 
     Notes
     -----
-    **The numbers of this method cannot be checked against the authors'.** They released neither code nor weights. From
-    the paper's summary come the two branches, attention by the reference, sorting in windows, and the losses.
-    Remembered from the paper, but not verified, are the trunk, `decay` and Adam with `lr`. All other sizes, weights and
-    thresholds, the form of attention, head and classifier, and the use of pseudo scores after `warmup` alone are
-    choices made here. Tests hold the parts to numbers that were worked out by hand.
+    **The numbers of this method cannot be checked against the authors'.** They released neither code nor
+    weights. From the paper's summary come the two branches, attention by the reference, sorting in windows, and the
+    losses. Remembered from the paper, but not verified, are the backbone, `decay` and Adam with `lr`. All other sizes,
+    weights and thresholds, the form of attention, head and classifier, and the use of pseudo scores after `warmup`
+    alone are choices made here. Tests hold the parts to numbers that were worked out by hand.
 
     Without unlabelled pairs `fit` is supervised training with the squared error, to labels in 0..1. With them, every
     batch holds both kinds in the share that they have in the data, and a batch must hold two unlabelled ones at least.
@@ -224,7 +224,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
     >>> from sklearn_iqa import JSPL
     >>> pairs = np.random.default_rng(0).integers(0, 256, (6, 2, 40, 48, 3), dtype=np.uint8)
     >>> y = [3.5, 1.0, np.nan, np.nan, 2.5, np.nan]  # NaN: not rated
-    >>> small = {"backbone": "test_resnet", "taps": ("layer2",), "crop_size": 32, "width": 8, "n_crops": 2}
+    >>> small = {"backbone": "test_resnet", "layers": ("layer2",), "crop_size": 32, "embed_dim": 8, "n_crops": 2}
     >>> jspl = JSPL(**small, backbone_weights=None, max_epochs=1, random_state=0).fit(pairs, y)
     >>> jspl.predict(pairs).shape, jspl.quality_map(pairs[0]).shape
     ((6,), (40, 48))
@@ -240,7 +240,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         decay=0.95,
         warmup=0.2,
         pu_weights=(1.0, 1.0, 1.0),
-        width=256,
+        embed_dim=256,
         n_directions=256,
         window_size=7,
         attention_size=7,
@@ -249,7 +249,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         n_crops=20,
         crops="grid",
         backbone="inception_resnet_v2.tf_in1k",
-        taps=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9"),
+        layers=("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9"),
         weights=None,
         backbone_weights="imagenet",
         batch_size=32,
@@ -268,7 +268,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         self.decay = decay
         self.warmup = warmup
         self.pu_weights = pu_weights
-        self.width = width
+        self.embed_dim = embed_dim
         self.n_directions = n_directions
         self.window_size = window_size
         self.attention_size = attention_size
@@ -277,7 +277,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         self.n_crops = n_crops
         self.crops = crops
         self.backbone = backbone
-        self.taps = taps
+        self.layers = layers
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -338,11 +338,11 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         return F.interpolate(coarse[None], pair[0].shape[:2], mode="bilinear")[0, 0].float().cpu().numpy()
 
     def _network(self):
-        names = ("crop_size", "width", "n_directions", "window_size", "attention_size", "head_width")
+        names = ("crop_size", "embed_dim", "n_directions", "window_size", "attention_size", "head_width")
         sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
         if self.attention_size % 2 == 0:
             raise ValueError(f"attention_size={self.attention_size} is even; take an odd one, such as 7.")
-        return JSPLNetwork(timm_backbones.build_backbone(self.backbone, num_classes=0), taps=self.taps, **sizes)
+        return JSPLNetwork(timm_backbones.build_backbone(self.backbone, num_classes=0), layers=self.layers, **sizes)
 
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
@@ -352,7 +352,7 @@ class JSPL(FrozenTrunksMixin, QualityRegressor):
         return SemiSupervisedLoss(**{name: getattr(self, name) for name in names})
 
     def _net_params(self):
-        return {"callbacks": [("warm_up", WarmUp(self.warmup, self.max_epochs))]}
+        return {"callbacks": [("warm_up", PseudoScoreWarmUp(self.warmup, self.max_epochs))]}
 
     def _train_view(self, x):
         return transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: the distance of deep features, with learned channel weights (Zhang et al., CVPR 2018)."""
 
-from sklearn_iqa._base.perceptual import TRUNK_FILES, PerceptualMixin, load_trunk
+from sklearn_iqa._base.perceptual import SLICED_BACKBONE_FILES, PerceptualMixin, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._nn.layers import TRUNKS, PerceptualDistance, sliced_trunk
+from sklearn_iqa._nn.layers import SLICED_BACKBONES, PerceptualDistance, sliced_backbone
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 # The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); the scaling buffers are constants.
-RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))
+KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))
 HEAD_DIGESTS = {
     ("alex", "0.0"): "18720f55913d0af89042f13faa7e536a6ce1444a0914e6db9461355ece1e8cd5",
     ("alex", "0.1"): "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
@@ -20,7 +20,7 @@ PUBLISHED = tuple(
     PublishedWeights(
         name=f"{net}-v{version}",
         files=(
-            TRUNK_FILES[net],
+            SLICED_BACKBONE_FILES[net],
             WeightsFile(
                 f"lpips-v{version}-{net}.pth",
                 digest,
@@ -29,8 +29,8 @@ PUBLISHED = tuple(
             ),
         ),
         source="https://github.com/richzhang/PerceptualSimilarity",
-        licence="BSD-2-Clause (heads), BSD-3-Clause (torchvision trunk)",
-        trained_on="BAPPS 2AFC (heads), ImageNet (trunk)",
+        licence="BSD-2-Clause (heads), BSD-3-Clause (torchvision backbone)",
+        trained_on="BAPPS 2AFC (heads), ImageNet (backbone)",
         parameters={"net": net, "version": version},
     )
     for (net, version), digest in HEAD_DIGESTS.items()
@@ -51,22 +51,22 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     Parameters
     ----------
     net : {"alex", "vgg", "squeeze"}, default="alex"
-        Trunk: AlexNet, VGG-16 or SqueezeNet 1.1. Scores of different trunks cannot be compared.
+        Backbone: AlexNet, VGG-16 or SqueezeNet 1.1. Scores of different backbones cannot be compared.
     version : {"0.1", "0.0"}, default="0.1"
         "0.0" leaves out the scaling of the input, as the first release did by mistake.
     weighted : bool, default=True
         Whether channels have learned weights; otherwise all count alike.
     trainable : {"heads", "all"}, default="heads"
-        What `fit` changes: the channel weights (the published metric) or the trunk as well.
+        What `fit` changes: the channel weights (the published metric) or the backbone as well.
     crop_size : int, default=64
         Side of the random crop that training takes of each pair, in pixels.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=10
@@ -111,7 +111,7 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     Notes
     -----
     Published weights: "alex-v0.1", "vgg-v0.1", "squeeze-v0.1" and the same with "-v0.0". The channel weights come from
-    the installed package `lpips` (extra `demo`), the trunk is downloaded from torchvision.
+    the installed package `lpips` (extra `demo`), the backbone is downloaded from torchvision.
 
     `fit` takes pairs with their quality (any unit, higher is better; the squared error of the distance is minimised
     and `predict` then speaks that unit), or triplets (first query, second query, reference) with y the share of people
@@ -134,7 +134,7 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     0.0
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -178,20 +178,20 @@ class LPIPS(PerceptualMixin, QualityRegressor):
 
     @property
     def min_size(self):
-        """Shortest side in pixels that the trunk takes."""
-        return TRUNKS[self.net].min_size
+        """Shortest side in pixels that the backbone takes."""
+        return SLICED_BACKBONES[self.net].min_size
 
     def _network(self):
-        trunk, n_channels = sliced_trunk(self.net), TRUNKS[self.net].n_channels
-        network = PerceptualDistance(trunk, n_channels, scaled=self.version != "0.0", weighted=self.weighted)
+        backbone, n_channels = sliced_backbone(self.net), SLICED_BACKBONES[self.net].n_channels
+        network = PerceptualDistance(backbone, n_channels, scaled=self.version != "0.0", weighted=self.weighted)
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _load_backbone(self, network):
-        load_trunk(network.net, self.net, self.backbone_weights, verbose=self.verbose)
+        load_sliced_backbone(network.net, self.net, self.backbone_weights, verbose=self.verbose)
 
     def _check_parameters(self):
         super()._check_parameters()
-        for name, options in (("net", TRUNKS), ("version", ("0.1", "0.0")), ("trainable", ("heads", "all"))):
+        for name, options in (("net", SLICED_BACKBONES), ("version", ("0.1", "0.0")), ("trainable", ("heads", "all"))):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

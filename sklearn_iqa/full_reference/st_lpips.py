@@ -7,13 +7,13 @@ from torch import nn
 
 from sklearn_iqa._base.perceptual import PerceptualMixin
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._nn.layers import PerceptualDistance, SlicedTrunk
+from sklearn_iqa._nn.layers import PerceptualDistance, SlicedBackbone
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
-# Channels of the tapped maps, and the shortest side for which every reflection padding has something to reflect.
-TRUNKS = {"alex": ((64, 192, 384, 256, 256), 21), "vgg": ((64, 128, 256, 512, 512), 18)}
+# Channels of the maps, and the shortest side for which every reflection padding has something to reflect.
+SLICED_BACKBONES = {"alex": ((64, 192, 384, 256, 256), 21), "vgg": ((64, 128, 256, 512, 512), 18)}
 # The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); scaling and blur are constants.
-RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None), (r"\.filt$", None))
+KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None), (r"\.filt$", None))
 DIGESTS = {
     "alex": "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
     "vgg": "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
@@ -88,17 +88,17 @@ def _numbered(layers):
 class STLPIPS(PerceptualMixin, QualityRegressor):
     r"""Shift-tolerant LPIPS: a distance of deep features that small shifts hardly move.
 
-    The distance is that of :class:`LPIPS`; its trunk blurs before every subsampling, so that a misalignment of one to
-    three pixels, which people do not see, changes the score little. The trunk is trained with the channel weights, from
-    random numbers. The score is 0 for identical images, typically below 1, **lower is better**; symmetric in its
-    arguments.
+    The distance is that of :class:`LPIPS`; its backbone blurs before every subsampling, so that a misalignment of one
+    to three pixels, which people do not see, changes the score little. The backbone is trained with the channel
+    weights, from random numbers. The score is 0 for identical images, typically below 1, **lower is better**; symmetric
+    in its arguments.
 
     Parameters
     ----------
     net : {"alex", "vgg"}, default="alex"
-        Trunk, after AlexNet or VGG-16. Scores of different trunks cannot be compared.
+        Backbone, after AlexNet or VGG-16. Scores of different backbones cannot be compared.
     trainable : {"all", "heads"}, default="all"
-        What `fit` changes: trunk and channel weights, as in the paper, or the channel weights alone.
+        What `fit` changes: backbone and channel weights, as in the paper, or the channel weights alone.
     crop_size : int, default=64
         Side of the random crop that training takes of each pair, in pixels.
     weights : str or path, default=None
@@ -144,7 +144,7 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     See Also
     --------
-    LPIPS : The distance without shift tolerance, on ImageNet trunks.
+    LPIPS : The distance without shift tolerance, on ImageNet backbones.
 
     Notes
     -----
@@ -170,7 +170,7 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
     0.0
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -208,17 +208,17 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     @property
     def min_size(self):
-        """Shortest side in pixels that the trunk takes."""
-        return TRUNKS[self.net][1]
+        """Shortest side in pixels that the backbone takes."""
+        return SLICED_BACKBONES[self.net][1]
 
     def _network(self):
         slices = _alex_slices() if self.net == "alex" else _vgg_slices()
-        network = PerceptualDistance(SlicedTrunk(slices), TRUNKS[self.net][0])
+        network = PerceptualDistance(SlicedBackbone(slices), SLICED_BACKBONES[self.net][0])
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _check_parameters(self):
         super()._check_parameters()
-        for name, options in (("net", TRUNKS), ("trainable", ("all", "heads"))):
+        for name, options in (("net", SLICED_BACKBONES), ("trainable", ("all", "heads"))):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

@@ -16,7 +16,7 @@ from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
 TEMPERATURE = 2.0  # of the weights of tasks
 
 
-class Shares(NamedTuple):
+class TaskProbabilities(NamedTuple):
     """Probabilities of n images: quality levels (n, n_levels), scenes (n, n_scenes), distortions (n, n_distortions)."""
 
     quality: torch.Tensor
@@ -45,31 +45,31 @@ class MultitaskLoss(nn.Module):
         self.register_buffer("sums", torch.zeros(3))
         self.n_batches = 0
 
-    def quality(self, output: Shares, mos, group):
-        """Loss over all pairs of one group, mean over the groups that have pairs in the batch."""
+    def quality(self, output: TaskProbabilities, mos, domain):
+        """Loss over all pairs of one domain, mean over the domains that have pairs in the batch."""
         scores = expected_level(output.quality)
         losses = []
-        for one in group.unique():
-            members = (group == one).nonzero().flatten()
-            first, second = (members[place] for place in pairs_within(group[members]))
+        for one in domain.unique():
+            members = (domain == one).nonzero().flatten()
+            first, second = (members[place] for place in pairs_within(domain[members]))
             if len(first):
                 p = torch.special.ndtr(scores[first] - scores[second])
                 losses.append(self.fidelity(p, (torch.sign(mos[first] - mos[second]) + 1) / 2))
         return torch.stack(losses).mean() if losses else 0 * scores.sum()
 
-    def scene(self, output: Shares, scene):
+    def scene(self, output: TaskProbabilities, scene):
         """`scene` (n, n_scenes): 1 for each scene that an image shows."""
         return self.fidelity(output.scene, scene)
 
-    def distortion(self, output: Shares, distortion):
+    def distortion(self, output: TaskProbabilities, distortion):
         """`distortion` (n,): number of the distortion of each image."""
         true = F.one_hot(distortion.long(), output.distortion.shape[1])
         return (1 - (output.distortion * true + 1e-8).sqrt().sum(1)).mean()
 
-    def forward(self, output: Shares, target):
-        """Output for n images; target (n, 3 + n_scenes): MOS, group, distortion, scenes; -1 unknown -> loss."""
-        mos, group, distortion, scene = target[:, 0], target[:, 1], target[:, 2], target[:, 3:]
-        losses = {0: self.quality(output, mos, group)}
+    def forward(self, output: TaskProbabilities, target):
+        """Output for n images; target (n, 3 + n_scenes): MOS, domain, distortion, scenes; -1 unknown -> loss."""
+        mos, domain, distortion, scene = target[:, 0], target[:, 1], target[:, 2], target[:, 3:]
+        losses = {0: self.quality(output, mos, domain)}
         if scene.shape[1] and (scene >= 0).all():
             losses[1] = self.scene(output, scene)
         if (distortion >= 0).all():
@@ -132,7 +132,7 @@ def _places(labels, names: Sequence[str], what: str) -> list[int]:
     for label in labels:
         if label not in known:
             raise ValueError(
-                f"{what} holds {label!r}, but the sentences name {', '.join(names) or 'none'}; give one of these, or "
+                f"{what} holds {label!r}, but the prompts name {', '.join(names) or 'none'}; give one of these, or "
                 f"set {what}s."
             )
     return [known[label] for label in labels]

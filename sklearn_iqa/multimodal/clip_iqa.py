@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CLIP-IQA: which of two opposite sentences fits an image better (Wang et al., AAAI 2023)."""
+"""CLIP-IQA: which of two opposite prompts fits an image better (Wang et al., AAAI 2023)."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import nn
 
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
-from sklearn_iqa._nn.clip_text import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
@@ -25,7 +25,7 @@ from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
 # Official files hold the CLIP three times, and rows of its token embedding.
 COPIES = r"^step_counter$|(^|\.)(image_encoder|text_encoder)\.|\.token_(prefix|suffix)$"
-RENAMED = (
+KEY_MAP = (
     (COPIES, None),
     (r"^generator\.", ""),
     (r"^(?:clipmodel_(\d+)\.)prompt_learner\.ctx$", r"contexts.\1"),
@@ -33,7 +33,7 @@ RENAMED = (
     (r"^clipmodel_\d+\.(?!prompt)", None),  # the CLIP once more for each pair
     (r"^prompt_learner\.ctx$|^$", "contexts.0"),
     (r"^prompt_learner\.", ""),
-    *RENAMED_CLIP,
+    *CLIP_KEY_MAP,
 )
 SOURCE = "https://github.com/IceClear/CLIP-IQA"
 LICENCE = "NTU S-Lab 1.0, non-commercial (copy: CC BY-NC-SA 4.0)"
@@ -44,8 +44,8 @@ FITTING = {"backbone": "RN50-quickgelu", "n_context": 16}
 PUBLISHED = (PublishedWeights("plus-koniq10k", (PLUS,), SOURCE, LICENCE, "KonIQ-10k", FITTING),)
 
 
-class CLIPIQANetwork(SentenceNetwork):
-    """A frozen CLIP with a convolutional image tower, and vectors that may stand among the words of its sentences."""
+class CLIPIQANetwork(PromptNetwork):
+    """A frozen CLIP with a convolutional image tower, and vectors that may stand among the words of its prompts."""
 
     def __init__(self, backbone: str, prompts: Sequence[tuple[str, str]], n_context: int, pos_embedding: bool):
         super().__init__(backbone)
@@ -59,9 +59,9 @@ class CLIPIQANetwork(SentenceNetwork):
         self.contexts = nn.ParameterList(
             nn.Parameter(torch.empty(n_context, width).normal_(std=0.02)) for _ in (prompts if n_context else ())
         )
-        sentences = [sentence for pair in prompts for sentence in pair]
-        rows, places = zip(*(_with_places(sentence, n_context) for sentence in sentences), strict=True)
-        self.register_buffer("tokens", token_table(rows, sentences, self.clip.context_length), persistent=False)
+        texts = [prompt for pair in prompts for prompt in pair]
+        rows, places = zip(*(_with_places(prompt, n_context) for prompt in texts), strict=True)
+        self.register_buffer("tokens", token_table(rows, texts, self.clip.context_length), persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
         self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
 
@@ -71,8 +71,8 @@ class CLIPIQANetwork(SentenceNetwork):
         self.clip.eval()
         return self
 
-    def embed_sentences(self):
-        """Embedded tokens (2 k, length, width), the learned vectors among them, and the end of each sentence."""
+    def embed_prompts(self):
+        """Embedded tokens (2 k, length, width), the learned vectors among them, and the end of each prompt."""
         embedded = self.clip.token_embedding(self.tokens)
         if len(self.contexts):
             learned = torch.stack(list(self.contexts)).repeat_interleave(2, dim=0)  # (2 k, n_context, width)
@@ -101,19 +101,19 @@ class CLIPIQANetwork(SentenceNetwork):
         return torch.func.functional_call(attention, {"positional_embedding": table}, maps)
 
     def judge(self, image_features):
-        """Features (n, d) of images -> probability (n, k) that the first sentence of each pair fits."""
+        """Features (n, d) of images -> probability (n, k) that the first prompt of each pair fits."""
         return self.logits(image_features).unflatten(1, (-1, 2)).softmax(-1)[..., 0]
 
     def forward(self, images):
-        """(n, 3, height, width), normalised as CLIP's -> probabilities (n, k), one for each pair of sentences."""
+        """(n, 3, height, width), normalised as CLIP's -> probabilities (n, k), one for each pair of prompts."""
         return self.judge(self.pool(self.maps(images)))
 
 
-def _with_places(sentence: str, n_context: int) -> tuple[list[int], list[int]]:
-    """Tokens of a sentence, and the places of learned vectors among them: half before the words, half behind them."""
-    n_words, half = len(tokenize(sentence)) - 2, n_context // 2
+def _with_places(prompt: str, n_context: int) -> tuple[list[int], list[int]]:
+    """Tokens of a prompt, and the places of learned vectors among them: half before the words, half behind them."""
+    n_words, half = len(tokenize(prompt)) - 2, n_context // 2
     places = [*range(1, 1 + half), *range(1 + half + n_words, 1 + n_words + n_context)]
-    tokens = tokenize(f"{sentence}." if n_context else sentence)  # official: "Good photo..", two full stops
+    tokens = tokenize(f"{prompt}." if n_context else prompt)  # official: "Good photo..", two full stops
     for place in places:
         tokens.insert(place, 0)
     return tokens, places
@@ -152,9 +152,9 @@ class CosineFall(Callback):
 
 
 class CLIPIQA(QualityRegressor):
-    r"""CLIP-IQA and CLIP-IQA+: quality from two opposite sentences, as they stand or with learned words.
+    r"""CLIP-IQA and CLIP-IQA+: quality from two opposite prompts, as they stand or with learned words.
 
-    CLIP gives the image a vector :math:`x` and the sentences "Good photo." and "Bad photo." the vectors :math:`t_1` and
+    CLIP gives the image a vector :math:`x` and the prompts "Good photo." and "Bad photo." the vectors :math:`t_1` and
     :math:`t_2`. The score is the share of the first in a softmax,
 
     .. math:: \frac{e^{s_1}}{e^{s_1} + e^{s_2}}, \qquad s_i = 100 \cos(x, t_i),
@@ -162,16 +162,16 @@ class CLIPIQA(QualityRegressor):
     with the factor that CLIP has learned in place of 100: a probability in [0, 1], **higher is better**. Other pairs
     ask for other attributes: bright or dark, sharp or blurry, happy or sad. CLIP itself stays as it is. Without learned
     vectors (CLIP-IQA) nothing is trained; with `n_context=16` (CLIP-IQA+) `fit` learns so many vectors, which stand
-    among the words of both sentences.
+    among the words of both prompts.
 
     Parameters
     ----------
     prompts : sequence of (str, str), default=(("Good photo.", "Bad photo."),)
-        Pairs of opposite sentences, the better one first.
+        Pairs of opposite prompts, the better one first.
     attribute : int, default=0
         Which pair `predict` tells about; `predict_attributes` tells about all.
     n_context : int, default=0
-        Vectors in each sentence that `fit` learns; 0 leaves the sentences as they are, 16 is CLIP-IQA+.
+        Vectors in each prompt that `fit` learns; 0 leaves the prompts as they are, 16 is CLIP-IQA+.
     backbone : str, default="RN50-quickgelu"
         A CLIP with a convolutional image tower: a name of `open_clip.list_models()`, or a `*.json` file in its form.
     pos_embedding : bool, default=False
@@ -231,7 +231,7 @@ class CLIPIQA(QualityRegressor):
 
     Published weights: "plus-koniq10k", the 16 vectors alone; CLIP then comes from `backbone_weights`. `iter_80000.pth`
     of the official repository (NTU S-Lab licence, non-commercial) holds CLIP too and loads by path with the same
-    ``n_context=16``. IQA-PyTorch's vectors for single sentences do not fit; its "clipiqa" is a mean of five pairs.
+    ``n_context=16``. IQA-PyTorch's vectors for single prompts do not fit; its "clipiqa" is a mean of five pairs.
 
     What differs from the official code: it scales KonIQ's MOS by 1/100, where the lowest and highest label become 0 and
     1 here; with several pairs it learns a network from all probabilities to one quality.
@@ -248,14 +248,14 @@ class CLIPIQA(QualityRegressor):
     >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
     >>> pairs = [("Good photo.", "Bad photo."), ("Bright photo.", "Dark photo.")]
     >>> clip_iqa = CLIPIQA(prompts=pairs, backbone_weights=None, random_state=0).initialize()  # of random numbers
-    >>> {name: shares.shape for name, shares in clip_iqa.predict_attributes(images).items()}
+    >>> {name: probabilities.shape for name, probabilities in clip_iqa.predict_attributes(images).items()}
     {'Good photo. / Bad photo.': (2,), 'Bright photo. / Dark photo.': (2,)}
     """
 
     min_size = 32
     optimizer = torch.optim.SGD
     score_range = label_range = (0.0, 1.0)
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -298,7 +298,7 @@ class CLIPIQA(QualityRegressor):
         self.verbose = verbose
 
     def predict_attributes(self, X):
-        """How well the first sentence of each pair fits, for each image of X.
+        """How well the first prompt of each pair fits, for each image of X.
 
         Parameters
         ----------
@@ -308,7 +308,7 @@ class CLIPIQA(QualityRegressor):
         Returns
         -------
         attributes : dict of str to ndarray of shape (n,), float64
-            Probabilities in [0, 1], by the two sentences with " / " between them, in the order of `prompts`.
+            Probabilities in [0, 1], by the two prompts with " / " between them, in the order of `prompts`.
 
         Raises
         ------
@@ -317,8 +317,8 @@ class CLIPIQA(QualityRegressor):
         """
         check_is_fitted(self)
         outputs = dict(self._infer_all(self._rows(X)))
-        shares = np.stack([outputs[row][0].double().numpy() for row in range(len(outputs))], axis=1)
-        return {" / ".join(pair): column for pair, column in zip(self.prompts, shares, strict=True)}
+        probabilities = np.stack([outputs[row][0].double().numpy() for row in range(len(outputs))], axis=1)
+        return {" / ".join(pair): column for pair, column in zip(self.prompts, probabilities, strict=True)}
 
     def _network(self):
         return CLIPIQANetwork(self.backbone, self.prompts, self.n_context, self.pos_embedding)
@@ -329,7 +329,7 @@ class CLIPIQA(QualityRegressor):
     def _load_weights(self, network):
         """Load the whole network, or its learned vectors alone where a file holds no more."""
         published = str(self.weights) in {entry.name for entry in self.published}
-        names = () if published else state_dicts.rename(state_dicts.read_state(self._weights_path()), self.renamed)
+        names = () if published else state_dicts.rename_keys(state_dicts.read_state(self._weights_path()), self.key_map)
         if any(not name.startswith("contexts.") for name in names):
             super()._load_weights(network)
         else:
@@ -359,7 +359,7 @@ class CLIPIQA(QualityRegressor):
         pairs = [] if isinstance(self.prompts, str) else list(self.prompts)
         if not pairs or not all(_is_pair(pair) for pair in pairs) or len({*map(tuple, pairs)}) < len(pairs):
             raise ValueError(
-                f"prompts={self.prompts!r} is no list of different pairs; give pairs of opposite sentences, such as "
+                f"prompts={self.prompts!r} is no list of different pairs; give pairs of opposite prompts, such as "
                 "[('Good photo.', 'Bad photo.')]."
             )
         check_scalar(self.attribute, "attribute", Integral, min_val=0, max_val=len(pairs) - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""LIQE: quality, scene and distortion from sentences that name all three (Zhang et al., CVPR 2023)."""
+"""LIQE: quality, scene and distortion from prompts that name all three (Zhang et al., CVPR 2023)."""
 
 import itertools
 import math
@@ -16,11 +16,11 @@ from torch import nn
 
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
-from sklearn_iqa._nn.clip_text import CLIP_MEAN, CLIP_STD, RENAMED_CLIP, SentenceNetwork, token_table
+from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
 from sklearn_iqa.multimodal._liqe_multitask import (
     MultitaskLoss,
-    Shares,
+    TaskProbabilities,
     TaskWeights,
     distortion_numbers,
     expected_level,
@@ -36,11 +36,11 @@ DISTORTIONS = (
 LONGEST_SHORT_SIDE = 768  # images both of whose sides are at least this long are resized to it
 STEP, WIDE_STEP, WIDE = 32, 48, 1024  # pixels between windows; the second where a side is at least as long as the third
 TRAINING_WINDOWS = 3
-SWING = 5  # epochs in which the learning rate falls from its full value to zero
+T_MAX = 5  # epochs in which the learning rate falls from its full value to zero
 
 
-def make_sentences(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]:
-    """Sentences of all combinations, quality slowest; of quality alone where there are no scenes."""
+def make_prompts(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]:
+    """Prompts of all combinations, quality slowest; of quality alone where there are no scenes."""
     if not scenes:
         return [f"a photo with {quality} quality" for quality in QUALITIES]
     return [
@@ -49,31 +49,31 @@ def make_sentences(scenes: Sequence[str], distortions: Sequence[str]) -> list[st
     ]
 
 
-class LIQENetwork(SentenceNetwork):
-    """A CLIP, all of which learns, beside sentences on quality, scene and distortion."""
+class LIQENetwork(PromptNetwork):
+    """A CLIP, all of which learns, beside prompts on quality, scene and distortion."""
 
     def __init__(self, backbone: str, scenes: Sequence[str], distortions: Sequence[str]):
         super().__init__(backbone)
         self.clip.logit_scale.requires_grad_(False)
         self.side = int(np.max(self.clip.visual.image_size))  # of a window
         self.shape = (len(QUALITIES), max(1, len(scenes)), max(1, len(distortions)))
-        sentences = make_sentences(scenes, distortions)
-        rows = [tokenize(sentence) for sentence in sentences]
-        self.register_buffer("tokens", token_table(rows, sentences, self.clip.context_length), persistent=False)
+        prompts = make_prompts(scenes, distortions)
+        rows = [tokenize(prompt) for prompt in prompts]
+        self.register_buffer("tokens", token_table(rows, prompts, self.clip.context_length), persistent=False)
         self.register_buffer("ends", torch.tensor([len(row) - 1 for row in rows]), persistent=False)
 
-    def embed_sentences(self):
-        """Embedded tokens (n_sentences, length, width) and the end of each sentence."""
+    def embed_prompts(self):
+        """Embedded tokens (n_prompts, length, width) and the end of each prompt."""
         return self.clip.token_embedding(self.tokens), self.ends
 
     def forward(self, windows):
-        """(n, 3, side, side), normalised as CLIP's -> how well each sentence fits (n, n_sentences)."""
+        """(n, 3, side, side), normalised as CLIP's -> how well each prompt fits (n, n_prompts)."""
         return self.logits(self.clip.encode_image(windows))
 
-    def shares(self, logits):
-        """Mean over the windows of n images (n, n_sentences) -> `Shares`: one softmax, then its marginals."""
+    def probabilities(self, logits):
+        """Mean over the windows of n images (n, n_prompts) -> `TaskProbabilities`: one softmax, then its marginals."""
         joint = logits.softmax(-1).unflatten(-1, self.shape)  # (n, 5, n_scenes, n_distortions)
-        return Shares(joint.sum((-2, -1)), joint.sum((-3, -1)), joint.sum((-3, -2)))
+        return TaskProbabilities(joint.sum((-2, -1)), joint.sum((-3, -1)), joint.sum((-3, -2)))
 
 
 class WindowTraining(nn.Module):
@@ -88,15 +88,15 @@ class WindowTraining(nn.Module):
         return super().train(False)
 
     def forward(self, windows):
-        """(n, n_windows, 3, side, side) -> `Shares`."""
+        """(n, n_windows, 3, side, side) -> `TaskProbabilities`."""
         logits = self.network(windows.flatten(0, 1)).unflatten(0, windows.shape[:2])
-        return self.network.shares(logits.mean(1))
+        return self.network.probabilities(logits.mean(1))
 
 
 class LIQE(QualityRegressor):
-    r"""LIQE: blind quality from the agreement of an image with sentences, beside scene and distortion.
+    r"""LIQE: blind quality from the agreement of an image with prompts, beside scene and distortion.
 
-    CLIP compares windows of the image with 495 sentences, one for each quality level, scene and distortion: "a photo of
+    CLIP compares windows of the image with 495 prompts, one for each quality level, scene and distortion: "a photo of
     a human with blur artifacts, which is of poor quality". The cosines, averaged over windows, make one softmax; its
     sums over scenes and distortions are the probabilities :math:`p_1 \dots p_5` of the levels, and the score is
 
@@ -108,10 +108,10 @@ class LIQE(QualityRegressor):
     Parameters
     ----------
     scenes : sequence of str or None, default=None
-        Scenes that the sentences name; None takes the paper's nine. An empty one, together with empty `distortions`,
-        takes five sentences on quality alone.
+        Scenes that the prompts name; None takes the paper's nine. An empty one, together with empty `distortions`,
+        takes five prompts on quality alone.
     distortions : sequence of str or None, default=None
-        Distortions that the sentences name; None takes the paper's eleven.
+        Distortions that the prompts name; None takes the paper's eleven.
     backbone : str, default="ViT-B-32-quickgelu"
         A CLIP: a name of `open_clip.list_models()`, or a `*.json` file in its form.
     n_crops : int, default=15
@@ -150,7 +150,7 @@ class LIQE(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: windows (n, 3, side, side), normalised as CLIP's -> cosines (n, n_sentences) times CLIP's factor.
+        The network: windows (n, 3, side, side), normalised as CLIP's -> cosines (n, n_prompts) times CLIP's factor.
     task_loss_curve_ : list of tuple of float
         Mean training losses of quality, scene and distortion in each epoch, unweighted; NaN without labels.
     label_scale_ : tuple of float
@@ -168,13 +168,13 @@ class LIQE(QualityRegressor):
     -----
     Published weights: none can be fetched by name. `LIQE.pt` of the official repository (MIT) loads by its path.
 
-    What differs from the official code: batches are drawn from all rows alike, not in shares by data set; data sets
-    without a pair in a batch do not count; `early_stopping` looks at quality alone. The class of `LIQE.py` sees one
-    corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images with fewer places
-    for a window give all of them, and smaller ones are enlarged, where the official code fails.
+    What differs from the official code: batches are drawn from all rows alike, not in fixed proportions by data set;
+    data sets without a pair in a batch do not count; `early_stopping` looks at quality alone. The class of `LIQE.py`
+    sees one corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images with fewer
+    places for a window give all of them, and smaller ones are enlarged, where the official code fails.
 
     Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
-    groups have no common unit, and `predict` gives the network's own score.
+    domains have no common unit, and `predict` gives the network's own score.
 
     References
     ----------
@@ -194,7 +194,7 @@ class LIQE(QualityRegressor):
 
     optimizer = torch.optim.AdamW
     score_range = (1.0, 5.0)
-    renamed = RENAMED_CLIP
+    key_map = CLIP_KEY_MAP
 
     def __init__(
         self,
@@ -235,8 +235,8 @@ class LIQE(QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, groups=None):
-        """Train on pairs of images of one group, and on their scenes and distortions where these are given.
+    def fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, domains=None):
+        """Train on pairs of images of one domain, and on their scenes and distortions where these are given.
 
         Parameters
         ----------
@@ -250,7 +250,7 @@ class LIQE(QualityRegressor):
             What each image shows, one or several of `scenes`; None does not train scenes.
         distortion : array-like of shape (n,), default=None
             What distorts each image, one of `distortions`; None does not train distortions.
-        groups : array-like of shape (n,), default=None
+        domains : array-like of shape (n,), default=None
             Data set of each image. Only images of one data set are compared, so that each may have a unit of its own;
             None compares all.
 
@@ -264,15 +264,15 @@ class LIQE(QualityRegressor):
         ValueError, TypeError
             When X, y, labels or a parameter cannot be used; the sentence says which, and what to do.
         """
-        labels = {"scene": scene, "distortion": distortion, "groups": groups}
+        labels = {"scene": scene, "distortion": distortion, "domains": domains}
         return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, **labels)
 
-    def partial_fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, groups=None):
+    def partial_fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, domains=None):
         """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
 
         Parameters
         ----------
-        X, y, sample_weight, scene, distortion, groups
+        X, y, sample_weight, scene, distortion, domains
             As in `fit`.
 
         Returns
@@ -280,7 +280,7 @@ class LIQE(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        labels = {"scene": scene, "distortion": distortion, "groups": groups}
+        labels = {"scene": scene, "distortion": distortion, "domains": domains}
         return self._fit(X, y, sample_weight, n_epochs=1, resume=True, **labels)
 
     def predict_tasks(self, X):
@@ -295,18 +295,18 @@ class LIQE(QualityRegressor):
         -------
         tasks : :class:`~sklearn.utils.Bunch`
             `quality` as `predict` gives it, and the likeliest `scene` and `distortion`, each of shape (n,);
-            `quality_shares`, `scene_shares` and `distortion_shares` are the probabilities of all names, of shape
-            (n, n_names). Sentences on quality alone tell no scene and no distortion.
+            `quality_probabilities`, `scene_probabilities` and `distortion_probabilities` are the probabilities of all
+            names, of shape (n, n_names). Prompts on quality alone tell no scene and no distortion.
         """
         check_is_fitted(self)
         outputs = dict(self._infer_all(self._rows(X)))
         logits = torch.stack([outputs[row].double().mean(0) for row in range(len(outputs))])
-        shares = self.network_.shares(logits)
-        quality = self._to_label_unit(expected_level(shares.quality).numpy())
-        tasks = Bunch(quality=quality, quality_shares=shares.quality.numpy())
+        probabilities = self.network_.probabilities(logits)
+        quality = self._to_label_unit(expected_level(probabilities.quality).numpy())
+        tasks = Bunch(quality=quality, quality_probabilities=probabilities.quality.numpy())
         for task, names in zip(("scene", "distortion"), self._names(), strict=True):
             if names:
-                table = getattr(shares, task).numpy()
+                table = getattr(probabilities, task).numpy()
                 tasks |= {task: np.array(names)[table.argmax(1)], f"{task}_shares": table}
         return tasks
 
@@ -331,8 +331,8 @@ class LIQE(QualityRegressor):
 
         def factor(epoch):  # up and down; every tenth epoch from the sixth, which would have no rate, is skipped
             epoch += n_before
-            place = epoch + (epoch + SWING - 1) // (2 * SWING - 1)
-            return (1 + math.cos(math.pi * place / SWING)) / 2
+            place = epoch + (epoch + T_MAX - 1) // (2 * T_MAX - 1)
+            return (1 + math.cos(math.pi * place / T_MAX)) / 2
 
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)
         callbacks = [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))]
@@ -367,7 +367,7 @@ class LIQE(QualityRegressor):
         return torch.stack([pixels[:, top : top + side, left : left + side] for top, left in places])
 
     def _score(self, output):
-        return expected_level(self.network_.shares(output.double().mean(0, keepdim=True)).quality).item()
+        return expected_level(self.network_.probabilities(output.double().mean(0, keepdim=True)).quality).item()
 
     def _check_parameters(self):
         super()._check_parameters()
@@ -377,19 +377,19 @@ class LIQE(QualityRegressor):
         if len({len(names) > 0 for names in self._names()}) > 1:
             raise ValueError("One of scenes and distortions is empty; give both, or both empty for quality alone.")
 
-    def _check_targets(self, rows, y, scene=None, distortion=None, groups=None):
-        """MOS, number of the group, number of the distortion, ones at the scenes: (n, 3 + n_scenes); -1 unknown."""
+    def _check_targets(self, rows, y, scene=None, distortion=None, domains=None):
+        """MOS, number of the domain, number of the distortion, ones at the scenes: (n, 3 + n_scenes); -1 unknown."""
         name, (scenes, distortions) = type(self).__name__, self._names()
         mos = check_quality(rows, y, name)
-        check_consistent_length(rows, scene, distortion, groups)
-        group = np.unique(np.zeros(len(rows)) if groups is None else column_or_1d(groups), return_inverse=True)[1]
-        if min(np.bincount(group).max(), self.batch_size) < 2:
+        check_consistent_length(rows, scene, distortion, domains)
+        domain = np.unique(np.zeros(len(rows)) if domains is None else column_or_1d(domains), return_inverse=True)[1]
+        if min(np.bincount(domain).max(), self.batch_size) < 2:
             raise ValueError(
-                f"{name} learns from pairs of one group, but n_samples={len(rows)} in {group.max() + 1} group(s) with "
-                f"batch_size={self.batch_size} make none; give at least two images of a group, and batch_size=2."
+                f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {domain.max() + 1} domain(s) "
+                f"with batch_size={self.batch_size} make none; give at least two images of a domain, and batch_size=2."
             )
         kind = distortion_numbers(distortion, distortions, len(rows))
-        return np.column_stack([mos, group, kind, shown_scenes(scene, scenes, len(rows))])
+        return np.column_stack([mos, domain, kind, shown_scenes(scene, scenes, len(rows))])
 
     def _quality(self, targets):
         return targets[:, 0] if targets.ndim == 2 else targets

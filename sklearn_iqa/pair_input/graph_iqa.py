@@ -21,7 +21,7 @@ CODE_WIDTH, N_TYPES = 256, 25  # length of the code of a distortion; types of KA
 TRIPLET_MARGIN, LEVEL_WEIGHT = 0.1, 0.25
 MIN_DEGREE = 1e-2  # of a node, under the root
 RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
-RENAMED = (
+KEY_MAP = (
     (r"^module\.", ""),
     (r"^domainlevelgraph\.", ""),
     (r"^(predictor|gcn_v\.gcn)\.", None),  # nothing uses them
@@ -142,7 +142,7 @@ class GraphIQA(QualityRegressor):
     Parameters
     ----------
     backbone : str, default="resnet50.tv_in1k"
-        Frozen trunk: any network of timm.
+        Frozen backbone: any network of timm.
     edge_dim : int, default=16
         Length of an edge's embedding.
     crop_size : int, default=224
@@ -162,9 +162,9 @@ class GraphIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=32
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=1250
@@ -225,7 +225,7 @@ class GraphIQA(QualityRegressor):
     (4,)
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,

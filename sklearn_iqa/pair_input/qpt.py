@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 
-from sklearn_iqa._base.quality import QualityTransformer
+from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
 from sklearn_iqa._nn.transforms import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
@@ -21,10 +21,10 @@ from sklearn_iqa.degradations import degrade, draw_different
 # Sides of what is degraded and then cropped, in sides of a crop: degrading all of a large photograph takes seconds.
 REGION = 2
 GROUP = 32  # images over which BatchNorm counts: those of one device in MoCo
-RENAMED = ((r"^fc\.", None),)  # the classifier in torchvision's files
+KEY_MAP = ((r"^fc\.", None),)  # the classifier in torchvision's files
 
 
-class QPT(QualityTransformer):
+class QPT(FeatureLearner):
     r"""Quality-aware pre-training: features in which crops of equally degraded images are alike.
 
     Degradations :math:`d` are random compositions of distortions, see :mod:`sklearn_iqa.degradations`. Of an image
@@ -63,9 +63,9 @@ class QPT(QualityTransformer):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
         Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=256
         Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=200
@@ -131,7 +131,7 @@ class QPT(QualityTransformer):
     """
 
     optimizer = torch.optim.SGD
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,

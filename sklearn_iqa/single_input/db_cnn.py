@@ -20,7 +20,7 @@ from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 from sklearn_iqa.distortions import distort
 
-STRIDE = 16  # pixels per position in the maps of both trunks
+STRIDE = 16  # pixels per position in the maps of both backbones
 SCNN_WIDTHS, SCNN_STRIDES = (3, 48, 48, 64, 64, 64, 64, 128, 128, 128), (1, 2, 1, 2, 1, 2, 1, 1, 2)
 SCNN_SIDE, SCNN_CROP = 256, 224  # shorter side of an image and side of its crop, when the S-CNN is trained
 SCNN_LR, SCNN_LAST_LR = 1e-2, 1e-5
@@ -30,7 +30,7 @@ CLASSES = (
     *((kind, level) for kind in KINDS for level in range(1, 6)),
     *((kind, level) for kind in ("brighten", "darken") for level in (3, 5)),
 )
-RENAMED = ((r"^features1\.(\d+)\.", r"features1.features.\1."),)  # of VGG-16, which timm keeps one level deeper
+KEY_MAP = ((r"^features1\.(\d+)\.", r"features1.features.\1."),)  # of VGG-16, which timm keeps one level deeper
 SOURCE = "https://github.com/zwx8981/DBCNN-PyTorch"
 SCNN_FILE = WeightsFile(
     "scnn.pkl",
@@ -55,7 +55,7 @@ PUBLISHED = tuple(  # file names end with the digest's beginning
 )
 
 
-def scnn_trunk() -> nn.Sequential:
+def scnn_backbone() -> nn.Sequential:
     """Nine 3 x 3 convolutions: images (n, 3, h, w) -> maps (n, 128, h / 16, w / 16), sizes rounded up."""
     layers: list[nn.Module] = []
     for (width_in, width_out), stride in zip(pairwise(SCNN_WIDTHS), SCNN_STRIDES, strict=True):
@@ -64,11 +64,11 @@ def scnn_trunk() -> nn.Sequential:
 
 
 class SCNN(nn.Module):
-    """Normalised crops (n, 3, s, s) -> logits (n, 39): which distortion, and how strong; the classifier of a trunk."""
+    """Normalised crops (n, 3, s, s) -> logits (n, 39): which distortion and how strong; a backbone's classifier."""
 
-    def __init__(self, trunk: nn.Sequential):
+    def __init__(self, backbone: nn.Sequential):
         super().__init__()
-        self.features = trunk
+        self.features = backbone
         self.projection = nn.Sequential(
             *(nn.Conv2d(SCNN_WIDTHS[-1], 256, 1), nn.BatchNorm2d(256), nn.ReLU()),
             *(nn.Conv2d(256, 256, 1), nn.BatchNorm2d(256), nn.ReLU()),
@@ -89,18 +89,18 @@ class DBCNNNetwork(nn.Module):
         super().__init__()
         self.level, self.mean, self.std = level, mean, std
         self.features1 = features1
-        self.features2 = scnn_trunk()
+        self.features2 = scnn_backbone()
         self.fc = nn.Linear(width * SCNN_WIDTHS[-1], 1)
         kaiming(self.features2)
         kaiming(self.fc)
 
     def bilinear(self, images):
-        """Mean over all positions of the products of every two channels, one of each trunk: (n, c, 128)."""
+        """Mean over all positions of the products of every two channels, one of each backbone: (n, c, 128)."""
         own = normalize(images, self.mean, self.std)
         (classes,) = self.features1.forward_intermediates(own, indices=[self.level], intermediates_only=True)
         classes = F.relu(classes)  # as VGG's last layer; others end without, and the root below needs it
         distortions = self.features2(images)
-        if distortions.shape[2:] != classes.shape[2:]:  # one trunk rounds sizes down, the other up
+        if distortions.shape[2:] != classes.shape[2:]:  # one backbone rounds sizes down, the other up
             distortions = F.interpolate(distortions, classes.shape[2:], mode="bilinear", align_corners=True)
         n_positions = classes.shape[2] * classes.shape[3]
         return classes.flatten(2) @ distortions.flatten(2).mT / n_positions
@@ -114,7 +114,7 @@ class DBCNNNetwork(nn.Module):
         return self.fc(self.features(images))[:, 0]
 
 
-class FrozenTrunks(nn.Module):
+class FrozenBackbones(nn.Module):
     """The network whose last layer alone learns; BatchNorm goes on to count, as in the official code."""
 
     def __init__(self, network: DBCNNNetwork):
@@ -151,7 +151,7 @@ class GradientDescent(Callback):
 class DBCNN(QualityRegressor):
     r"""Deep Bilinear CNN: what is in the image and how it is distorted, multiplied at every place.
 
-    One trunk, a classifier of ImageNet, answers to content and to distortions of real cameras; the other, the S-CNN,
+    One backbone, a classifier of ImageNet, answers to content and to distortions of real cameras; the other, the S-CNN,
     has learned to name synthetic distortions. With their maps :math:`F_1` (512 channels) and :math:`F_2` (128) over
     :math:`hw` places, the score is linear in the pooled products,
 
@@ -162,7 +162,7 @@ class DBCNN(QualityRegressor):
     Parameters
     ----------
     backbone : str, default="vgg16.tv_in1k"
-        First trunk: any convolutional network of timm, up to its last map of stride 16.
+        First backbone: any convolutional network of timm, up to its last map of stride 16.
     scnn_weights : {"published"}, path or None, default=None
         Trained S-CNN with its classifier, when `weights` is None: "published" is the authors' file, fetched at `fit`.
         None trains one in `fit`, see Notes.
@@ -178,9 +178,9 @@ class DBCNN(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=8
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=50
@@ -251,7 +251,7 @@ class DBCNN(QualityRegressor):
 
     min_size = STRIDE
     label_range = (0.0, 1.0)
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -298,24 +298,24 @@ class DBCNN(QualityRegressor):
         self.verbose = verbose
 
     def _network(self):
-        trunk = timm_backbones.build_backbone(self.backbone, num_classes=0)
-        entries = getattr(trunk, "feature_info", ())
+        backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
+        entries = getattr(backbone, "feature_info", ())
         levels = [level for level, entry in enumerate(entries) if entry["reduction"] <= STRIDE]
-        if not (levels and hasattr(trunk, "forward_intermediates")):
+        if not (levels and hasattr(backbone, "forward_intermediates")):
             raise ValueError(f"backbone={self.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'.")
-        trunk.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
+        backbone.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
         config = timm_backbones.input_config(self.backbone)
         # Images come normalised for the S-CNN; this brings them to the backbone's own normalisation: 0 and 1 for VGG.
         mean = tuple((own - m) / s for own, m, s in zip(config["mean"], IMAGENET_MEAN, IMAGENET_STD, strict=True))
         std = tuple(own / s for own, s in zip(config["std"], IMAGENET_STD, strict=True))
         width = entries[levels[-1]]["num_chs"]
-        return DBCNNNetwork(trunk, level=levels[-1], width=width, mean=mean, std=std)
+        return DBCNNNetwork(backbone, level=levels[-1], width=width, mean=mean, std=std)
 
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.features1, self.backbone, self.backbone_weights)
         if self.scnn_weights is None:
             return
-        path = pretrained.locate(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
+        path = pretrained.fetch(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
         state = state_dicts.read_state(path)
         state_dicts.load_state(SCNN(network.features2), state, origin=f"scnn_weights={str(self.scnn_weights)!r}")
 
@@ -349,7 +349,7 @@ class DBCNN(QualityRegressor):
         if self.head_epochs > 0:
             yield Stage(
                 "last layer",
-                FrozenTrunks(self.network_),
+                FrozenBackbones(self.network_),
                 self._loss(),
                 self.head_epochs,
                 rows,

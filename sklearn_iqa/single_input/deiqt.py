@@ -17,7 +17,7 @@ from sklearn_iqa._nn import timm_backbones, transforms
 CLIPPED = 5.0  # longest gradient of one step
 WARMUP_START = 1e-3  # share of the learning rate with which the warm-up begins: 2e-7 of 2e-4
 UNDECAYED = ("*bias", "*norm*.weight", "*gamma*", "*pos_embed", "*_token")  # vectors, positions and tokens
-RENAMED = (
+KEY_MAP = (
     (r"^(cls_token|pos_embed|patch_embed|blocks|norm)\b", r"vit.\1"),
     (r"\.gamma_([12])$", r".ls\1.gamma"),
 )
@@ -102,9 +102,9 @@ class DEIQT(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=16
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=90
@@ -171,7 +171,7 @@ class DEIQT(QualityRegressor):
     """
 
     optimizer = torch.optim.AdamW
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,

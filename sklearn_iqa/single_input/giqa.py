@@ -33,7 +33,7 @@ POOLS = {32: (3, 0), 64: (4, 0), 128: (5, 0), 192: (6, 0), 224: (5, 0), 256: (6,
 LARGEST_PATCH = 128
 STEPS = (1 / 4, 1 / 2, 3 / 4)  # of the epochs, where the learning rate falls tenfold
 
-RENAMED = ((r"^module\.", ""),)
+KEY_MAP = ((r"^module\.", ""),)
 
 
 class GIQAOutput(NamedTuple):
@@ -52,29 +52,29 @@ class GIQANetwork(nn.Module):
         Outputs.
     input_size : {32, 64, 128, 192, 224, 256}
         Side of the training crops in pixels, which decides on the number of max pools.
-    width : int, default=64
+    n_channels : int, default=64
         Channels of the first stage.
     """
 
-    def __init__(self, n_classifiers: int, input_size: int, width: int = 64):
+    def __init__(self, n_classifiers: int, input_size: int, n_channels: int = 64):
         super().__init__()
         n_pools, n_further = POOLS[input_size]
         layers: list[nn.Module] = []
-        n_channels = 3
+        n_before = 3
         for stage, (multiple, n_convolutions) in enumerate(VGG19, start=1):
             for _ in range(n_convolutions):
-                layers += _convolution(n_channels, multiple * width)
-                n_channels = multiple * width
+                layers += _convolution(n_before, multiple * n_channels)
+                n_before = multiple * n_channels
             if stage <= n_pools:
                 layers.append(nn.MaxPool2d(2))
         for _ in range(n_further):
-            layers += _convolution(n_channels, n_channels)
+            layers += _convolution(n_before, n_before)
         if n_pools > len(VGG19):
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.n_cells = input_size // 2**n_pools
-        self.regression1 = nn.Linear(n_channels * self.n_cells**2, 16 * width)
-        self.regression2 = nn.Linear(16 * width, n_classifiers)
+        self.regression1 = nn.Linear(n_before * self.n_cells**2, 16 * n_channels)
+        self.regression2 = nn.Linear(16 * n_channels, n_classifiers)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -123,7 +123,7 @@ class GIQA(QualityRegressor):
     input_size : {32, 64, 128, 192, 224, 256}, default=192
         Side of the crops in pixels. Up to 128 the network learns from patches, and an image's answers are the mean over
         all of its patches; from 192 on its centre is seen.
-    width : int, default=64
+    n_channels : int, default=64
         Channels of the network's first stage; 64 makes VGG-19.
     weight_decay : float, default=5e-4
         Weight decay.
@@ -196,13 +196,13 @@ class GIQA(QualityRegressor):
     >>> import numpy as np
     >>> from sklearn_iqa import GIQA
     >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    >>> giqa = GIQA(n_thresholds=2, input_size=32, width=4, batch_size=4, max_epochs=1, random_state=0)
+    >>> giqa = GIQA(n_thresholds=2, input_size=32, n_channels=4, batch_size=4, max_epochs=1, random_state=0)
     >>> giqa.fit(images, [1000, 2000, 3000, 0], real=[0, 0, 0, 1]).predict_probabilities(images).shape
     (4, 3)
     """
 
     optimizer = torch.optim.SGD
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class GIQA(QualityRegressor):
         n_thresholds=7,
         thresholds=None,
         input_size=192,
-        width=64,
+        n_channels=64,
         weight_decay=5e-4,
         weights=None,
         batch_size=512,
@@ -227,7 +227,7 @@ class GIQA(QualityRegressor):
         self.n_thresholds = n_thresholds
         self.thresholds = thresholds
         self.input_size = input_size
-        self.width = width
+        self.n_channels = n_channels
         self.weight_decay = weight_decay
         self.weights = weights
         self.batch_size = batch_size
@@ -295,7 +295,7 @@ class GIQA(QualityRegressor):
         return np.stack([outputs[row].probabilities[0].numpy() for row in range(len(outputs))])
 
     def _network(self):
-        return GIQANetwork(self.n_thresholds + 1, self.input_size, self.width)
+        return GIQANetwork(self.n_thresholds + 1, self.input_size, self.n_channels)
 
     def _loss(self):
         return ClassifiersLoss()
@@ -328,7 +328,7 @@ class GIQA(QualityRegressor):
     def _check_parameters(self):
         super()._check_parameters()
         check_scalar(self.n_thresholds, "n_thresholds", Integral, min_val=1)
-        check_scalar(self.width, "width", Integral, min_val=1)
+        check_scalar(self.n_channels, "n_channels", Integral, min_val=1)
         if self.input_size not in POOLS:
             sizes = ", ".join(map(str, POOLS))
             raise ValueError(f"input_size={self.input_size!r} is unknown; take one of {sizes}.")

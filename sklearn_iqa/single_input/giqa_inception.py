@@ -13,9 +13,9 @@ from sklearn.utils import check_scalar
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.timm_backbones import load_backbone
 from sklearn_iqa._nn.transforms import to_tensor
-from sklearn_iqa._weights.pretrained import WeightsFile, locate
+from sklearn_iqa._weights.pretrained import WeightsFile, fetch
 from sklearn_iqa._weights.state_dicts import load_state, read_state
-from sklearn_iqa.single_input._fid_inception import RENAMED, FIDInception, TimmTrunk
+from sklearn_iqa.single_input._fid_inception import KEY_MAP, FIDInception, PooledTimm
 
 FID = "fid_inception"
 FID_FILE = WeightsFile(
@@ -37,7 +37,7 @@ def reduced(pca: PCA | None, features: np.ndarray) -> np.ndarray:
 class GoodImagesMixin:
     """Fits a density to the features of good images; stands left of `QualityRegressor`."""
 
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = ()
     weights = None
 
@@ -65,20 +65,20 @@ class GoodImagesMixin:
         return self._fit(X, y, None, n_epochs=1, resume=False)
 
     def _network(self):
-        return FIDInception() if self.backbone == FID else TimmTrunk(self.backbone)
+        return FIDInception() if self.backbone == FID else PooledTimm(self.backbone)
 
     def _load_backbone(self, network):
         if self.backbone != FID:
-            load_backbone(network.trunk, self.backbone, self.backbone_weights)
+            load_backbone(network.backbone, self.backbone, self.backbone_weights)
             return
         if self.backbone_weights is None:
             return
-        if self.backbone_weights == "wheel":
+        if self.backbone_weights == "bundled":
             raise ValueError(f"backbone={FID!r} comes in no wheel; set backbone_weights to 'imagenet', a path or None.")
         path = self.backbone_weights
         if path == "imagenet":
-            path = locate(FID_FILE, verbose=self.verbose)
-        load_state(network, read_state(path), renamed=self.renamed, origin=f"backbone_weights={str(path)!r}")
+            path = fetch(FID_FILE, verbose=self.verbose)
+        load_state(network, read_state(path), key_map=self.key_map, origin=f"backbone_weights={str(path)!r}")
 
     def _loss(self):
         raise NotImplementedError("densities are fitted, not descended")
@@ -91,7 +91,9 @@ class GoodImagesMixin:
 
     def _check_parameters(self):
         super()._check_parameters()
-        check_scalar(self.bank_share, "bank_share", Real, min_val=0, max_val=1, include_boundaries="right")
+        check_scalar(
+            self.reference_fraction, "reference_fraction", Real, min_val=0, max_val=1, include_boundaries="right"
+        )
 
     def _check_targets(self, rows, y):
         return np.full(len(rows), np.nan) if y is None else check_quality(rows, y, type(self).__name__)
@@ -105,7 +107,7 @@ class GoodImagesMixin:
             features[row] = output[0].double().numpy()
         bank = np.ones(len(rows), dtype=bool)
         if not np.isnan(targets).all():
-            n_best = max(2, round(self.bank_share * len(rows)))
+            n_best = max(2, round(self.reference_fraction * len(rows)))
             bank[np.argsort(-targets, kind="stable")[n_best:]] = False
         features = np.stack(features)
         self._fit_density(features[bank], seed)
@@ -153,13 +155,13 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
     pca : float, int or None, default=0.95
         Principal components that the features are reduced to: a number of them, the share of variance to keep, or None
         for the features as they are.
-    bank_share : float, default=0.25
+    reference_fraction : float, default=0.25
         Share of the images, those of highest y, that make the bank when `fit` is given y, in (0, 1].
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"
@@ -222,7 +224,7 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
         n_components=5,
         reg_covar=1e-6,
         pca=0.95,
-        bank_share=0.25,
+        reference_fraction=0.25,
         backbone="fid_inception",
         backbone_weights="imagenet",
         batch_size=50,
@@ -233,7 +235,7 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
         self.n_components = n_components
         self.reg_covar = reg_covar
         self.pca = pca
-        self.bank_share = bank_share
+        self.reference_fraction = reference_fraction
         self.backbone = backbone
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -275,13 +277,13 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
     pca : float, int or None, default=0.95
         Principal components that the features are reduced to: a number of them, the share of variance to keep, or None
         for the features as they are.
-    bank_share : float, default=0.25
+    reference_fraction : float, default=0.25
         Share of the images, those of highest y, that make the bank when `fit` is given y, in (0, 1].
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"
@@ -345,7 +347,7 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
         *,
         n_neighbors=1,
         pca=0.95,
-        bank_share=0.25,
+        reference_fraction=0.25,
         backbone="fid_inception",
         backbone_weights="imagenet",
         batch_size=50,
@@ -355,7 +357,7 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
     ):
         self.n_neighbors = n_neighbors
         self.pca = pca
-        self.bank_share = bank_share
+        self.reference_fraction = reference_fraction
         self.backbone = backbone
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size

@@ -30,12 +30,12 @@ TARGET = (224, 112, 56, 28, 14)  # widths of the network that is written; one sc
 # Of the backbone's maps: channels that each is reduced to (the last stays), side of its pool, numbers taken from it.
 TAPS = ((16, 8, 16), (32, 4, 16), (64, 2, 16), (None, 1, 176))
 RATIO_EPOCHS = 250  # after which all learn equally fast, lr_step apart: the first ten of the authors' sixteen epochs
-RENAMED = ((r"^res\.lda(\d)_", r"lda\1_"),)
+KEY_MAP = ((r"^res\.lda(\d)_", r"lda\1_"),)
 PYIQA = WeightsFile(
     "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
     "c96c41b1",
     url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/HyperIQA-resnet50-koniq10k-c96c41b1.pth",
-    renamed=(
+    key_map=(
         (r"^base_model\.", "res."),
         *((rf"^lda_modules\.{n}\.0\.", f"res.lda{n + 1}_pool.0.") for n in range(3)),
         *((rf"^lda_modules\.{n}\.{3 if n < 3 else 2}\.", f"res.lda{n + 1}_fc.") for n in range(4)),
@@ -142,9 +142,9 @@ class HyperIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=96
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=400
@@ -152,7 +152,7 @@ class HyperIQA(QualityRegressor):
     lr : float, default=2e-5
         Learning rate.
     lr_ratio : float, default=10.0
-        Factor of the learning rate for all but the backbone and the layers that tap it.
+        Factor of the learning rate for all but the backbone and the layers that read it.
     lr_step : int, default=150
         Epochs after which the learning rate of these falls to a tenth, again and again.
     weight_decay : float, default=5e-4
@@ -216,7 +216,7 @@ class HyperIQA(QualityRegressor):
     """
 
     label_range = (0.0, 100.0)  # of KonIQ-10k
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(

@@ -18,22 +18,22 @@ from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import NormInNormLoss
 from sklearn_iqa._nn.transforms import normalize, resize, to_tensor
 
-WIDTHS = (64, 64, 64, 64, 128, 128, 256, 256)  # channels that a side network keeps of each of the eight taps
-STRIDES = (4, 8, 16, 32)  # of the four stages with two taps each
+WIDTHS = (64, 64, 64, 64, 128, 128, 256, 256)  # channels that a side network keeps of each of the eight maps
+STRIDES = (4, 8, 16, 32)  # of the four stages with two maps each
 BACKBONE_RATE = 0.1  # the pretrained part learns with 1e-5, the rest with 1e-4
-CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}  # of the official trunk
-RENAMED = tuple((rf"^features\.{number}\.", f"features.{name}.") for number, name in CHILDREN.items())
+CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}  # of the official backbone
+KEY_MAP = tuple((rf"^features\.{number}\.", f"features.{name}.") for number, name in CHILDREN.items())
 
 
 def soft_pool(features):
     """Means over cells of 2 x 2 positions, weighted by the sum of exp(x) over channels; an odd rest is left out."""
     even = features[..., : features.shape[-2] // 2 * 2, : features.shape[-1] // 2 * 2]
     cells = F.pixel_unshuffle(even, 2).unflatten(1, (-1, 4))  # (n, c, 4, h // 2, w // 2)
-    shares = cells.logsumexp(1, keepdim=True).softmax(2)  # exp(x) itself may overflow
-    return (cells * shares).sum(2)  # (n, c, h // 2, w // 2)
+    weights = cells.logsumexp(1, keepdim=True).softmax(2)  # exp(x) itself may overflow
+    return (cells * weights).sum(2)  # (n, c, h // 2, w // 2)
 
 
-class Attention(nn.Module):
+class ChannelPositionGate(nn.Module):
     """A gate for each channel and position: the sigmoid of channel attention times position attention."""
 
     def __init__(self, width):
@@ -52,15 +52,15 @@ def conv_norm(n_channels, width):
 
 
 class Fusion(nn.Module):
-    """Brings what earlier taps gave to the width of the next tap, adds that, and gates the sum."""
+    """Brings what earlier maps gave to the width of the next features, adds that, and gates the sum."""
 
     def __init__(self, n_channels, width):
         super().__init__()
         self.conv1 = conv_norm(n_channels, width)
-        self.attn = Attention(width)
+        self.attn = ChannelPositionGate(width)
 
-    def forward(self, earlier, tap):  # (n, n_channels, h, w), (n, width, h, w)
-        fused = self.conv1(earlier) + tap
+    def forward(self, earlier, features):  # (n, n_channels, h, w), (n, width, h, w)
+        fused = self.conv1(earlier) + features
         return fused * self.attn(fused)
 
 
@@ -77,16 +77,16 @@ class SideNetwork(nn.Module):
         self.fusion_block4 = Fusion(WIDTHS[5] + WIDTHS[6], WIDTHS[7])
         self.fc_q = nn.Linear(WIDTHS[7], n_outputs)
 
-    def forward(self, taps):
+    def forward(self, maps):
         """Eight maps -> what each position says (n, n_outputs, h, w), and its share in the output (n, 1, h, w)."""
-        taps = [getattr(self, f"head{number}")(tap) for number, tap in enumerate(taps)]
-        fused = self.fusion_block1(taps[0], taps[1])
+        maps = [getattr(self, f"head{number}")(features) for number, features in enumerate(maps)]
+        fused = self.fusion_block1(maps[0], maps[1])
         for number, block in enumerate((self.fusion_block2, self.fusion_block3, self.fusion_block4), start=1):
-            fused = block(torch.cat([soft_pool(fused), taps[2 * number]], dim=1), taps[2 * number + 1])
+            fused = block(torch.cat([soft_pool(fused), maps[2 * number]], dim=1), maps[2 * number + 1])
         height, width = fused.shape[-2:]  # a stride of 32
-        shares = fused.logsumexp(1).flatten(1).softmax(1).reshape(-1, 1, height, width)
+        weights = fused.logsumexp(1).flatten(1).softmax(1).reshape(-1, 1, height, width)
         # NOTE[DIFF] paper: a weighted mean; code: that times height / width, which the last layer learned with.
-        return self.fc_q(fused.movedim(1, 3) * (height / width)).movedim(3, 1), shares
+        return self.fc_q(fused.movedim(1, 3) * (height / width)).movedim(3, 1), weights
 
 
 class KonIQPlusPlusNetwork(nn.Module):
@@ -97,31 +97,31 @@ class KonIQPlusPlusNetwork(nn.Module):
         self.features = timm_backbones.build_backbone(
             backbone, num_classes=0
         ).eval()  # probing must not move running means
-        self.taps, n_channels = self._find_taps(backbone)
+        self.layers, n_channels = self._find_layers(backbone)
         self.sub_q = SideNetwork(n_channels, 1)
         self.sub_dist = SideNetwork(n_channels, n_defects)
 
     def forward(self, images):
-        return torch.cat([(said * shares).sum((2, 3)) for said, shares in self.maps(images)], dim=1)
+        return torch.cat([(scores * weights).sum((2, 3)) for scores, weights in self.maps(images)], dim=1)
 
     def maps(self, images):
         """What each position says of quality and of defects, and its share: two outputs of `SideNetwork`."""
-        taps = timm_backbones.tap(self.features, self.taps, images)
-        return self.sub_q(taps), self.sub_dist(taps)
+        maps = timm_backbones.layer_outputs(self.features, self.layers, images)
+        return self.sub_q(maps), self.sub_dist(maps)
 
     @torch.no_grad()
-    def _find_taps(self, backbone):
+    def _find_layers(self, backbone):
         """Names of the first and the last block of the four stages, and their numbers of channels."""
-        info, taps = getattr(self.features, "feature_info", []), []
+        info, names = getattr(self.features, "feature_info", []), []
         for name in (one["module"] for one in info if one["reduction"] in STRIDES):
             name = f"{name}.blocks" if hasattr(self.features.get_submodule(name), "blocks") else name
             blocks = [child for child, _ in self.features.get_submodule(name).named_children()]
-            taps += [f"{name}.{block}" for block in blocks[:1] + blocks[-1:]]
-        fits = len(taps) == len(WIDTHS) and not timm_backbones.input_config(backbone)["fixed_input_size"]
-        maps = timm_backbones.tap(self.features, taps, torch.zeros(1, 3, 64, 64)) if fits else []
+            names += [f"{name}.{block}" for block in blocks[:1] + blocks[-1:]]
+        fits = len(names) == len(WIDTHS) and not timm_backbones.input_config(backbone)["fixed_input_size"]
+        maps = timm_backbones.layer_outputs(self.features, names, torch.zeros(1, 3, 64, 64)) if fits else []
         if [one.shape[2:] for one in maps] != [(64 // stride,) * 2 for stride in STRIDES for _ in range(2)]:
             raise ValueError(f"backbone={backbone!r} has no stages of blocks with strides {STRIDES}; take a ResNet.")
-        return taps, [one.shape[1] for one in maps]
+        return names, [one.shape[1] for one in maps]
 
 
 class JointLoss(NormInNormLoss):
@@ -158,9 +158,9 @@ class KonIQPlusPlus(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=8
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=25
@@ -223,7 +223,7 @@ class KonIQPlusPlus(QualityRegressor):
     (3, 2)
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
 
     def __init__(
         self,
@@ -334,8 +334,8 @@ class KonIQPlusPlus(QualityRegressor):
         self._ensure_network()
         image = self._open(self._rows([x]), 0)
         with torch.inference_mode():
-            (said, _), _ = self.network_.maps(self._views(image).to(self.device_))
-        quality = F.interpolate(said, image.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
+            (scores, _), _ = self.network_.maps(self._views(image).to(self.device_))
+        quality = F.interpolate(scores, image.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
         return self._to_label_unit(quality).astype(np.float32)
 
     def _outputs(self, rows) -> np.ndarray:

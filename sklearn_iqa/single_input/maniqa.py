@@ -16,13 +16,13 @@ from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from sklearn_iqa._base.inference import weighted_map
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import CosineSwing
+from sklearn_iqa._base.training import CosineAnnealing
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
 # What the official state holds and the score does not use: constants, the end of the ViT, a convolution.
-RENAMED = ((r"\.(relative_position_index|attn_mask)$|^vit\.(norm|head)\.|\.downsample\.", None),)
+KEY_MAP = ((r"\.(relative_position_index|attn_mask)$|^vit\.(norm|head)\.|\.downsample\.", None),)
 SOURCE = "https://github.com/IIGROUP/MANIQA"
 KONIQ10K = WeightsFile(
     "ckpt_koniq10k.pt",
@@ -98,15 +98,15 @@ class ScaleSwin(nn.Module):
 class MANIQANetwork(nn.Module):
     """Crops (n, 3, s, s), normalised for the ViT and of its input size -> score (n,), 0 or more, higher is better."""
 
-    def __init__(self, vit, *, taps, embed_dim, drop, **sizes):
+    def __init__(self, vit, *, layers, embed_dim, drop, **sizes):
         super().__init__()
-        self.taps, self.grid = list(taps), tuple(vit.patch_embed.grid_size)
+        self.layers, self.grid = list(layers), tuple(vit.patch_embed.grid_size)
         self.crop_size = vit.patch_embed.img_size[0]
         n_patches, width = math.prod(self.grid), embed_dim // 2
-        vit.prune_intermediate_layers(self.taps, prune_norm=True)  # nothing stays behind the last tap
+        vit.prune_intermediate_layers(self.layers, prune_norm=True)  # nothing stays behind the last of these layers
         self.vit = vit
         self.tablock1 = nn.Sequential(*(TransposedAttention(n_patches, drop) for _ in range(2)))
-        self.conv1 = nn.Conv2d(vit.embed_dim * len(self.taps), embed_dim, 1)
+        self.conv1 = nn.Conv2d(vit.embed_dim * len(self.layers), embed_dim, 1)
         self.swintransformer1 = ScaleSwin(embed_dim, drop=drop, **sizes)
         self.tablock2 = nn.Sequential(*(TransposedAttention(n_patches, drop) for _ in range(2)))
         self.conv2 = nn.Conv2d(embed_dim, width, 1)
@@ -118,7 +118,7 @@ class MANIQANetwork(nn.Module):
 
     def patches(self, crops):
         """Crops (n, 3, s, s) -> score and weight of each patch, both (n, rows, columns)."""
-        features = self.vit.forward_intermediates(crops, indices=self.taps, intermediates_only=True)
+        features = self.vit.forward_intermediates(crops, indices=self.layers, intermediates_only=True)
         features = torch.cat(features, dim=1)  # (n, 3072, 28, 28)
         features = self.tablock1(features.flatten(2)).unflatten(2, self.grid)
         features = self.swintransformer1(self.conv1(features))  # (n, 768, 28, 28)
@@ -155,7 +155,7 @@ class MANIQA(QualityRegressor):
         an integer `random_state` (0 for any other) alone: an image always gets the same.
     backbone : str, default="vit_base_patch8_224.augreg_in21k_ft_in1k"
         Any plain vision transformer of timm; it sets the size of the crops, their patches and the width of the tokens.
-    taps : tuple of int, default=(6, 7, 8, 9)
+    layers : tuple of int, default=(6, 7, 8, 9)
         Its blocks whose tokens are stacked, ascending, counted from 0.
     embed_dim : int, default=768
         Channels of the first stage, a multiple of ``2 * n_heads``; the second has half of them.
@@ -171,9 +171,9 @@ class MANIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=8
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=30
@@ -235,7 +235,7 @@ class MANIQA(QualityRegressor):
     >>> import numpy as np
     >>> from sklearn_iqa import MANIQA
     >>> images = np.random.default_rng(0).integers(0, 256, (2, 160, 200, 3), dtype=np.uint8)
-    >>> small = {"backbone": "test_vit", "taps": (1, 2), "embed_dim": 16, "window_size": 5, "n_crops": 3}
+    >>> small = {"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "window_size": 5, "n_crops": 3}
     >>> maniqa = MANIQA(**small, backbone_weights=None, random_state=0).initialize()
     >>> maniqa.predict(images).shape, maniqa.quality_map(images[0]).shape
     ((2,), (160, 200))
@@ -252,7 +252,7 @@ class MANIQA(QualityRegressor):
         n_crops=20,
         crops="grid",
         backbone="vit_base_patch8_224.augreg_in21k_ft_in1k",
-        taps=(6, 7, 8, 9),
+        layers=(6, 7, 8, 9),
         embed_dim=768,
         dim_mlp=768,
         n_heads=4,
@@ -276,7 +276,7 @@ class MANIQA(QualityRegressor):
         self.n_crops = n_crops
         self.crops = crops
         self.backbone = backbone
-        self.taps = taps
+        self.layers = layers
         self.embed_dim = embed_dim
         self.dim_mlp = dim_mlp
         self.n_heads = n_heads
@@ -320,15 +320,15 @@ class MANIQA(QualityRegressor):
         return self._to_label_unit(quality).astype(np.float32)
 
     @property
-    def renamed(self):
-        """Official names that have no place here, those of blocks behind the last tap among them."""
-        used = "|".join(str(number) for number in range(max(self.taps) + 1))
-        return (*RENAMED, (rf"^vit\.blocks\.(?!({used})\.)", None))
+    def key_map(self):
+        """Official names that have no place here, those of blocks behind the last of these layers among them."""
+        used = "|".join(str(number) for number in range(max(self.layers) + 1))
+        return (*KEY_MAP, (rf"^vit\.blocks\.(?!({used})\.)", None))
 
     def _network(self):
         vit = timm_backbones.build_backbone(self.backbone, num_classes=0)
         self._check_sizes(vit)
-        sizes = ("taps", "embed_dim", "dim_mlp", "n_heads", "window_size", "scale", "drop")
+        sizes = ("layers", "embed_dim", "dim_mlp", "n_heads", "window_size", "scale", "drop")
         return MANIQANetwork(vit, **{name: getattr(self, name) for name in sizes})
 
     def _load_backbone(self, network):
@@ -338,7 +338,7 @@ class MANIQA(QualityRegressor):
         return nn.MSELoss()
 
     def _net_params(self):
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineSwing())]}
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineAnnealing())]}
 
     def _train_view(self, x):
         # NOTE[DIFF] official: np.flip on axis 1 of a (3, h, w) array, that is upside down, with probability 0.7.
@@ -364,9 +364,12 @@ class MANIQA(QualityRegressor):
             raise ValueError(f"backbone={self.backbone!r} is no plain vision transformer; take one such as 'test_vit'.")
         for name in ("embed_dim", "dim_mlp", "n_heads", "window_size"):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
-        taps, n_blocks, heads = list(self.taps), len(vit.blocks), 2 * self.n_heads
+        layers, n_blocks, heads = list(self.layers), len(vit.blocks), 2 * self.n_heads
         for is_right, sentence in (
-            ([] != taps == sorted({*taps} & {*range(n_blocks)}), f"taps={taps} must ascend within 0..{n_blocks - 1}."),
+            (
+                [] != layers == sorted({*layers} & {*range(n_blocks)}),
+                f"layers={layers} must ascend within 0..{n_blocks - 1}.",
+            ),
             (grid[0] % self.window_size == 0, f"window_size={self.window_size} must divide the patches, {grid}."),
             (self.embed_dim % heads == 0, f"embed_dim={self.embed_dim} must be a multiple of 2 * n_heads = {heads}."),
         ):

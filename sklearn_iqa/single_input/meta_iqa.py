@@ -119,9 +119,9 @@ class MetaIQA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=100
@@ -164,7 +164,7 @@ class MetaIQA(QualityRegressor):
     Published weights: the authors' two files are pickled modules, which are never opened here; the error says how to
     turn them into a state once, where you trust them. `weights` take the place of meta-training.
 
-    Without `distortion` or `groups` in `fit` the tasks are made: all images of X, as if pristine, in the 25 kinds and
+    Without `distortion` or `domains` in `fit` the tasks are made: all images of X, as if pristine, in the 25 kinds and
     five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take other
     images: ``made = make_distorted(pristine)``, fit on ``made.images`` with ``distortion=made.distortion``,
     `save_weights`, and fine-tune with these `weights`.
@@ -232,7 +232,7 @@ class MetaIQA(QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, distortion=None, groups=None):
+    def fit(self, X, y, sample_weight=None, *, distortion=None, domains=None):
         """Meta-train on tasks, then fine-tune.
 
         Parameters
@@ -240,8 +240,8 @@ class MetaIQA(QualityRegressor):
         X, y, sample_weight
             As for every method: images, their quality, how often each is drawn.
         distortion : array-like of shape (n,), default=None
-            Type of distortion of each image: each is a task. None, without `groups` either, makes distorted images.
-        groups : array-like of shape (n,), default=None
+            Type of distortion of each image: each is a task. None, without `domains` either, makes distorted images.
+        domains : array-like of shape (n,), default=None
             Data set of each image, all with y in one unit: each is a task, or with `distortion` each type in each.
 
         Returns
@@ -250,14 +250,14 @@ class MetaIQA(QualityRegressor):
             The fitted estimator.
         """
         n_epochs, resume = self.max_epochs, self.warm_start
-        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume, distortion=distortion, groups=groups)
+        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume, distortion=distortion, domains=domains)
 
-    def partial_fit(self, X, y, sample_weight=None, *, distortion=None, groups=None):
+    def partial_fit(self, X, y, sample_weight=None, *, distortion=None, domains=None):
         """Fine-tune for one epoch, going on from where the estimator stands; the first call meta-trains before.
 
         Parameters
         ----------
-        X, y, sample_weight, distortion, groups
+        X, y, sample_weight, distortion, domains
             As in `fit`.
 
         Returns
@@ -265,7 +265,7 @@ class MetaIQA(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, groups=groups)
+        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, domains=domains)
 
     def _network(self):
         fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
@@ -288,7 +288,7 @@ class MetaIQA(QualityRegressor):
             return
         tasks = [task for task in self._tasks(targets) if len(task) > 1]
         if not tasks:
-            raise ValueError("Every distortion or group has one image, but a task needs two; give more, or neither.")
+            raise ValueError("Every distortion or domain has one image, but a task needs two; give more, or neither.")
         shares = [math.ceil(QUERY_SHARE * len(task)) for task in tasks]
         rests = [len(task) - share for task, share in zip(tasks, shares, strict=True)]
         n_query = max(2, min(self.batch_size, max(shares)))
@@ -351,15 +351,15 @@ class MetaIQA(QualityRegressor):
             check_scalar(getattr(self, name), name, Integral, min_val=low)
         check_scalar(self.inner_lr, "inner_lr", Real, min_val=0, include_boundaries="neither")
 
-    def _check_targets(self, rows, y, distortion=None, groups=None) -> np.ndarray:
+    def _check_targets(self, rows, y, distortion=None, domains=None) -> np.ndarray:
         """Quality and number of the task, NaN where tasks are not given: (n, 2)."""
         quality = check_quality(rows, y, type(self).__name__)
         if min(len(rows), self.batch_size) < 2:
             raise ValueError(
                 f"MetaIQA normalises over batches: n_samples={len(rows)} or batch_size is 1; give 2 or more."
             )
-        check_consistent_length(rows, distortion, groups)
-        given = [one for one in (distortion, groups) if one is not None]
+        check_consistent_length(rows, distortion, domains)
+        given = [one for one in (distortion, domains) if one is not None]
         names = [np.unique(column_or_1d(one), return_inverse=True)[1] for one in given]
         if not names:
             return np.column_stack([quality, np.full(len(rows), np.nan)])

@@ -22,7 +22,7 @@ from sklearn_iqa.single_input._musiq_tokens import GRID, PATCH, PIXELS, Bottlene
 
 PATCHES_AT_ONCE = 256  # that are embedded, which bounds memory: the maps of one patch hold 32 times its pixels
 RATING_STD = 1.4  # deviation of the ratings where y gives only their mean; about the mean one in AVA
-RENAMED = (
+KEY_MAP = (
     (r"^head\.0\.", "head."),  # in pyiqa, where there are several bins
     # The authors' flax files; the names of a block's layers are those that old flax gives, from none of their files.
     (r"^opt/(?!target/)", None),
@@ -75,13 +75,13 @@ class Table(nn.Module):
         return tokens + vectors.reshape(-1, vectors.shape[-1])[index]
 
 
-class Attention(nn.Module):
+class MaskedAttention(nn.Module):
     """Attention among the tokens that are not masked."""
 
-    def __init__(self, width: int, n_heads: int):
+    def __init__(self, embed_dim: int, n_heads: int):
         super().__init__()
         self.n_heads = n_heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.out = (nn.Linear(embed_dim, embed_dim) for _ in range(4))
 
     def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
         # A masked token looks at all alike, as in pyiqa; nobody sees what becomes of it.
@@ -94,13 +94,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and two layers for each token, normalised before."""
 
-    def __init__(self, width: int, n_heads: int, dim_mlp: int):
+    def __init__(self, embed_dim: int, n_heads: int, dim_mlp: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attention = Attention(width, n_heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.attention = MaskedAttention(embed_dim, n_heads)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
         # NOTE[DIFF] flax: the tanh form of GELU, which moves scores by 6e-5; here pyiqa's exact one.
-        layers = OrderedDict(fc1=nn.Linear(width, dim_mlp), act=nn.GELU(), fc2=nn.Linear(dim_mlp, width))
+        layers = OrderedDict(fc1=nn.Linear(embed_dim, dim_mlp), act=nn.GELU(), fc2=nn.Linear(dim_mlp, embed_dim))
         self.mlp = nn.Sequential(layers)
 
     def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
@@ -111,13 +111,15 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Embedded patches, their positions, scales and mask -> what the class token has become, (n, c)."""
 
-    def __init__(self, n_scales: int, *, width: int, depth: int, n_heads: int, dim_mlp: int):
+    def __init__(self, n_scales: int, *, embed_dim: int, depth: int, n_heads: int, dim_mlp: int):
         super().__init__()
-        self.posembed_input = Table("position_emb", 1, GRID**2, width)
-        self.scaleembed_input = Table("scale_emb", n_scales, width)
-        self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.transformer = nn.ModuleDict({f"encoderblock_{i}": Block(width, n_heads, dim_mlp) for i in range(depth)})
-        self.encoder_norm = nn.LayerNorm(width, eps=1e-6)
+        self.posembed_input = Table("position_emb", 1, GRID**2, embed_dim)
+        self.scaleembed_input = Table("scale_emb", n_scales, embed_dim)
+        self.cls = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.transformer = nn.ModuleDict(
+            {f"encoderblock_{i}": Block(embed_dim, n_heads, dim_mlp) for i in range(depth)}
+        )
+        self.encoder_norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
     def forward(self, tokens, position, scale, mask):  # (n, t, c), (n, t), (n, t), (n, t)
         tokens = self.scaleembed_input(self.posembed_input(tokens, position), scale)
@@ -130,7 +132,7 @@ class Encoder(nn.Module):
 
 
 class MUSIQNetwork(nn.Module):
-    """Tokens (n, t, 3075) of `multiscale_tokens` -> score (n,), or shares (n, n_bins) of the ratings 1..n_bins."""
+    """Tokens (n, t, 3075) of `multiscale_tokens` -> score (n,), or probabilities (n, n_bins) of the ratings."""
 
     def __init__(self, n_scales: int, n_bins: int, **sizes):
         super().__init__()
@@ -138,9 +140,9 @@ class MUSIQNetwork(nn.Module):
         self.gn_root = nn.GroupNorm(32, 64, eps=1e-6)
         self.root_pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.block1 = Bottleneck(64, 256)
-        self.embedding = nn.Linear(256 * (PATCH // 4) ** 2, sizes["width"])
+        self.embedding = nn.Linear(256 * (PATCH // 4) ** 2, sizes["embed_dim"])
         self.transformer_encoder = Encoder(n_scales, **sizes)
-        self.head = nn.Linear(sizes["width"], n_bins)
+        self.head = nn.Linear(sizes["embed_dim"], n_bins)
 
     def embed(self, patches):
         """Patches (t, 3, 32, 32), each alone -> (t, c)."""
@@ -176,19 +178,19 @@ class MUSIQ(QualityRegressor):
     The image, of any size and shape, and copies of it with longer sides of 224 and 384 pixels are cut into patches of
     32 x 32 pixels. Each becomes a token, to which a learned vector for its position, hashed to a grid of 10 x 10 that
     covers any image, and one for its scale are added. A transformer passes all to a class token, of which the score is
-    a linear map: unbounded, about 0..100 for published weights, **higher is better**. With ten bins it gives shares
-    :math:`p_k` of the ratings 1 to 10, and the score is their mean :math:`\sum_k k\,p_k`.
+    a linear map: unbounded, about 0..100 for published weights, **higher is better**. With ten bins it gives
+    probabilities :math:`p_k` of the ratings 1 to 10, and the score is their mean :math:`\sum_k k\,p_k`.
 
     Parameters
     ----------
     n_bins : int, default=1
-        1 gives one number, learned by its absolute error; 3 or more the shares of ratings, learned by the distance of
-        cumulative histograms. AVA's weights have 10.
+        1 gives one number, learned by its absolute error; 3 or more the probabilities of ratings, learned by the
+        distance of cumulative histograms. AVA's weights have 10.
     longer_sides : tuple of int, default=(224, 384)
         Longer sides of the resized copies in pixels; () leaves the native image alone ("MUSIQ-single").
     max_patches : int, default=512
         Most patches of the native image in training, in rows from its top; all of them are scored.
-    width : int, default=384
+    embed_dim : int, default=384
         Numbers of a token, a multiple of `n_heads`.
     depth : int, default=14
         Blocks of the transformer.
@@ -200,9 +202,9 @@ class MUSIQ(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=96
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=30
@@ -244,7 +246,7 @@ class MUSIQ(QualityRegressor):
     -----
     Published weights: "koniq10k", "spaq", "paq2piq", and "ava" with ``n_bins=10``, converted by pyiqa from the authors'
     `.npz` files, which load by path too. Here "imagenet" is the authors' pretraining of the whole network, converted
-    likewise, and there is no "wheel". Copies are resized as in pyiqa: scores differ by about 2 % from those of the
+    likewise, and there is no "bundled". Copies are resized as in pyiqa: scores differ by about 2 % from those of the
     authors' code, whose kernel is TensorFlow's. `fit` maps labels to 0..100, or to ratings; y may also hold counts of
     ratings (n, n_bins). There is no map: attention says where the network looks, not what is bad there.
 
@@ -258,13 +260,13 @@ class MUSIQ(QualityRegressor):
     >>> import numpy as np
     >>> from sklearn_iqa import MUSIQ
     >>> images = [np.zeros((97, 803, 3), np.uint8), np.ones((803, 97, 3), np.uint8)]
-    >>> small = {"width": 24, "depth": 1, "dim_mlp": 24, "backbone_weights": None, "random_state": 0}
+    >>> small = {"embed_dim": 24, "depth": 1, "dim_mlp": 24, "backbone_weights": None, "random_state": 0}
     >>> MUSIQ(**small).initialize().predict(images).shape
     (2,)
     """
 
     optimizer = torch.optim.SGD
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -273,7 +275,7 @@ class MUSIQ(QualityRegressor):
         n_bins=1,
         longer_sides=(224, 384),
         max_patches=512,
-        width=384,
+        embed_dim=384,
         depth=14,
         n_heads=6,
         dim_mlp=1152,
@@ -293,7 +295,7 @@ class MUSIQ(QualityRegressor):
         self.n_bins = n_bins
         self.longer_sides = longer_sides
         self.max_patches = max_patches
-        self.width = width
+        self.embed_dim = embed_dim
         self.depth = depth
         self.n_heads = n_heads
         self.dim_mlp = dim_mlp
@@ -317,7 +319,7 @@ class MUSIQ(QualityRegressor):
         return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 100.0)
 
     def _network(self):
-        sizes = {name: getattr(self, name) for name in ("width", "depth", "n_heads", "dim_mlp")}
+        sizes = {name: getattr(self, name) for name in ("embed_dim", "depth", "n_heads", "dim_mlp")}
         return MUSIQNetwork(len(self.longer_sides) + 1, self.n_bins, **sizes)
 
     def _load_weights(self, network):
@@ -329,14 +331,14 @@ class MUSIQ(QualityRegressor):
         if self.backbone_weights is None:
             return
         named = str(self.backbone_weights) == "imagenet"
-        state = state_dicts.read_state(pretrained.locate(IMAGENET) if named else self.backbone_weights)
+        state = state_dicts.read_state(pretrained.fetch(IMAGENET) if named else self.backbone_weights)
         state = {name: tensor for name, tensor in state.items() if not re.search(r"^(opt/target/)?head[./]", name)}
         state |= {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
         self._load(network, state, f"backbone_weights={str(self.backbone_weights)!r}")
 
     def _load(self, network, state, origin):
         state = {name: in_torch_layout(name, tensor) for name, tensor in state.items()}
-        state_dicts.load_state(network, state, renamed=self.renamed, origin=origin)
+        state_dicts.load_state(network, state, key_map=self.key_map, origin=origin)
 
     def _loss(self):
         return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
@@ -390,10 +392,12 @@ class MUSIQ(QualityRegressor):
 
     def _check_parameters(self):
         super()._check_parameters()
-        for name in ("n_bins", "max_patches", "width", "depth", "n_heads", "dim_mlp"):
+        for name in ("n_bins", "max_patches", "embed_dim", "depth", "n_heads", "dim_mlp"):
             check_scalar(getattr(self, name), name, Integral, min_val=1)
         for side in self.longer_sides:
             check_scalar(side, "longer_sides", Integral, min_val=1)
-        if self.n_bins == 2 or self.width % self.n_heads:
-            wrong = f"n_bins={self.n_bins} must not be 2, width={self.width} a multiple of n_heads={self.n_heads}"
+        if self.n_bins == 2 or self.embed_dim % self.n_heads:
+            wrong = (
+                f"n_bins={self.n_bins} must not be 2, embed_dim={self.embed_dim} a multiple of n_heads={self.n_heads}"
+            )
             raise ValueError(f"{wrong}; change what is not so.")

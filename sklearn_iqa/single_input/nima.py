@@ -25,7 +25,7 @@ TRAINING_SIDES = {224: 256, 299: 330}
 # The published MobileNets come from Keras: batch normalisation with 1e-3, padding at the bottom and right.
 BACKBONE_FACTS = {"mobilenetv1_100": {"pad_type": "same", "bn_eps": 1e-3}}
 RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
-RENAMED = (
+KEY_MAP = (
     (r"^base_model\.features_(\d+)\.", r"base_model.features.\1."),  # pyiqa's VGG, flattened by timm
     (r"^features\.(?:module\.)?(\d+)\.", r"base_model.features.\1."),  # kentsyx
     (r"^classifier\.1\.", "classifier.2."),
@@ -54,7 +54,7 @@ PUBLISHED = tuple(
 
 
 class NIMANetwork(nn.Module):
-    """A timm network without its last layer, and a new one that gives the shares of the ratings 1..n_bins."""
+    """A timm network without its last layer, and a new one that gives the probabilities of the ratings 1..n_bins."""
 
     def __init__(self, base_model: nn.Module, n_bins: int, pooling: str, dropout: float, image_size: int):
         super().__init__()
@@ -64,7 +64,7 @@ class NIMANetwork(nn.Module):
         self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, n_bins))
 
     def forward(self, images):
-        """Normalised images (n, 3, h, w) -> shares (n, n_bins) that sum to 1; with one bin its number (n, 1)."""
+        """Normalised images (n, 3, h, w) -> probabilities (n, n_bins) that sum to 1; with one bin its number (n, 1)."""
         logits = self.classifier(self.features(images))
         return logits.softmax(1) if logits.shape[1] > 1 else logits
 
@@ -121,9 +121,9 @@ class NIMA(QualityRegressor):
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
         pretraining.
-    backbone_weights : {"imagenet", "wheel"}, path or None, default="imagenet"
+    backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "wheel" is read from an installed package, None starts from random numbers.
+        "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=64
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=20
@@ -149,7 +149,8 @@ class NIMA(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: normalised images (n, 3, height, width) -> shares of the ratings (n, n_bins), which sum to 1.
+        The network: normalised images (n, 3, height, width) -> probabilities of the ratings (n, n_bins), which sum to
+        1.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
@@ -168,8 +169,8 @@ class NIMA(QualityRegressor):
     0 to 1. Files of kentsyx, truskovskiyk and idealo load too, see the method's page.
 
     `fit` takes y of shape (n,), quality in any unit; (n, 2), mean and standard deviation of the ratings in any unit; or
-    (n, n_bins), counts or shares of the ratings 1..n_bins, which are the unit of `predict` then. The first two are
-    mapped to ratings, worst 2 and best 9 of 1..10, and become the histogram of largest entropy with that mean and
+    (n, n_bins), counts or fractions of the ratings 1..n_bins, which are the unit of `predict` then. The first two
+    are mapped to ratings, worst 2 and best 9 of 1..10, and become the histogram of largest entropy with that mean and
     deviation, clipped to what ratings can have. With `n_bins=1` y is (n,), mapped to 0..1.
 
     Inference follows pyiqa: the shorter side is resized to `image_size`, which hides fine detail, and the centre cut
@@ -191,7 +192,7 @@ class NIMA(QualityRegressor):
     (1, 10)
     """
 
-    renamed = RENAMED
+    key_map = KEY_MAP
     published = PUBLISHED
 
     def __init__(
@@ -272,9 +273,9 @@ class NIMA(QualityRegressor):
         """
         if not return_std:
             return super().predict(X)
-        shares = self.predict_distribution(X)
-        mean = shares @ self._ratings
-        std = np.sqrt((shares * (self._ratings - mean[:, None]) ** 2).sum(1))
+        probabilities = self.predict_distribution(X)
+        mean = probabilities @ self._ratings
+        std = np.sqrt((probabilities * (self._ratings - mean[:, None]) ** 2).sum(1))
         return self._to_label_unit(mean), std * getattr(self, "label_scale_", (1.0, 0.0))[0]
 
     def predict_distribution(self, X):
@@ -287,18 +288,18 @@ class NIMA(QualityRegressor):
 
         Returns
         -------
-        shares : ndarray of shape (n, n_bins), float64
-            Shares of the ratings 1..n_bins; each row sums to 1. With `label_scale_` = (slope, intercept) rating i is
-            ``slope * i + intercept`` in the unit of y.
+        probabilities : ndarray of shape (n, n_bins), float64
+            Probabilities of the ratings 1..n_bins; each row sums to 1. With `label_scale_` = (slope, intercept) rating
+            i is ``slope * i + intercept`` in the unit of y.
         """
         check_is_fitted(self)
         if self.n_bins == 1:
             raise ValueError("With n_bins=1 NIMA gives one number and no histogram; set n_bins=10 and fit again.")
         rows = self._rows(X)
-        shares = np.empty((len(rows), self.n_bins))
+        probabilities = np.empty((len(rows), self.n_bins))
         for row, output in self._infer_all(rows):
-            shares[row] = output.double().mean(0).numpy()
-        return shares
+            probabilities[row] = output.double().mean(0).numpy()
+        return probabilities
 
     def _score(self, output):
         return float(output.double().mean(0).numpy() @ self._ratings)
