@@ -17,8 +17,10 @@ lint: $(VENV)/.test
 	$(RUN) -m ruff format --check .
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
+	$(RUN) docs/generate.py --check
 
 docs: $(VENV)/.docs
+	$(RUN) docs/generate.py --check
 	$(RUN) docs/make_tables.py
 	$(RUN) -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"

