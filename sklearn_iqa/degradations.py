@@ -6,7 +6,7 @@ seed. So two images can receive the same one, and one image two different ones, 
 needs them [1]_. `GROUPS` sorts the kinds by what they change: places, colours or textures.
 
 The paper composes more operations than the generators of training data for super-resolution [2]_, in random order,
-with random skips, in several rounds. Its list of operations and its probabilities are not at hand; ours are the 25
+with random skips, in several rounds. Its list of operations and its probabilities are not published; ours are the 25
 kinds and five levels of :mod:`sklearn_iqa.distortions`, two rounds, and one half. No level of these kinds is the
 identity, so that what differs as a value differs in the image, but for colour on grey images.
 
@@ -23,7 +23,8 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, validate_params
 
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
@@ -62,7 +63,7 @@ class Step(NamedTuple):
 
 
 def degrade(image: Any, degradation: Iterable[tuple[str, int, int]]) -> np.ndarray:
-    """Apply the steps of a degradation, one behind the other.
+    """Apply the steps of a degradation in their order.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def degrade(image: Any, degradation: Iterable[tuple[str, int, int]]) -> np.ndarr
         uint8 in 0..255 or float in [0, 1], and all else that :func:`~sklearn_iqa.distortions.distort` takes. Not
         modified.
     degradation : iterable of Step, or of tuples (distortion, level, seed)
-        None at all gives the image itself, as uint8.
+        An empty one gives the image itself, as uint8.
 
     Returns
     -------
@@ -99,6 +100,14 @@ def degrade(image: Any, degradation: Iterable[tuple[str, int, int]]) -> np.ndarr
     return degraded
 
 
+@validate_params(
+    {
+        "random_state": ["random_state"],
+        "n_rounds": [Interval(Integral, 0, None, closed="left")],
+        "skip": [Interval(Real, 0, 1, closed="both")],
+    },
+    prefer_skip_nested_validation=True,
+)
 def draw_degradation(random_state: Any = None, *, n_rounds: int = 2, skip: float = 0.5) -> tuple[Step, ...]:
     """Draw a degradation.
 
@@ -108,7 +117,7 @@ def draw_degradation(random_state: Any = None, *, n_rounds: int = 2, skip: float
     Parameters
     ----------
     random_state : int, RandomState instance or None, default=None
-        An integer gives equal degradations; None draws anew. The global generator of NumPy is left alone.
+        An integer gives equal degradations; None draws anew. The global generator of NumPy is not used.
     n_rounds : int, default=2
         Rounds, 0 or more.
     skip : float, default=0.5
@@ -130,8 +139,6 @@ def draw_degradation(random_state: Any = None, *, n_rounds: int = 2, skip: float
     >>> len(draw_degradation(0, n_rounds=1, skip=0))
     3
     """
-    check_scalar(n_rounds, "n_rounds", Integral, min_val=0)
-    check_scalar(skip, "skip", Real, min_val=0, max_val=1)
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     names = list(GROUPS)
     steps = []
@@ -154,12 +161,20 @@ def same_degradation(one: Iterable[tuple[str, int, int]], other: Iterable[tuple[
     Returns
     -------
     bool
-        True when they take the same kinds at the same levels in the same order: with other seeds the noise is another
-        one, but the quality is the same.
+        True when they take the same kinds at the same levels in the same order: other seeds give other noise of the
+        same quality.
     """
     return [step[:2] for step in one] == [step[:2] for step in other]
 
 
+@validate_params(
+    {
+        "random_state": ["random_state"],
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "skip": [Interval(Real, 0, 1, closed="left")],
+    },
+    prefer_skip_nested_validation=True,
+)
 def draw_different(
     random_state: Any = None, *, n_rounds: int = 2, skip: float = 0.5
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
@@ -180,8 +195,6 @@ def draw_different(
     ValueError, TypeError
         If `n_rounds` or `skip` is out of range.
     """
-    check_scalar(n_rounds, "n_rounds", Integral, min_val=1)
-    check_scalar(skip, "skip", Real, min_val=0, max_val=1, include_boundaries="left")
     rng = np.random.RandomState() if random_state is None else check_random_state(random_state)
     one, other = (draw_degradation(rng, n_rounds=n_rounds, skip=skip) for _ in range(2))
     while same_degradation(one, other):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Pictures in scikit-learn's Display pattern: scores against people, and where in an image the quality is lost.
+"""Plots in scikit-learn's Display pattern: scores against MOS, and maps of local quality over an image.
 
 Matplotlib is imported when a display plots, so that the package does without it.
 """
@@ -27,7 +27,7 @@ class AgreementDisplay:
     y_pred : array-like of shape (n_samples,)
         Predicted scores, in any unit and direction.
     name : str, default=None
-        What the legend calls the scores.
+        Name of the scores in the legend.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class AgreementDisplay:
     See Also
     --------
     sklearn_iqa.metrics.fit_logistic : the curve.
-    sklearn_iqa.metrics.srcc, sklearn_iqa.metrics.plcc_logistic : the figures of the legend.
+    sklearn_iqa.metrics.srcc, sklearn_iqa.metrics.plcc_logistic : the metrics of the legend.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class AgreementDisplay:
             Whether to draw the fitted five-parameter curve and to state PLCC after it; otherwise there is no curve,
             and PLCC is that of the scores as they are.
         name : str, default=None
-            What the legend calls the scores; None takes the display's name.
+            Name of the scores in the legend; None takes the display's name.
         scatter_kwargs : dict, default=None
             Keywords for `matplotlib.axes.Axes.scatter`, such as ``c=`` to colour the points by distortion.
         line_kwargs : dict, default=None
@@ -98,13 +98,13 @@ class AgreementDisplay:
             If the inputs differ in length, are not one-dimensional, hold NaN or infinity, or have fewer than 2
             values.
         """
-        figures = f"SRCC = {srcc(self.y_true, self.y_pred):.3f}"
+        metrics = f"SRCC = {srcc(self.y_true, self.y_pred):.3f}"
         if not logistic:
-            figures += f", PLCC = {plcc(self.y_true, self.y_pred):.3f}"
+            metrics += f", PLCC = {plcc(self.y_true, self.y_pred):.3f}"
         name = self.name if name is None else name
-        label = figures if name is None else f"{name} ({figures})"
+        label = metrics if name is None else f"{name} ({metrics})"
 
-        ax = _new_axes("AgreementDisplay") if ax is None else ax
+        ax = new_axes("AgreementDisplay") if ax is None else ax
         self.scatter_ = ax.scatter(
             self.y_pred, self.y_true, **{"s": 18, "alpha": 0.6, "label": label, **(scatter_kwargs or {})}
         )
@@ -134,7 +134,7 @@ class AgreementDisplay:
         scatter_kwargs: dict[str, Any] | None = None,
         line_kwargs: dict[str, Any] | None = None,
     ) -> "AgreementDisplay":
-        """Draw scores that are known already.
+        """Draw given scores.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class AgreementDisplay:
         logistic, ax
             See `plot`.
         name : str, default=None
-            What the legend calls the scores; None takes the estimator's class name.
+            Name of the scores in the legend; None takes the estimator's class name.
         scatter_kwargs, line_kwargs
             See `plot`.
 
@@ -199,18 +199,18 @@ class AgreementDisplay:
 
 
 class QualityMapDisplay:
-    """An image with a semi-transparent map of local quality, or of local distortion, laid over it.
+    """An image under a semi-transparent map of local quality or of local distortion.
 
     Use `from_estimator` to make one. All parameters are stored as attributes.
 
     Parameters
     ----------
     quality_map : array-like of shape (map_height, map_width)
-        One number for each place; stretched over the whole image, whatever its own size.
+        One number for each place; scaled to the size of the image.
     image : image, default=None
-        What lies below: an array, a path, a PIL image or a torch tensor, see `sklearn_iqa._base.images.read_image`.
+        Image under the map: an array, a path, a PIL image or a torch tensor.
     label : str, default="Local quality (higher is better)"
-        What the colour bar says; it must state the direction, as numbers alone do not.
+        Label of the colour bar; it must state the direction, as numbers alone do not.
     name : str, default=None
         Title of the axes.
 
@@ -259,7 +259,7 @@ class QualityMapDisplay:
         cmap : str or matplotlib Colormap, default="viridis"
             Colours of the map, from low to high.
         alpha : float, default=0.6
-            Opacity of the map over the image, from 0 (unseen) to 1 (hides the image). Without an image the map is
+            Opacity of the map over the image, from 0 (invisible) to 1 (opaque). Without an image the map is
             opaque.
 
         Returns
@@ -281,7 +281,7 @@ class QualityMapDisplay:
                 "map of one image."
             )
         image = None if self.image is None else read_image(self.image)
-        ax = _new_axes("QualityMapDisplay") if ax is None else ax
+        ax = new_axes("QualityMapDisplay") if ax is None else ax
         self.image_, extent = None, None
         if image is None:
             alpha = 1.0
@@ -307,7 +307,7 @@ class QualityMapDisplay:
         cmap: Any = "viridis",
         alpha: float = 0.6,
     ) -> "QualityMapDisplay":
-        """Draw where an estimator finds one image good or bad.
+        """Draw the quality map that an estimator gives for one image.
 
         Parameters
         ----------
@@ -318,7 +318,7 @@ class QualityMapDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
         label : str, default=None
-            What the colour bar says; None tells from ``estimator.higher_is_better`` whether the map is one of quality
+            Label of the colour bar; None derives from ``estimator.higher_is_better`` whether the map is one of quality
             or of distortion.
         name : str, default=None
             Title of the axes; None takes the estimator's class name.
@@ -338,7 +338,7 @@ class QualityMapDisplay:
         """
         if not hasattr(estimator, "quality_map"):
             raise TypeError(
-                f"{type(estimator).__name__} has no method quality_map(x), so it cannot say where an image is bad; "
+                f"{type(estimator).__name__} has no method quality_map(x), which the display needs; "
                 "use a method that has one, such as LPIPS."
             )
         if label is None:
@@ -352,7 +352,19 @@ class QualityMapDisplay:
         return cls(estimator.quality_map(x), query, label=label, name=name).plot(ax, cmap=cmap, alpha=alpha)
 
 
-def _new_axes(display):
+def new_axes(display: str) -> Any:
+    """Give the axes of a new figure.
+
+    Parameters
+    ----------
+    display : str
+        Class that needs them, for the error.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

@@ -2,10 +2,10 @@
 """The 25 kinds of distortion of KADID-10k, each in five levels of rising severity [1]_.
 
 `DISTORTIONS` names them in KADID's order and :func:`distort` applies one. The kinds are KADID's; the operations are
-written anew on Pillow, SciPy and scikit-image, so an image made here is not bit for bit one of KADID's.
+reimplemented on Pillow, SciPy and scikit-image, so an image made here is not bit for bit one of KADID's.
 
 The amounts are those of KADID's generator (for JPEG those of Re-IQA [2]_), except where a level of KADID's does nothing
-or turns back, since here a higher level is always worse:
+or is weaker than the one before, since here a higher level is always worse:
 
 - ``gaussian_blur``: standard deviations start at 0.4 px; KADID's 0.1 px changes no 8-bit value.
 - ``color_saturation_2``: factors start at 1.5; KADID's 1 is the identity.
@@ -18,9 +18,9 @@ Where KADID's generator has another operation under the same name:
 - ``denoise`` uses an adaptive Wiener filter on the noise instead of a trained network, with less noise (the amounts of
   ``white_noise``, as Re-IQA has it).
 - ``color_diffusion`` blurs the chroma and does not also multiply it.
-- ``brighten`` and ``darken`` bend the lightness by a power curve instead of a spline.
+- ``brighten`` and ``darken`` map the lightness by a power curve instead of a spline.
 - ``non_eccentricity_patch`` and ``color_block`` have patches of 16 and 32 px in KADID's 512 x 384 images; elsewhere the
-  side follows the square root of the image's area, so that a level covers the same share of every image.
+  side follows the square root of the image's area, so that a level covers the same fraction of every image.
 
 References
 ----------
@@ -31,8 +31,8 @@ References
 
 import io
 import math
-import numbers
 import warnings
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,10 @@ from PIL import Image
 from scipy import ndimage, signal
 from skimage import color, draw, morphology
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, validate_params
 
 from sklearn_iqa._base.images import read_image
+from sklearn_iqa._base.parameters import one_of
 
 __all__ = ["DISTORTIONS", "distort"]
 
@@ -137,11 +139,11 @@ def _denoise(image, variance, rng):
 
 
 def _brighten(image, amount, rng):
-    return _bend_lightness(image, 1 / (1 + amount))
+    return _map_lightness(image, 1 / (1 + amount))
 
 
 def _darken(image, amount, rng):
-    return _bend_lightness(image, 1 + amount)
+    return _map_lightness(image, 1 + amount)
 
 
 def _mean_shift(image, shift, rng):
@@ -209,7 +211,7 @@ def _noise(shape, variance, rng):
     return math.sqrt(variance) * rng.standard_normal(shape).astype(np.float32)
 
 
-def _bend_lightness(image, exponent):
+def _map_lightness(image, exponent):
     lab = color.rgb2lab(image)
     lab[..., 0] = 100 * (lab[..., 0] / 100).clip(0, 1) ** exponent
     return _lab_to_rgb(lab)
@@ -260,32 +262,40 @@ _BANK = {
     "jpeg": (_jpeg, (70, 43, 36, 24, 7)),  # quality
     "white_noise": (_white_noise, (0.001, 0.002, 0.003, 0.005, 0.01)),  # variance
     "white_noise_color_component": (_white_noise_color_component, (0.0001, 0.0005, 0.001, 0.002, 0.003)),  # variance
-    "impulse_noise": (_impulse_noise, (0.001, 0.005, 0.01, 0.02, 0.03)),  # share of the values
+    "impulse_noise": (_impulse_noise, (0.001, 0.005, 0.01, 0.02, 0.03)),  # fraction of the values
     "multiplicative_noise": (_multiplicative_noise, (0.001, 0.005, 0.01, 0.02, 0.05)),  # variance
     "denoise": (_denoise, (0.001, 0.002, 0.003, 0.005, 0.01)),  # variance of the noise before
     "brighten": (_brighten, (0.1, 0.2, 0.4, 0.7, 1.1)),  # lightness to the power 1 / (1 + amount)
     "darken": (_darken, (0.05, 0.1, 0.2, 0.4, 0.8)),  # lightness to the power 1 + amount
-    "mean_shift": (_mean_shift, (0.03, 0.06, 0.09, 0.12, 0.15)),  # share of the range
+    "mean_shift": (_mean_shift, (0.03, 0.06, 0.09, 0.12, 0.15)),  # fraction of the range
     "jitter": (_jitter, (0.05, 0.1, 0.2, 0.5, 1)),  # standard deviation of the displacement, px
     "non_eccentricity_patch": (_non_eccentricity_patch, (20, 40, 60, 80, 100)),  # patches
     "pixelate": (_pixelate, (0.01, 0.05, 0.1, 0.2, 0.5)),  # shrunk to 0.95 - amount ** 0.6
     "quantization": (_quantization, (20, 16, 13, 10, 7)),  # values of each channel
     "color_block": (_color_block, (2, 4, 6, 8, 10)),  # blocks
     "high_sharpen": (_high_sharpen, (1, 2, 3, 6, 12)),  # factor of the detail added to the lightness
-    "contrast_change": (_contrast_change, (0.15, 0.3, 0.45, 0.6, 0.75)),  # share of the contrast lost
+    "contrast_change": (_contrast_change, (0.15, 0.3, 0.45, 0.6, 0.75)),  # fraction of the contrast lost
 }
 
 DISTORTIONS = tuple(_BANK)
 
 
+@validate_params(
+    {
+        "distortion": [one_of(*DISTORTIONS)],
+        "level": [Interval(Integral, 0, 5, closed="both")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
 def distort(image: Any, distortion: str, level: int, *, random_state: Any = None) -> np.ndarray:
     """Apply one kind of distortion at one level of severity.
 
     Parameters
     ----------
     image : array of shape (h, w, 3), (h, w, 1) or (h, w)
-        uint8 in 0..255 or float in [0, 1], RGB; grey is repeated to three channels. Also a path, a PIL image and all
-        else that :func:`~sklearn_iqa._base.images.read_image` takes. Not modified.
+        uint8 in 0..255 or float in [0, 1], RGB; grey is repeated to three channels. Also a path, a PIL image and
+        whatever else is an image in the user guide, "What X and y are". Not modified.
 
     distortion : str
         One of `DISTORTIONS`.
@@ -295,8 +305,8 @@ def distort(image: Any, distortion: str, level: int, *, random_state: Any = None
 
     random_state : int, RandomState instance or None, default=None
         Seeds the noise, the places of the patches and the directions of motion and shift. Equal integers give equal
-        bytes, and share these draws between the levels of one kind. With None every call draws anew. The global
-        generator of NumPy is left alone.
+        bytes, and the same draws at all levels of one kind. With None every call draws anew. The global generator of
+        NumPy is not used.
 
     Returns
     -------
@@ -314,7 +324,7 @@ def distort(image: Any, distortion: str, level: int, *, random_state: Any = None
     Notes
     -----
     The kinds that alter colour alone (``color_diffusion``, ``color_saturation_1``, ``color_saturation_2``) do nothing
-    to a grey image. Lengths are in pixels: distort an image at the size at which it will be looked at.
+    to a grey image. Lengths are in pixels: distort an image at the size at which it will be viewed.
 
     Examples
     --------
@@ -324,10 +334,6 @@ def distort(image: Any, distortion: str, level: int, *, random_state: Any = None
     >>> distort(coffee, "jpeg", 5).shape
     (400, 600, 3)
     """
-    if distortion not in DISTORTIONS:
-        raise ValueError(f"distortion must be one of {', '.join(DISTORTIONS)}; got {distortion!r}.")
-    if not isinstance(level, numbers.Integral) or not 0 <= level <= 5:
-        raise ValueError(f"level must be an integer from 1 (weakest) to 5 (strongest), or 0 for none; got {level!r}.")
     rgb = read_image(image)
     rgb = rgb.copy() if rgb.dtype == np.uint8 else _to_uint8(rgb)
     if level == 0:

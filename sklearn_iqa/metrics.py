@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Agreement of scores with people: rank and linear correlation, error, and scorers for scikit-learn's searches.
 
-The four figures of the field are SRCC (do they rank alike?), KRCC (how many pairs are ordered alike?), PLCC (do they
+The four metrics of the field are SRCC (do they rank alike?), KRCC (how many pairs are ordered alike?), PLCC (do they
 lie on one line?) and RMSE (how far apart, in units of the MOS?). Published PLCC values are mostly computed after a
 monotone logistic curve has mapped the scores to the MOS: that is `plcc_logistic`.
 
@@ -15,6 +15,7 @@ reference image quality assessment algorithms", IEEE Transactions on Image Proce
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import make_scorer, root_mean_squared_error
 from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Options, validate_params
 
 __all__ = [
     "LogisticMapping",
@@ -42,6 +44,7 @@ __all__ = [
 
 # Steepness and centre from which fits start, for scores and MOS of mean 0 and deviation 1.
 _STARTS = [(steepness, centre) for steepness in (0.5, 2.0, 8.0) for centre in (-1.0, 0.0, 1.0)]
+_CURVE_CONSTRAINTS = {"n_parameters": [Options(Integral, {4, 5})]}
 
 
 def srcc(y_true: Any, y_pred: Any) -> float:
@@ -162,6 +165,7 @@ def rmse(y_true: Any, y_pred: Any) -> float:
     return float(root_mean_squared_error(*_checked(y_true, y_pred)))
 
 
+@validate_params(_CURVE_CONSTRAINTS, prefer_skip_nested_validation=True)
 def plcc_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> float:
     """Pearson's linear correlation between MOS and scores after the fitted logistic curve.
 
@@ -189,8 +193,8 @@ def plcc_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> float:
     Notes
     -----
     The curve may fall as well as rise, so the direction of the scores is lost, as usual in the field: a distance and
-    its negative get the same figure, and so does a model that takes bad for good. Judge direction by `srcc`. The curve
-    is fitted to the values that it is judged by, which flatters small samples.
+    its negative get the same value, and so does a model that takes bad for good. `srcc` shows the direction. The curve
+    is fitted to the values that it is evaluated on, which flatters small samples.
     """
     linear = abs(plcc(y_true, y_pred))
     mapping = fit_logistic(y_true, y_pred, n_parameters=n_parameters)
@@ -229,6 +233,7 @@ class LogisticMapping:
         return self.b1 == 0
 
 
+@validate_params(_CURVE_CONSTRAINTS, prefer_skip_nested_validation=True)
 def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> LogisticMapping:
     """Least-squares fit of a logistic curve that maps scores to the MOS.
 
@@ -263,7 +268,7 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
     Notes
     -----
     `scipy.optimize.curve_fit` runs from several starts, on scores and MOS brought to unit deviation; the best curve is
-    kept. The five-parameter form is not forced to be monotone, as in published figures.
+    kept. The five-parameter form is not forced to be monotone, as in published results.
 
     Examples
     --------
@@ -274,8 +279,6 @@ def fit_logistic(y_true: Any, y_pred: Any, *, n_parameters: int = 5) -> Logistic
     >>> fit_logistic(mos, scores, n_parameters=4)(0.6).round(4).item()
     3.0
     """
-    if n_parameters not in (4, 5):
-        raise ValueError(f"The logistic curve has 4 or 5 parameters, got n_parameters={n_parameters!r}.")
     mos, scores = _checked(y_true, y_pred)
     if _is_constant(mos) or _is_constant(scores):
         return _straight_line(mos, scores)
@@ -327,11 +330,12 @@ def _straight_line(mos, scores):
 
 
 def _warn_of_line(reason):
-    warnings.warn(f"{reason}; a straight line is used instead.", ConvergenceWarning, stacklevel=3)
+    # The caller of `fit_logistic`, whose decorator adds a frame.
+    warnings.warn(f"{reason}; a straight line is used instead.", ConvergenceWarning, stacklevel=4)
 
 
 def _checked(y_true, y_pred):
-    """MOS and scores as two float64 arrays of equal length, or the error that says why not."""
+    """Give MOS and scores as two float64 arrays of equal length, or raise."""
     checked = []
     for name, values in (("y_true", y_true), ("y_pred", y_pred)):
         column = column_or_1d(values, dtype=np.float64)
@@ -353,12 +357,12 @@ def _is_constant(values):
     return bool(np.all(values == values[0]))
 
 
-def _undefined(mos, scores, figure):
+def _undefined(mos, scores, metric):
     """Whether a correlation is undefined; warns if so."""
     constant = [name for name, values in (("y_true", mos), ("y_pred", scores)) if _is_constant(values)]
     if constant:
         warnings.warn(
-            f"{figure} is not defined where {' and '.join(constant)} is constant, 0.0 is returned.",
+            f"{metric} is not defined where {' and '.join(constant)} is constant, 0.0 is returned.",
             UndefinedMetricWarning,
             stacklevel=3,
         )
@@ -373,13 +377,13 @@ rmse_scorer = make_scorer(rmse, greater_is_better=False)
 
 
 def quality_scoring() -> dict[str, Callable]:
-    """All figures at once, for ``scoring=`` of `cross_validate` and `GridSearchCV`.
+    """All metrics at once, for ``scoring=`` of `cross_validate` and `GridSearchCV`.
 
     Returns
     -------
     dict of str to scorer
         ``"srcc"``, ``"krcc"``, ``"plcc"``, ``"plcc_logistic"`` and ``"neg_rmse"``; for each, higher is better. A
-        search needs to know which one decides: ``refit="srcc"``.
+        search must name the one that decides: ``refit="srcc"``.
 
     Notes
     -----

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""From the votes of observers to mean opinion scores: screening of observers, and recovery of their biases.
+"""From the votes of observers to mean opinion scores: screening of observers, and estimation of their biases.
 
 Recommendation ITU-R BT.500 rejects observers whose votes lie far from the others' on both sides; ITU-T P.910 and P.913
-keep everybody, and estimate how every observer shifts and scatters the votes.
+keep everybody, and estimate the bias and the inconsistency of every observer.
 
 References
 ----------
@@ -23,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import StrOptions, validate_params
 
 __all__ = ["mos_from_votes", "screen_observers", "votes_table"]
 
@@ -35,7 +36,7 @@ PRIOR_VOTES = 10  # votes that everybody's common inconsistency is worth beside 
 
 
 def votes_table(images: Any, observers: Any, votes: Any) -> Bunch:
-    """Bring votes that stand one below the other into a table.
+    """Arrange a list of votes as a table.
 
     Parameters
     ----------
@@ -139,6 +140,7 @@ def screen_observers(votes: Any) -> np.ndarray:
     return often & (np.abs(above - below) < 0.3 * (above + below))
 
 
+@validate_params({"method": [StrOptions({"mean", "bt500", "p913", "bias"})]}, prefer_skip_nested_validation=True)
 def mos_from_votes(votes: Any, *, method: str = "mean", grades: Any = None) -> Bunch:
     r"""Mean opinion scores (MOS) from a table of votes.
 
@@ -146,7 +148,7 @@ def mos_from_votes(votes: Any, *, method: str = "mean", grades: Any = None) -> B
     ----------
     votes : array-like of shape (n_images, n_observers)
         The votes in any unit, NaN where an observer did not vote; see `votes_table` for votes in a list.
-    method : {"mean", "bt500", "bias"}, default="mean"
+    method : {"mean", "bt500", "p913", "bias"}, default="mean"
         How votes become a score.
 
         - "mean": their mean.
@@ -154,8 +156,8 @@ def mos_from_votes(votes: Any, *, method: str = "mean", grades: Any = None) -> B
         - "p913": maximum likelihood of :math:`u_{ji} = \psi_j + \Delta_i + \upsilon_i \varepsilon`, with the score
           :math:`\psi_j` of image j, the bias :math:`\Delta_i` and the inconsistency :math:`\upsilon_i` of observer i
           (ITU-T P.910, P.913). For complete tables.
-        - "bias": the same model with steadier inconsistencies, see Notes. For tables of any kind, above all incomplete
-          ones, where it matters who happened to vote.
+        - "bias": the same model with inconsistencies shrunk to their mean, see Notes. For tables of any kind,
+          above all incomplete ones, where it matters who happened to vote.
     grades : array-like of shape (n_grades,), default=None
         The grades that observers could give, increasing, for the histogram. None takes all whole numbers from the
         lowest to the highest vote, and makes no histogram if votes are no whole numbers.
@@ -173,7 +175,7 @@ def mos_from_votes(votes: Any, *, method: str = "mean", grades: Any = None) -> B
         n_votes : ndarray of shape (n_images,), int
             How many votes count.
         histogram : ndarray of shape (n_images, n_grades), int, or None
-            How many of these votes gave each grade, as they were given: the y that NIMA learns from.
+            How many of these votes gave each grade, as they were given: the y that NIMA is trained on.
         grades : ndarray of shape (n_grades,) or None
             The grades of the columns of `histogram`.
         rejected : ndarray of shape (n_observers,), bool
@@ -229,8 +231,6 @@ def mos_from_votes(votes: Any, *, method: str = "mean", grades: Any = None) -> B
     array([0, 0, 2, 1, 0])
     """
     votes = _checked(votes)
-    if method not in ("mean", "bt500", "p913", "bias"):
-        raise ValueError(f"method={method!r} is unknown; take 'mean', 'bt500', 'p913' or 'bias'.")
     rejected = screen_observers(votes) if method == "bt500" else np.zeros(votes.shape[1], dtype=bool)
     counted = np.where(rejected, np.nan, votes)
     n_votes = np.isfinite(counted).sum(axis=1)
@@ -320,7 +320,7 @@ def _recovered(votes, variances, tol=1e-8, max_iter=1000):
     if variances is _likeliest and np.median(voted.sum(axis=1)) < MIN_VOTES:
         raise ValueError(
             f"method='p913' needs {MIN_VOTES} votes per image or more, but half of the images have "
-            f"{np.median(voted.sum(axis=1)):g} or fewer, which cannot tell who is consistent; take method='bias'."
+            f"{np.median(voted.sum(axis=1)):g} or fewer, too few to estimate inconsistencies; take method='bias'."
         )
     if votes.shape[1] == 1:  # nobody to differ from
         return votes[:, 0], np.zeros(1), np.full(1, np.nan)
@@ -345,7 +345,7 @@ def _recovered(votes, variances, tol=1e-8, max_iter=1000):
             f"The scores still moved by {np.linalg.norm(mean - before):.1e} after {max_iter} steps, as the votes "
             "connect the observers weakly; take method='mean' if that is too much.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,  # the decorator adds a frame
         )
     alone = (inconsistency <= floor) & (np.median(inconsistency) > floor)
     if alone.any():
@@ -353,7 +353,7 @@ def _recovered(votes, variances, tol=1e-8, max_iter=1000):
             f"Observer {np.argmax(alone)} agrees with the scores to the bit and decides them alone, as happens to "
             "method='p913' with few votes; take method='bias'.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=4,  # the decorator adds a frame
         )
     shift = bias.mean()
     return mean + shift, bias - shift, inconsistency
@@ -379,7 +379,7 @@ def _steadied(residuals, weights):
 
 
 def _check_design(voted):
-    """Refuse votes from which biases cannot be told."""
+    """Refuse votes from which biases cannot be estimated."""
     row, column = np.nonzero(voted)
     n_images, n_observers = voted.shape
     links = coo_array((np.ones(len(row)), (row, n_images + column)), shape=(n_images + n_observers,) * 2)
@@ -387,6 +387,6 @@ def _check_design(voted):
     if n_groups > 1:
         other = np.argmax(group[n_images:] != group[n_images])
         raise ValueError(
-            f"Observers 0 and {other} belong to groups that voted on no common image, so that biases cannot be told "
-            "from quality; take method='mean', or treat the groups apart."
+            f"Observers 0 and {other} belong to groups that voted on no common image, so that biases cannot be "
+            "separated from quality; take method='mean', or treat the groups apart."
         )

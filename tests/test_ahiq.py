@@ -55,7 +55,7 @@ def small():
 
 
 def kit_pairs():
-    """Pairs of the kit, by its own words, in its order."""
+    """Pairs of the kit as it describes them, in its order."""
     pairs = []
     for number, image in enumerate(kits.images(0)):
         reference = image[20:244, 100:324]
@@ -123,7 +123,7 @@ def test_scores_are_the_official_ones(recorded):
     kits.assert_parity("ahiq", "output", recorded["score"], KIT["output"], **TOLERANCE)
 
 
-STAGES = {  # the kit's words -> part, 0 for the reference and 1 for the query, channels
+STAGES = {  # name in the kit -> part, 0 for the reference and 1 for the query, channels
     "vit feature query (5 blocks concatenated, B C H W)": ("context", 1, slice(None)),
     "vit block 0 slice [0:768]": ("context", 1, slice(0, 768)),
     "vit block 4 slice [3072:3840]": ("context", 1, slice(3072, 3840)),
@@ -202,7 +202,7 @@ def test_deformable_convolution_follows_its_offsets():
     torch.testing.assert_close(moved[:, :, :-2], still[:, :, 1:-1])
 
 
-def test_both_images_are_looked_at_where_the_reference_says(small, monkeypatch):
+def test_the_reference_gives_the_offsets_of_both_images(small, monkeypatch):
     query, reference = small._pixels(pair(SIDE, SIDE))[:, None]
     seen = []
     forward = small.network_.deform_net.deform.forward
@@ -226,7 +226,7 @@ def test_scores_are_not_symmetric_and_identity_is_not_special(small):
     assert abs(same[0] / same[1] - 1) > 1e-4  # the features of the reference enter beside the difference
 
 
-def test_nothing_behind_the_last_taps_is_kept(small):
+def test_nothing_behind_the_last_layers_is_kept(small):
     assert len(small.network_.vit.blocks) == 1 + max(SMALL["vit_layers"])
     kept = {".".join(name.split(".")[:3]) for name in small.network_.cnn.state_dict() if name.startswith("blocks")}
     assert kept == {"blocks.0.0", "blocks.1.0"}
@@ -241,7 +241,7 @@ def test_nothing_behind_the_last_taps_is_kept(small):
         ("test_resnet", ("conv1",)),
     ],
 )
-def test_what_is_taken_away_changes_no_tap(backbone, layers):
+def test_truncation_changes_no_layer(backbone, layers):
     torch.manual_seed(0)
     backbone, images = timm_backbones.build_backbone(backbone, num_classes=0).eval(), torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
@@ -328,7 +328,7 @@ def test_map_lies_over_the_image(small, monkeypatch):
 
 
 def test_map_averages_overlapping_crops_by_weight(small, monkeypatch):
-    # 160 x 192: three crops, at columns 0, 16 and 32. The first says 1 with weight 1, the others 4 with weight 2.
+    # 160 x 192: three crops, at columns 0, 16 and 32. The first scores 1 with weight 1, the others 4 with weight 2.
     answers = iter([(1.0, 1.0), (4.0, 2.0), (4.0, 2.0)])
     full = torch.full
     monkeypatch.setattr(
@@ -493,20 +493,25 @@ def test_published_weights_insist_on_their_backbones():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
         ({"vit": "test_resnet"}, "vit='test_resnet' is no plain vision transformer"),
         ({"vit_layers": (2, 1)}, r"vit_layers=\[2, 1\] must ascend within 0..5"),
         ({"vit_layers": (1, 6)}, r"vit_layers=\[1, 6\] must ascend within 0..5"),
-        ({"vit_layers": ()}, r"vit_layers=\[\] must ascend"),
-        ({"cnn_layers": ()}, r"\(none\) give nothing for crops of 160 x 160 pixels; take one or more"),
+        ({"vit_layers": ()}, r"'vit_layers' parameter of AHIQ must be a sequence of 1 or more members, each an int"),
+        ({"vit_layers": (-1, 0)}, r"'vit_layers' parameter of AHIQ .* in the range \[0, inf\)"),
+        (
+            {"cnn_layers": ()},
+            "'cnn_layers' parameter of AHIQ must be a sequence of 1 or more members, each an instance of 'str'",
+        ),
+        ({"cnn_layers": "blocks.1.0"}, "'cnn_layers' parameter of AHIQ must be a sequence"),
         ({"cnn_layers": ("blocks.0.0", "blocks.1.0")}, r"\(8, 40, 40\), \(16, 20, 20\).*have one size"),
         ({"cnn_layers": ("layer1",)}, "has no layer 'layer1'"),
         ({"cnn_layers": ("blocks.2.0",)}, r"cnn_layers=\['blocks.2.0'\] give 10 rows, but a crop has 10 of patches"),
-        ({"embed_dim": 0}, "embed_dim == 0, must be >= 1"),
-        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
+        ({"embed_dim": 0}, r"'embed_dim' parameter of AHIQ must be an int in the range \[1, inf\)"),
+        ({"crops": "centre"}, "'crops' parameter of AHIQ must be a str among .*'grid'"),
     ],
 )
-def test_parameters_that_do_not_go_together(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_unusable_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
         AHIQ(**{**SMALL, **parameters}).initialize()

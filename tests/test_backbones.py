@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""timm's networks as parts: built by name, loaded strictly from where they are said to be, tapped without a trace."""
+"""timm's networks as parts: built by name, loaded strictly, their layers' outputs taken without a trace."""
 
 import hashlib
 
@@ -96,7 +96,6 @@ def test_a_file_of_another_network_is_refused_and_nothing_changes(tmp_path, monk
     ("chosen", "kind", "parts"),
     [
         ("imagnet", FileNotFoundError, ("'imagnet' is no file", "'imagenet'", "'bundled'")),
-        (5, TypeError, ("int", "'imagenet'")),
         ("bundled", ValueError, ("'bundled' exists for tf_efficientnet_lite0, not for test_resnet",)),
     ],
 )
@@ -150,7 +149,7 @@ def test_imagenet_for_a_network_that_nobody_published(monkeypatch):
 
 @needs_wheel
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 0}], ids=["whole", "without head"])
-def test_wheel_weights_load(kwargs):
+def test_bundled_weights_load(kwargs):
     published = torch.load(pretrained.fetch(LITE0_WHEEL), weights_only=True)
     backbone = build(LITE0, **kwargs)
     timm_backbones.load_backbone(backbone, LITE0, "bundled")
@@ -159,7 +158,7 @@ def test_wheel_weights_load(kwargs):
 
 
 @needs_wheel
-def test_wheel_weights_see_a_cat():
+def test_bundled_weights_classify_a_cat():
     backbone = build(LITE0)
     timm_backbones.load_backbone(backbone, LITE0, "bundled")
     config = timm_backbones.input_config(LITE0)
@@ -172,7 +171,7 @@ def test_wheel_weights_see_a_cat():
 
 
 @needs_wheel
-def test_the_id_of_the_wheel_is_its_content():
+def test_the_id_of_bundled_weights_is_their_content():
     content = pretrained.fetch(LITE0_WHEEL).read_bytes()
     assert timm_backbones.pretraining_id(LITE0, "bundled") == hashlib.sha256(content).hexdigest()
 
@@ -194,7 +193,7 @@ def test_the_id_of_timms_weights_names_them():
     assert timm_backbones.pretraining_id("resnet18", None) is None
 
 
-# Taps -----------------------------------------------------------------------------------------------------------------
+# Layers ---------------------------------------------------------------------------------------------------------------
 
 
 def forward_resnet(m, x):
@@ -232,7 +231,7 @@ def forward_efficientnet(m, x):
         ("test_efficientnet", 64, forward_efficientnet),
     ],
 )
-def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
+def test_layer_outputs_are_those_of_a_hand_written_forward(name, side, forward):
     backbone, images = build(name), torch.rand(2, 3, side, side)
     with torch.inference_mode():
         expected = forward(backbone, images)
@@ -243,7 +242,7 @@ def test_tap_gives_what_a_hand_written_forward_gives(name, side, forward):
                 torch.testing.assert_close(output, expected[layer], rtol=0, atol=0, msg=layer)
 
 
-def test_tap_lets_gradients_through():
+def test_layer_outputs_let_gradients_through():
     images = torch.rand(1, 3, 32, 32, requires_grad=True)
     output = timm_backbones.layer_outputs(build("test_resnet"), ["layer2"], images)[0]
     output.sum().backward()
@@ -254,7 +253,7 @@ def hooks_of(backbone):
     return sum(len(module._forward_hooks) for module in backbone.modules())
 
 
-def test_tap_leaves_no_hook_behind():
+def test_layer_outputs_leave_no_hook_behind():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
     timm_backbones.layer_outputs(backbone, ["layer1", "layer2"], images)
     assert hooks_of(backbone) == 0
@@ -266,7 +265,7 @@ def test_tap_leaves_no_hook_behind():
     assert hooks_of(backbone) == 0
 
 
-def test_tap_refuses_layers_that_give_no_features():
+def test_layers_that_give_no_features_are_refused():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
     with one_sentence(ValueError, "does not come through fc", "layer4"):
         timm_backbones.layer_outputs(backbone, ["layer1", "fc"], images)
@@ -282,6 +281,6 @@ def test_tap_refuses_layers_that_give_no_features():
     assert hooks_of(backbone) == 0
 
 
-def test_wheels_are_named_by_architecture():
+def test_bundled_weights_are_named_by_architecture():
     assert all(timm.is_model(name) for name in timm_backbones.BUNDLED)
     assert np.isfinite(timm_backbones.input_config(LITE0)["mean"]).all()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command line: what goes to standard output, what becomes a row, what one line, and which exit status."""
+"""The command line: standard output, rows with errors, errors of one line, exit statuses."""
 
 import csv
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +20,9 @@ from PIL import Image
 import sklearn_iqa
 from sklearn_iqa._weights import pretrained
 from sklearn_iqa.cli import commands, files
+from sklearn_iqa.datasets import load_photographs
 
-DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (Path(__file__).parents[1] / "docs" / "cli.rst").read_text(encoding="utf-8")
 needs_lite0 = pytest.mark.usefixtures("lite0_wheel")
 
 
@@ -81,7 +84,7 @@ def test_list_runs_as_a_module_silently_and_without_matplotlib(tmp_path):
     assert any(line.startswith("default: ") for line in lines[end:])
 
 
-def test_list_tells_the_facts_of_every_method():
+def test_list_states_the_facts_of_every_method():
     rows = {row["name"]: row for row in map(json.loads, run("list", "--output", "json").stdout.splitlines())}
     # 0 for equal images and no upper bound: Zhang et al. 2018, section 3
     assert rows["LPIPS"] | {"cached": None} == {
@@ -100,7 +103,7 @@ def test_list_tells_the_facts_of_every_method():
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_list_marks_what_cached(monkeypatch, cached):
+def test_list_marks_cached_weights(monkeypatch, cached):
     monkeypatch.setattr(pretrained, "is_cached", lambda file: cached)
     assert ("alex-bapps*" in run("list").stdout) is cached
     rows = {row["name"]: row for row in table(run("list", "--output", "csv"))}
@@ -191,7 +194,7 @@ def test_references_in_order(folders):
 
 
 @pytest.mark.usefixtures("st_lpips_wheel")
-def test_quiet_says_nothing(folders):
+def test_quiet_writes_no_message(folders):
     a = folders / "clean" / "a.png"
     result = run("score", "stlpips", a, "none.png", "--reference", a, "-q")
     assert (result.exit_code, result.stderr) == (3, "")
@@ -331,7 +334,7 @@ def test_weights_are_chosen_or_asked_for(folders, monkeypatch):
     assert "no published weights" in one_line(run("score", "stlpips", a, "--reference", a), status=1)
     monkeypatch.undo()
     monkeypatch.setattr(pretrained, "is_cached", lambda file: True)
-    # LPIPS() is version 0.1, although the older weights stand first
+    # LPIPS() is version 0.1, although the older weights come first
     assert commands._cached_weights(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
     assert commands._cached_weights(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
 
@@ -427,10 +430,49 @@ def test_version():
     assert run("--version").stdout == f"sklearn-iqa, version {sklearn_iqa.__version__}\n"
 
 
+def documented():
+    """Commands of the page with the lines that they print there."""
+    blocks = re.findall(r"code-block:: console\n\n((?:    .*\n|\n)+)", PAGE)
+    printed = [part.split("\n", 1) for block in blocks for part in re.split(r"^    \$ ", block, flags=re.M)[1:]]
+    return {command: [line[4:] for line in lines.rstrip().split("\n")] for command, lines in printed}
+
+
+def numbers_apart(lines):
+    """Lines with "#" for each number with a fraction, and these numbers."""
+    text = "\n".join(lines)
+    return re.sub(r"\d+\.\d+", "#", text), [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+def test_page_shows_lines_of_the_list(monkeypatch):
+    bundled = [file for entry in sklearn_iqa.STLPIPS.published for file in entry.files]
+    monkeypatch.setattr(pretrained, "is_cached", lambda file: file in bundled)
+    assert set(documented()["sklearn-iqa list"]) - {"..."} <= set(run("list").stdout.split("\n"))
+
+
+@pytest.mark.usefixtures("st_lpips_wheel", "lite0_wheel")
+@pytest.mark.parametrize("command", [command for command in documented() if " score " in command])
+def test_page_shows_what_score_prints(command, tmp_path, monkeypatch):
+    photographs = load_photographs()
+    for name in ("chelsea", "coffee", "rocket"):
+        picture = Image.fromarray(photographs.images[photographs.names.index(name)])
+        for path, options in ((f"photos/{name}.png", {}), (f"jpeg/{name}.jpg", {"quality": 10})):
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            picture.save(tmp_path / path, **options)
+    picture.save(tmp_path / "jpeg/cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    result = run(*shlex.split(command)[1:])
+    # Where the terminal mixes both streams, the name of the weights comes first and the number of errors last.
+    before, after = result.stderr.splitlines()[:1], result.stderr.splitlines()[1:]
+    text, numbers = numbers_apart([*before, *result.stdout.splitlines(), *after])
+    shown, shown_numbers = numbers_apart(documented()[command])
+    assert text == shown
+    # float32 rounding through some forty layers: 2^-23 = 1.2e-7 a step
+    assert numbers == pytest.approx(shown_numbers, rel=1e-5)
+
+
 def test_every_option_is_documented():
-    page = (DOCS / "cli.rst").read_text(encoding="utf-8")
     context = click.Context(commands.main)
     for name in commands.main.list_commands(context):
         for parameter in commands.main.get_command(context, name).params:
             if isinstance(parameter, click.Option):
-                assert f"``{parameter.opts[-1]}" in page, (name, parameter.opts)
+                assert f"``{parameter.opts[-1]}" in PAGE, (name, parameter.opts)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What every public estimator promises (design: "The estimator's promises"), and scikit-learn's own checks.
 
-A new estimator adds one entry to `TINY`; everything below then runs for it.
+A new estimator says in `_test_params` how it is fitted in a moment; everything below then runs for it.
 """
 
 import copy
@@ -33,93 +33,17 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, estimator_html_repr, get_tags
+from sklearn.utils._param_validation import Interval, InvalidParameterError, make_constraint
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import has_fit_parameter
 from sklearn_adaptor import TableRegressor, TableTransformer
 
 import sklearn_iqa
 from sklearn_iqa._base import training
+from sklearn_iqa._base.parameters import SequenceOf
 from sklearn_iqa.metrics import srcc
 
 FOLDER = Path(__file__).parent
-UNTRAINED = {"backbone_weights": None, "max_epochs": 1, "batch_size": 4}
-# Settings under which a fit takes a fraction of a second on one core: small backbones from random numbers, small crops.
-TINY = {
-    "AHIQ": {
-        **{"vit": "test_vit", "vit_layers": (0, 1), "cnn": "mobilenetv3_small_050", "cnn_layers": ("blocks.1.0",)},
-        **{"embed_dim": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
-    },
-    "IQT": {
-        **{"backbone": "test_resnet", "layers": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_heads": 2},
-        **{"dim_mlp": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
-    },
-    "DBCNN": {"backbone": "test_resnet", "crop_size": 32, "scnn_epochs": 0, "head_epochs": 1, "lr": 1e-3, **UNTRAINED},
-    "CVRKDIQA": {
-        **{"backbone": "test_resnet", "n_crops": 1, "crop_size": 32, "embed_dim": 16, "depth": 1, "teacher_epochs": 1},
-        **{"lr": 1e-3, **UNTRAINED},
-    },
-    "CLIPIQA": {"backbone": str(FOLDER / "clip_tiny_resnet.json"), "n_context": 2, "lr": 1.0, **UNTRAINED},
-    "ContentDiverseIQA": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
-    "DRIQA": {"backbone": "test_resnet", "head_width": 16, "image_size": 35, "lr": 1e-2, **UNTRAINED},
-    "GraphIQA": {
-        **{"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "pretrain_steps": 1, "lr": 1e-3},
-        **UNTRAINED,
-    },
-    "DEIQT": {"backbone": "test_vit", "n_crops": 2, "warmup_epochs": 1, "lr_step": 2, "lr": 1e-3, **UNTRAINED},
-    "HyperIQA": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
-    "KonIQPlusPlus": {"backbone": "test_resnet", "image_size": (32, 64), "lr_step": 2, "lr": 1e-3, **UNTRAINED},
-    "GIQA": {
-        **{"n_thresholds": 2, "input_size": 32, "n_channels": 2, "lr": 1e-2, "max_epochs": 1, "batch_size": 4},
-    },
-    "GMMGIQA": {
-        "backbone": "test_resnet",
-        "backbone_weights": None,
-        "n_components": 1,
-        "pca": 2,
-        "reference_fraction": 0.5,
-    },
-    "KNNGIQA": {"backbone": "test_resnet", "backbone_weights": None, "pca": 2, "reference_fraction": 0.5},
-    "JSPL": {
-        **{"backbone": "test_resnet", "layers": ("layer2.0",), "crop_size": 32, "embed_dim": 8, "n_directions": 8},
-        **{"window_size": 2, "head_width": 8, "n_crops": 2, "lr": 1e-3, **UNTRAINED},
-    },
-    "LIQE": {
-        **{"backbone": str(FOLDER / "clip_tiny_vit.json"), "scenes": ("indoor", "others"), "lr": 1e-3},
-        **{"distortions": ("blur", "other"), **UNTRAINED},
-    },
-    "LPIPS": {"net": "squeeze", "crop_size": 32, "lr": 1e-3, **UNTRAINED},
-    "MANIQA": {
-        **{"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 2},
-        **UNTRAINED,
-    },
-    "MUSIQ": {
-        **{"longer_sides": (32,), "max_patches": 4, "embed_dim": 8, "depth": 1, "n_heads": 2, "dim_mlp": 8, "lr": 1e-3},
-        **UNTRAINED,
-    },
-    "MetaIQA": {"backbone": "test_resnet", "image_size": 32, "meta_epochs": 0, "lr": 1e-3, **UNTRAINED},
-    "NIMA": {"backbone": "test_resnet", "image_size": 40, "lr": 1e-3, **UNTRAINED},
-    "QPT": {"backbone": "test_resnet", "crop_size": 32, "n_crops": 2, "queue_size": 16, "lr": 0.1, **UNTRAINED},
-    "ReIQA": {
-        **{"backbone": "test_resnet", "patch_size": 16, "n_distorted": 1, "queue_size": 16, "n_groups": 1},
-        **UNTRAINED,
-    },
-    "SRIF": {"weighting": "uncertainty"},
-    "OpenCLIPFeatures": {"backbone": str(FOLDER / "clip_tiny_vit.json"), "backbone_weights": None, "batch_size": 4},
-    "STLPIPS": {"net": "alex", "crop_size": 32, "lr": 1e-3, "max_epochs": 1, "batch_size": 4},
-    "TimmFeatures": {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4},
-    "UNIQUE": {"backbone": "test_resnet", "crop_size": 32, "warmup_epochs": 1, "lr": 1e-3, **UNTRAINED},
-}
-
-# Height and width of the images: not square, so that exchanged axes show; larger where the network has a fixed size.
-SIZES = {
-    "SRIF": (200, 208),
-    "AHIQ": (160, 168),
-    "DEIQT": (160, 168),
-    "KonIQPlusPlus": (32, 64),
-    "MANIQA": (160, 168),
-    "OpenCLIPFeatures": (32, 48),
-    "ReIQA": (72, 80),
-}
 MOS = np.array([4.5, 3.9, 3.1, 2.6, 1.8, 1.2])
 
 
@@ -129,7 +53,13 @@ def _is_estimator(name):
 
 
 ESTIMATORS = sorted(name for name in sklearn_iqa.__all__ if _is_estimator(name))
-LISTED = [name for name in ESTIMATORS if name in TINY]  # a missing entry is one failure, not a hundred
+# Settings under which a fit takes a moment; configurations of small CLIPs stand beside the tests.
+TINY = {
+    name: {key: str(FOLDER / value) if str(value).endswith(".json") else value for key, value in params.items()}
+    for name in ESTIMATORS
+    if (params := getattr(sklearn_iqa, name)._test_params)
+}
+LISTED = list(TINY)  # without settings: one failure, not a hundred
 REGRESSORS = [name for name in LISTED if is_regressor(getattr(sklearn_iqa, name)())]
 TRANSFORMERS = [name for name in LISTED if name not in REGRESSORS]
 
@@ -167,7 +97,7 @@ def compares(name):
 
 
 def size(name):
-    return SIZES.get(name, (40, 48))
+    return getattr(sklearn_iqa, name)._test_size
 
 
 @functools.cache
@@ -268,8 +198,7 @@ def expected_failures(estimator):
 
 @parametrize_with_checks(
     [adapted(name) for name in FULLY_CHECKED if name in LISTED],
-    expected_failed_checks=expected_failures,
-    xfail_strict=True,
+    expected_failed_checks=expected_failures,  # strict by the setting of pytest
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
@@ -300,7 +229,34 @@ def test_scikit_learn_checks_without_table(name, check):
 
 
 def test_every_public_estimator_is_tested():
-    assert sorted(TINY) == ESTIMATORS
+    assert LISTED == ESTIMATORS
+
+
+@every_estimator
+def test_every_parameter_is_checked_by_type_and_value(name):
+    # scikit-learn's own check: a constraint for each parameter, and its sentence for a wrong type and a wrong value.
+    estimator_checks.check_param_validation(name, tiny(name))
+
+
+@every_estimator
+def test_wrong_parameters_are_refused_before_the_network_is_built(name):
+    estimator = tiny(name)
+    for parameter, constraints in type(estimator)._parameter_constraints.items():
+        wrong: list = []
+        if "boolean" in constraints:
+            wrong += ["False", "no", 2]
+        if any(isinstance(one, SequenceOf) for one in constraints):
+            wrong += [0.5, "64", []]
+        if any(isinstance(one, Interval) for one in constraints):
+            wrong += ["64"]
+        for value in wrong:
+            if any(make_constraint(one).is_satisfied_by(value) for one in constraints):
+                continue  # an empty sequence may be allowed, or a text beside a number
+            refused = clone(estimator).set_params(**{parameter: value})
+            sentence = rf"'{parameter}' parameter of {name} must be .*Got {re.escape(repr(value))}"
+            with pytest.raises(InvalidParameterError, match=sentence):
+                refused.fit(rows(name), MOS)
+            assert not hasattr(refused, "network_")
 
 
 @every_estimator
@@ -1021,7 +977,10 @@ def _in_search(name):
     """Give an estimator with a score, the grid of two candidates, and how its steps are called."""
     if name in REGRESSORS:
         grids = ({"lr": [1e-4, 1e-3]}, {"weighting": ["equal", "df"]})
-        return tiny(name), next((grid for grid in grids if set(grid) <= set(TINY[name])), {"batch_size": [2, 4]})
+        return tiny(name), next(
+            (grid for grid in grids if set(grid) <= set(TINY[name])),
+            {"batch_size": [2, 4]},
+        )
     return Pipeline([("features", tiny(name)), ("ridge", Ridge())]), {"ridge__alpha": [0.1, 1.0]}
 
 
@@ -1099,19 +1058,20 @@ def test_representations_name_the_class_and_link_to_its_page(name):
     assert page in estimator_html_repr(fitted(name))
 
 
-# scikit-learn 1.9 has callbacks; before, `set_callbacks` does not exist.
-callback = pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9 has no callbacks")
+@pytest.fixture
+def callback():
+    return pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9 has no callbacks")
 
 
-def _monitored(name, n_epochs):
+def _monitored(callback, name, n_epochs):
     estimator = tiny(name, max_epochs=n_epochs)
     monitor = callback.ScoringMonitor(scoring="neg_mean_squared_error")
     return estimator.set_callbacks(monitor), monitor
 
 
 @pytest.mark.parametrize("name", _with("max_epochs", among=REGRESSORS))
-def test_scoring_monitor_sees_every_epoch(name):
-    estimator, monitor = _monitored(name, 3)
+def test_scoring_monitor_sees_every_epoch(name, callback):
+    estimator, monitor = _monitored(callback, name, 3)
     estimator.fit(rows(name), MOS)
     epochs = [entry for entry in monitor.get_logs().data if entry["task_name"] == "epoch"]
     assert len(epochs) == 3
@@ -1123,8 +1083,8 @@ def test_scoring_monitor_sees_every_epoch(name):
 
 
 @pytest.mark.parametrize("name", _with("max_epochs", among=REGRESSORS))
-def test_callbacks_pass_through_a_search(name, capfd):
-    estimator, monitor = _monitored(name, 2)
+def test_callbacks_pass_through_a_search(name, callback, capfd):
+    estimator, monitor = _monitored(callback, name, 2)
     search = GridSearchCV(estimator, {"batch_size": [2, 3]}, cv=2, error_score="raise", scoring="r2")
     search.set_callbacks(callback.ProgressBar(max_propagation_depth=4))
     search.fit(rows(name), MOS)
@@ -1133,16 +1093,16 @@ def test_callbacks_pass_through_a_search(name, capfd):
     assert name in capfd.readouterr().out
 
 
-def test_callbacks_pass_through_a_search_in_two_processes():
+def test_callbacks_pass_through_a_search_in_two_processes(callback):
     name = REGRESSORS[0]
-    estimator, monitor = _monitored(name, 2)
+    estimator, monitor = _monitored(callback, name, 2)
     GridSearchCV(estimator, {"batch_size": [2, 3]}, cv=2, n_jobs=2, error_score="raise").fit(rows(name), MOS)
     epochs = [entry for entry in monitor.get_logs().data if entry["task_name"] == "epoch"]
     assert len(epochs) == (2 * 2 + 1) * 2
 
 
 @every_trained
-def test_progress_bar_shows_epochs(name, capfd):
+def test_progress_bar_shows_epochs(name, capfd, callback):
     tiny(name, max_epochs=2).set_callbacks(callback.ProgressBar(max_propagation_depth=4)).fit(rows(name), MOS)
     assert name in capfd.readouterr().out
 

@@ -51,7 +51,7 @@ def pairs():
 
 
 def distorted(image):
-    """As the kit says: mean of four shifted copies, and noise of deviation 12."""
+    """As in the kit: mean of four shifted copies, and noise of deviation 12."""
     shifted = [np.roll(image.astype(np.float64), shift, axis=(0, 1)) for shift in ((0, 0), (1, 0), (0, 1), (1, 1))]
     noise = np.random.default_rng([11, 0]).normal(0, 12, image.shape)
     return np.clip(np.rint(np.mean(shifted, axis=0) + noise), 0, 255).astype(np.uint8)
@@ -247,7 +247,7 @@ def test_other_references_have_another_content():
     assert other_content(torch.tensor([4, 4])).tolist() == [0, 1]  # no other content: the own reference
 
 
-def test_content_is_told_by_the_pixels_of_the_reference(small, pairs):
+def test_content_is_identified_by_the_pixels_of_the_reference(small, pairs):
     contents = [small._train_view(pair)["content"] for pair in pairs]
     assert contents[0] == contents[1]
     assert len(set(contents)) == 3
@@ -338,29 +338,30 @@ def test_it_learns_to_judge_beside_other_content():
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_fit_wants_originals_of_the_size_of_the_query(pairs):
+def test_fit_needs_originals_of_the_size_of_the_query(pairs):
     X = [*pairs[:3], (picture(40, 48), picture(40, 50))]
     with pytest.raises(ValueError, match=r"Row 3 of X .*query 40 x 48, reference 40 x 50.*fit of CVRKDIQA.*resize"):
         CVRKDIQA(**SMALL).fit(X, np.arange(4.0))
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
-        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
+        ({"crops": "centre"}, "'crops' parameter of CVRKDIQA must be a str among .*'grid'"),
+        ({"distilled_blocks": ()}, "'distilled_blocks' parameter of CVRKDIQA must be a sequence of 1 or more members"),
         ({"distilled_blocks": (0, 2)}, r"distilled_blocks=\[0, 2\] must ascend within 0..1"),
         ({"distilled_blocks": (1, 0)}, r"distilled_blocks=\[1, 0\] must ascend"),
-        ({"crop_size": 0}, "crop_size == 0"),
-        ({"depth": 0}, "depth == 0"),
-        ({"teacher_epochs": 0}, "teacher_epochs == 0"),
-        ({"teacher_lr": 0.0}, "teacher_lr == 0"),
-        ({"n_crops": 0}, "n_crops == 0"),
+        ({"crop_size": 0}, r"'crop_size' parameter of CVRKDIQA must be an int in the range \[1, inf\)"),
+        ({"depth": 0}, r"'depth' parameter of CVRKDIQA must be an int in the range \[1, inf\)"),
+        ({"teacher_epochs": 0}, r"'teacher_epochs' parameter of CVRKDIQA must be an int in the range \[1, inf\)"),
+        ({"teacher_lr": 0.0}, r"'teacher_lr' parameter of CVRKDIQA must be a float in the range \(0.0, inf\)"),
+        ({"n_crops": 0}, r"'n_crops' parameter of CVRKDIQA must be an int in the range \[1, inf\)"),
         ({"backbone": "test_vit"}, "backbone='test_vit' needs crop_size=160"),
         ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
     ],
 )
-def test_unusable_parameters_are_named(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_unusable_parameters_are_named(parameters, message):
+    with pytest.raises(ValueError, match=message):
         CVRKDIQA(**{**SMALL, **parameters}).initialize()
 
 

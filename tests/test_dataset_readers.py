@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Readers of public sets, on small folders in the layout in which each set is published, and on real files at hand."""
+"""Readers of public sets, on small folders in the layout in which each set is published, and on real files."""
 
 import csv
 import os
@@ -65,7 +65,7 @@ def write_sheet(path, title, rows):
 # Small folders, each as its authors publish it ------------------------------------------------------------------------
 
 
-def cells(names):
+def cell_array(names):
     """As MATLAB's cell arrays of strings are written."""
     array = np.empty((1, len(names)), dtype=object)
     array[0] = names
@@ -82,7 +82,7 @@ def live(root):
     originals = np.where(row % 2, "bikes.bmp", "sailing1.bmp")
     undistorted = (row % 10 == 9).astype(np.uint8)  # 98 rows
     savemat(root / "dmos.mat", {"dmos": (row / 10)[None], "orgs": undistorted[None]})
-    savemat(root / "refnames_all.mat", {"refnames_all": cells(originals.tolist())})
+    savemat(root / "refnames_all.mat", {"refnames_all": cell_array(originals.tolist())})
     realigned = {"dmos_new": (row / 20)[None], "dmos_std": (row / 100 + 1)[None], "orgs": undistorted[None]}
     savemat(root / "dmos_realigned.mat", realigned)
 
@@ -130,7 +130,7 @@ def clive(root):
     names = [f"t{n}.bmp" for n in range(1, 8)] + ["3.bmp", "5.bmp", "12.JPG"]
     values = np.arange(10.0)[None]
     (root / "Data").mkdir()
-    savemat(root / "Data/AllImages_release.mat", {"AllImages_release": cells(names).T})
+    savemat(root / "Data/AllImages_release.mat", {"AllImages_release": cell_array(names).T})
     savemat(root / "Data/AllMOS_release.mat", {"AllMOS_release": 10 * values})
     savemat(root / "Data/AllStdDev_release.mat", {"AllStdDev_release": 15 + values})
     touch(root, *(f"Images/trainingImages/{name}" for name in names[:7]), *(f"Images/{name}" for name in names[7:]))
@@ -321,7 +321,7 @@ def test_missing_label_file_is_named(reader, tmp_path):
 
 
 @every_reader
-def test_wrong_folder_is_told_from_the_first_missing_file(reader, tmp_path):
+def test_wrong_folder_is_reported_by_its_first_missing_file(reader, tmp_path):
     with one_sentence(FileNotFoundError, str(tmp_path), "is missing", SETS[reader][-1]):
         reader(tmp_path)
     with one_sentence(FileNotFoundError, f"there is no folder {tmp_path / 'nowhere'}", SETS[reader][-1]):
@@ -393,7 +393,7 @@ def test_every_folder_is_listed_once(tmp_path, monkeypatch):
         (agiqa3k, read_agiqa3k, "data.csv", ",2.5,0.6", ",,0.6", ("row 2", "''")),
     ],
 )
-def test_labels_not_as_published_are_told(make, reader, file, old, new, parts, tmp_path):
+def test_labels_not_as_published_are_reported(make, reader, file, old, new, parts, tmp_path):
     path = made(make, tmp_path) / file
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -402,9 +402,9 @@ def test_labels_not_as_published_are_told(make, reader, file, old, new, parts, t
         reader(tmp_path)
 
 
-def test_matlab_files_not_as_published_are_told(tmp_path):
+def test_matlab_files_not_as_published_are_reported(tmp_path):
     made(live, tmp_path)
-    savemat(tmp_path / "refnames_all.mat", {"refnames_all": cells(["bikes.bmp"] * 3)})
+    savemat(tmp_path / "refnames_all.mat", {"refnames_all": cell_array(["bikes.bmp"] * 3)})
     with one_sentence(ValueError, "982 entries each, got 982, 982, 3"):
         read_live(tmp_path)
     savemat(tmp_path / "dmos.mat", {"dmos_new": np.zeros((1, 982))})
@@ -412,7 +412,7 @@ def test_matlab_files_not_as_published_are_told(tmp_path):
         read_live(tmp_path)
 
 
-def test_sheets_not_as_published_are_told(tmp_path):
+def test_sheets_not_as_published_are_reported(tmp_path):
     made(csiq, tmp_path)
     head = ["image", "dst_type", "dst_lev", "dmos_std", "dmos"]
     write_sheet(tmp_path / "csiq.DMOS.xlsx", "other", [head])
@@ -511,8 +511,8 @@ def test_kadid10k_states_deviations_not_variances():
     # Ratings are whole, so 30 of them with the mean m have at least the deviation of a mixture of floor(m) and its
     # successor; for the rows below, read from the published file, it is met exactly: var is no variance.
     for mean, stated in ((35 / 30, 0.373), (48 / 30, 0.490), (40 / 30, 0.471)):
-        share = mean - np.floor(mean)
-        assert round(float(np.sqrt(share * (1 - share))), 3) == stated
+        fraction = mean - np.floor(mean)
+        assert round(float(np.sqrt(fraction * (1 - fraction))), 3) == stated
 
 
 def test_kadis700k_has_five_levels_of_one_kind_for_each_photograph(tmp_path):
@@ -550,11 +550,11 @@ def test_koniq10k_reads_either_file(tmp_path):
     np.testing.assert_allclose(found.histogram, [[0, 0, 25, 73, 7], [10, 20, 10, 0, 0]], rtol=1e-15)
     assert found.split.tolist() == ["train", "test"]
     (tmp_path / "koniq10k_scores_and_distributions.csv").unlink()
-    shares = read_koniq10k(tmp_path)  # in the order of the other file
-    np.testing.assert_array_equal(shares.target, [31.5, 77.4])
-    # Six digits of the shares leave 105 * 5e-7 of a rating.
-    np.testing.assert_allclose(shares.histogram, [[10, 20, 10, 0, 0], [0, 0, 25, 73, 7]], atol=1e-4)
-    assert shares.split.tolist() == ["test", "train"]
+    fractions = read_koniq10k(tmp_path)  # in the order of the other file
+    np.testing.assert_array_equal(fractions.target, [31.5, 77.4])
+    # Six digits of the fractions leave 105 * 5e-7 of a rating.
+    np.testing.assert_allclose(fractions.histogram, [[10, 20, 10, 0, 0], [0, 0, 25, 73, 7]], atol=1e-4)
+    assert fractions.split.tolist() == ["test", "train"]
 
 
 def test_koniq10k_without_the_second_file_has_no_split(tmp_path):
@@ -616,7 +616,7 @@ def test_pipal_finds_images_wherever_the_archives_were_unpacked(folder, tmp_path
     assert found.level.tolist() == [0, 12, 1, 2]
 
 
-def test_pipal_without_labels_or_images_is_told(tmp_path):
+def test_pipal_without_labels_or_images_is_reported(tmp_path):
     made(pipal, tmp_path)
     for folder in ("Distortion_1", "Distortion_2"):
         remove(tmp_path / folder / os.listdir(tmp_path / folder)[0])
@@ -638,7 +638,7 @@ def test_qads_reads_factor_and_method_from_the_name(tmp_path):
     assert found.distortion.tolist() == ["01", "21", "07"]
 
 
-def test_bapps_gives_triplets_and_the_share_for_the_second(tmp_path):
+def test_bapps_gives_triplets_and_the_fraction_for_the_second(tmp_path):
     found = read_bapps(made(bapps, tmp_path), parts=["val/cnn", "train/mix"])
     files = [str(tmp_path / "2afc" / "val" / "cnn" / kind / "000000.png") for kind in ("p0", "p1", "ref")]
     assert found.triplets[0] == tuple(files)
@@ -727,7 +727,7 @@ def test_real_part_of_biq2021(tmp_path):
     rows = table("biq2021")
     for row in rows:
         link(tmp_path / "Images" / row["original_name"], REAL / "biq2021" / row["image"])
-    # The part at hand is of the training split; one of the test split is named, and missing.
+    # The available part is of the training split; one of the test split is named, and missing.
     lines = [f"{row['original_name']},{row['score']},," for row in rows]
     write(tmp_path, "Train (Images and MOS).csv", "Image Name,MOS,,", *lines)
     write(tmp_path, "Test (Images and MOS).csv", "Image Name,MOS,,", "ss03 (0).jpg,0.5,,")
@@ -742,7 +742,7 @@ def test_real_part_of_biq2021(tmp_path):
 def test_real_part_of_tid2013(tmp_path):
     rows = table("tid2013_part")
     real = REAL / "tid2013_part"
-    for row in rows:  # the files at hand are PNG, under lower-case names
+    for row in rows:  # the available files are PNG, under lower-case names
         name = Path(row["image"]).stem
         link(tmp_path / "distorted_images" / f"{name}.BMP", real / row["image"])
     for reference in {row["reference"] for row in rows}:
@@ -755,7 +755,7 @@ def test_real_part_of_tid2013(tmp_path):
     np.testing.assert_array_equal(found.target, [float(row["score"]) for row in rows])
     assert [f"i{group:02d}" for group in found.groups] == [row["content"] for row in rows]
     assert found.level.tolist() == [int(row["level"]) for row in rows]
-    # Images stand beside their own originals: the PSNR of a few is what the table says.
+    # Images are paired with their own originals: the PSNR of a few is what the table says.
     for row in range(0, len(rows), 60):
         query, reference = (read_image(path) / 255 for path in (found.images[row], found.references[row]))
         psnr = -10 * np.log10(np.mean((query - reference) ** 2))

@@ -349,10 +349,12 @@ def test_training_crops_are_enlarged_where_images_are_small():
     [
         ({"backbone": "test_vit"}, "'test_vit' takes images of one size; give a convolutional network"),
         ({"backbone": "vit_base_patch32_224.augreg_in21k", "crop_size": 32}, "takes images of one size"),
-        ({"crop_size": 15}, "crop_size == 15, must be >= 16"),
-        ({"head_lr": 0.0}, "head_lr == 0.0, must be > 0"),
-        ({"scnn_epochs": -1}, "scnn_epochs == -1, must be >= 0"),
-        ({"head_epochs": -1}, "head_epochs == -1, must be >= 0"),
+        ({"crop_size": 15}, r"'crop_size' parameter of DBCNN must be an int in the range \[16, inf\)"),
+        ({"head_lr": 0.0}, r"'head_lr' parameter of DBCNN must be a float in the range \(0.0, inf\)"),
+        ({"scnn_epochs": -1}, r"'scnn_epochs' parameter of DBCNN must be an int in the range \[0, inf\)"),
+        ({"head_epochs": -1}, r"'head_epochs' parameter of DBCNN must be an int in the range \[0, inf\)"),
+        ({"weight_decay": -1.0}, r"'weight_decay' parameter of DBCNN must be a float in the range \[0.0, inf\)"),
+        ({"scnn_weights": 5}, "'scnn_weights' parameter of DBCNN must be an instance of 'str', .* or None"),
     ],
 )
 def test_parameters_that_cannot_be(parameters, sentence):

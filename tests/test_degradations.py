@@ -26,7 +26,7 @@ def draws():
     return [draw_degradation(rng) for _ in range(N_DRAWS)]
 
 
-def test_every_kind_stands_in_one_group():
+def test_every_kind_is_in_one_group():
     assert sorted(kind for kinds in GROUPS.values() for kind in kinds) == sorted(DISTORTIONS)
 
 
@@ -118,19 +118,20 @@ def test_different_ones_differ_by_more_than_their_seeds():
 
 
 @pytest.mark.parametrize(
-    ("draw", "settings", "named"),
+    ("draw", "settings", "message"),
     [
-        (draw_degradation, {"n_rounds": -1}, "n_rounds"),
-        (draw_degradation, {"skip": 1.1}, "skip"),
-        (draw_different, {"n_rounds": 0}, "n_rounds"),
-        (draw_different, {"skip": 1.0}, "skip"),  # would be drawn for ever
+        (draw_degradation, {"n_rounds": -1}, r"'n_rounds' .* int in the range \[0, inf\)"),
+        (draw_degradation, {"skip": 1.1}, r"'skip' .* float in the range \[0.0, 1.0\]"),
+        (draw_degradation, {"skip": "0.5"}, r"'skip' .* float in the range \[0.0, 1.0\]"),
+        (draw_different, {"n_rounds": 0}, r"'n_rounds' .* int in the range \[1, inf\)"),
+        (draw_different, {"skip": 1.0}, r"'skip' .* float in the range \[0.0, 1.0\)"),  # no draw would end
     ],
 )
-def test_what_cannot_be_drawn_is_refused(draw, settings, named):
-    with pytest.raises(ValueError, match=named):
+def test_what_cannot_be_drawn_is_refused(draw, settings, message):
+    with pytest.raises(ValueError, match=message):
         draw(0, **settings)
 
 
 def test_an_unknown_step_is_refused(photographs):
-    with pytest.raises(ValueError, match="one of gaussian_blur"):
+    with pytest.raises(ValueError, match="'distortion' parameter of distort must be a str among"):
         degrade(photographs[0], [("blur", 1, 0)])

@@ -261,12 +261,12 @@ def test_quality_of_unseen_photographs_is_learned():
     ("parameters", "sentence"),
     [
         ({"backbone": "resnet10t"}, "'resnet10t' is no plain vision transformer with a class token"),
-        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
-        ({"n_members": 0}, "n_members == 0, must be >= 1"),
-        ({"warmup_epochs": -1}, "warmup_epochs == -1, must be >= 0"),
-        ({"lr_step": 0}, "lr_step == 0, must be >= 1"),
-        ({"image_size": (512,)}, r"image_size=\(512,\) must be \(height, width\) in pixels, or None"),
-        ({"image_size": (0, 5)}, r"image_size=\(0, 5\) must be"),
+        ({"crops": "centre"}, "'crops' parameter of DEIQT must be a str among .*Got 'centre'"),
+        ({"n_members": 0}, r"'n_members' parameter of DEIQT must be an int in the range \[1, inf\)"),
+        ({"warmup_epochs": -1}, r"'warmup_epochs' parameter of DEIQT must be an int in the range \[0, inf\)"),
+        ({"lr_step": 0}, r"'lr_step' parameter of DEIQT must be an int in the range \[1, inf\)"),
+        ({"image_size": (512,)}, "'image_size' parameter of DEIQT must be a sequence of 2 members"),
+        ({"image_size": (0, 5)}, r"'image_size' parameter .* 2 members, each an int in the range \[1, inf\)"),
     ],
 )
 def test_parameters_that_do_not_fit(parameters, sentence):

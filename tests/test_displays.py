@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Displays: what is drawn, what the words say, and that matplotlib stays out until then."""
+"""Displays: what is drawn, labels, and that matplotlib is imported no earlier."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ matplotlib = pytest.importorskip("matplotlib")
 
 @pytest.fixture(autouse=True)
 def plt():
-    """A backend without windows, and no figure left behind."""
+    """A backend without windows; all figures are closed afterwards."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -50,7 +50,7 @@ def texts(legend):
     return [text.get_text() for text in legend.get_texts()]
 
 
-def test_agreement_draws_scores_curve_and_figures(noisy, plt):
+def test_agreement_draws_scores_curve_and_metrics(noisy, plt):
     mos, scores = noisy
     display = AgreementDisplay.from_predictions(mos, scores, name="MANIQA")
     np.testing.assert_array_equal(display.scatter_.get_offsets(), np.stack([scores, mos], axis=1))
@@ -153,15 +153,15 @@ def test_quality_map_from_estimator_states_direction(higher_is_better, label):
     "estimator",
     [
         MANIQA(
-            **{"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5, "n_crops": 1},
-            **{"backbone_weights": None, "random_state": 0},
+            **{"backbone": "test_vit", "layers": (1, 2), "embed_dim": 16, "dim_mlp": 16, "window_size": 5},
+            **{"n_crops": 1, "backbone_weights": None, "random_state": 0},
         ),
         KonIQPlusPlus(backbone="test_resnet", backbone_weights=None, image_size=(64, 96), random_state=0),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
 def test_quality_map_of_methods_without_reference(estimator):
-    # What a fresh network says of noise; each pixel of the image has a finite number of the method's own map.
+    # An untrained network on noise: each pixel of the image has a finite number of the method's own map.
     image = np.random.default_rng(0).integers(0, 256, (170, 200, 3), dtype=np.uint8)
     display = QualityMapDisplay.from_estimator(estimator.initialize(), image)
     np.testing.assert_array_equal(display.map_.get_array(), estimator.quality_map(image))
@@ -207,7 +207,7 @@ def test_maps_of_distances_show_the_place_and_state_its_direction(estimator, req
     assert quality.shape == (128, 128)
     distortion = quality if "Local distortion" in display.colorbar_.ax.get_ylabel() else -quality
     near = np.zeros(quality.shape, dtype=bool)
-    near[16:80, 48:112] = True  # the features of a place see some way around it
+    near[16:80, 48:112] = True  # receptive fields reach beyond the place itself
     assert distortion[near].mean() > 5 * abs(distortion[~near].mean())
 
 

@@ -93,10 +93,10 @@ def test_parity_stages(seeded, views):
 
 
 def test_parity_losses():
-    told = {name: torch.tensor(values) for name, values in KIT["losses"]["inputs"].items()}
-    comparison = ComparisonLoss()(told["o3 nr"], win_probability(told["t1"], told["t2"]))
-    output = References(torch.stack([told["o1 dr"], told["o2 fr"]], 1), told["o4 diff"])
-    distillation = ReferenceDistillationLoss()(output, told["t1"])
+    inputs = {name: torch.tensor(values) for name, values in KIT["losses"]["inputs"].items()}
+    comparison = ComparisonLoss()(inputs["o3 nr"], win_probability(inputs["t1"], inputs["t2"]))
+    output = References(torch.stack([inputs["o1 dr"], inputs["o2 fr"]], 1), inputs["o4 diff"])
+    distillation = ReferenceDistillationLoss()(output, inputs["t1"])
     kits.assert_parity("dr_iqa", "loss, comparisons", comparison, KIT["losses"]["epoch 0..9"], rtol=1e-6)
     kits.assert_parity("dr_iqa", "loss, distillation", distillation, KIT["losses"]["epoch 10+"], rtol=1e-6)
 
@@ -222,6 +222,12 @@ def test_early_stopping_scores_beside_the_degraded_reference(triplets):
     slope, intercept = estimator.label_scale_
     held_out = slope * estimator._scores(estimator._training_rows(X)) + intercept
     np.testing.assert_allclose(held_out, estimator.predict(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["comparison_epochs", "distillation_weight", "weight_decay"])
+def test_negative_numbers_are_refused(name):
+    with pytest.raises(ValueError, match=rf"'{name}' parameter of DRIQA must be an? (int|float) in the range \[0"):
+        DRIQA(**TINY, **{name: -1}).initialize()
 
 
 def test_other_backbones_are_refused():

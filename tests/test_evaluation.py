@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The protocol: splits by content, figures of every split, finished runs that are never computed again."""
+"""The protocol: splits by content, metrics of every split, finished runs that are never computed again."""
 
 import json
 import os
@@ -144,7 +144,16 @@ def test_labels_of_any_kind_and_searches_of_scikit_learn(data):
     ("splitter", "groups", "message"),
     [
         (ContentSplit(), [1, 1, 1, 1], "needs at least 2 contents.* the groups name 1"),
-        (ContentSplit(test_size=1.5), [1, 2, 3, 4], "test_size == 1.5, must be < 1"),
+        (
+            ContentSplit(test_size=1.5),
+            [1, 2, 3, 4],
+            r"'test_size' parameter of ContentSplit must be a float in the range \(0.0, 1.0\)",
+        ),
+        (
+            ContentSplit(n_splits=0),
+            [1, 2, 3, 4],
+            r"'n_splits' parameter of ContentSplit must be an int in the range \[1",
+        ),
         (ContentSplit(), [1, 2, 3], "inconsistent numbers of samples"),
     ],
 )
@@ -153,10 +162,10 @@ def test_unusable_splits_are_refused(splitter, groups, message):
         list(splitter.split(np.zeros(4), groups=groups))
 
 
-# Figures --------------------------------------------------------------------------------------------------------------
+# Metrics --------------------------------------------------------------------------------------------------------------
 
 
-def test_figures_are_those_of_a_loop_by_hand(data):
+def test_metrics_are_those_of_a_loop_by_hand(data):
     result = benchmark({"simple": SIMPLE}, data, cv=SPLITS)
     functions = {
         "srcc": srcc,
@@ -194,7 +203,7 @@ def test_own_metrics_and_level(data):
     assert np.isnan(one.intervals["error"]).all()
 
 
-def test_figures_of_each_distortion(data):
+def test_metrics_of_each_distortion(data):
     result = benchmark({"simple": SIMPLE}, data, cv=SPLITS)
     table = result.by_distortion("plcc")
     assert table["distortion"] == ["gaussian_blur", "white_noise"]
@@ -206,7 +215,7 @@ def test_figures_of_each_distortion(data):
     assert table["simple"][1] == pytest.approx(np.median(figures))
     with pytest.raises(ValueError, match="metric='r2' is none of the benchmark's: take one of srcc, krcc"):
         result.by_distortion("r2")
-    with pytest.raises(ValueError, match="does not say which distortion"):
+    with pytest.raises(ValueError, match="does not state the distortion"):
         benchmark(SIMPLE, Bunch(images=data.images, target=data.target), cv=SPLITS).by_distortion()
 
 
@@ -233,7 +242,7 @@ def test_without_pandas_one_sentence_says_what_to_do(data, monkeypatch):
 # What goes in ---------------------------------------------------------------------------------------------------------
 
 
-def test_methods_that_compare_get_pairs_and_are_turned(data):
+def test_methods_that_compare_get_pairs_and_distances_change_sign(data):
     frozen = FrozenEstimator(Distance())
     features = TimmFeatures("test_resnet", comparison="difference", backbone_weights=None, random_state=0)
     few = Bunch(**{key: data[key][:40] for key in ("images", "references", "target", "groups")})
@@ -256,7 +265,7 @@ def test_frozen_method_predicts_each_image_once(data, counted):
         np.testing.assert_allclose(scores, fitted.predict([data.images[row] for row in test]))
 
 
-def test_weights_are_loaded_without_a_trace_and_the_published_number_is_turned(data, tmp_path):
+def test_published_distance_changes_sign_and_the_estimator_stays_unloaded(data, tmp_path):
     few = Bunch(**{key: data[key][:10] for key in ("images", "references", "target")})
     weights = tmp_path / "distance.safetensors"
     STLPIPS(random_state=0).initialize().save_weights(weights)
@@ -298,7 +307,7 @@ def test_images_in_any_container(data, tmp_path, form):
 
 def test_no_content_is_on_both_sides(data):
     by_reference = Bunch(**{key: data[key] for key in ("images", "references", "target")})
-    for one in (data, by_reference):  # whose references tell the contents
+    for one in (data, by_reference):  # whose references are the contents
         result = benchmark(SIMPLE, one)
         assert len(result.splits) == 10
         assert not any(set(data.groups[train]) & set(data.groups[test]) for train, test in result.splits)
@@ -312,7 +321,7 @@ def test_no_content_is_on_both_sides(data):
 # Resuming -------------------------------------------------------------------------------------------------------------
 
 
-def test_run_that_was_cut_off_goes_on(data, counted, tmp_path):
+def test_interrupted_benchmark_is_resumed(data, counted, tmp_path):
     folder = tmp_path / "runs"
     whole = benchmark(SIMPLE, data, cv=SPLITS)
     with pytest.raises(KeyboardInterrupt):
@@ -354,7 +363,7 @@ benchmark(Killed(), data, cv=ContentSplit(5, random_state=0), results_dir=sys.ar
 """
 
 
-def test_process_that_was_killed_goes_on(tmp_path):
+def test_killed_process_is_resumed(tmp_path):
     script, folder = tmp_path / "killed.py", tmp_path / "runs"
     script.write_text(KILLED)
     runs = [
@@ -373,7 +382,7 @@ def test_process_that_was_killed_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "short", "nan", "list"])
-def test_damaged_cell_is_computed_again(data, counted, tmp_path, damage):
+def test_damaged_run_is_computed_again(data, counted, tmp_path, damage):
     folder = tmp_path / "runs"
     expected = benchmark(counted, data, cv=SPLITS, results_dir=folder)
     path = sorted(folder.iterdir())[1]
@@ -399,7 +408,7 @@ def changed(data, key):
 
 
 @pytest.mark.parametrize("key", ["images", "target", "groups", "references"])
-def test_other_data_are_other_cells(data, counted, tmp_path, key):
+def test_other_data_are_other_runs(data, counted, tmp_path, key):
     splits = list(SPLITS.split(data.images, groups=data.groups))
     benchmark(counted, data, cv=splits, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
@@ -410,14 +419,14 @@ def test_other_data_are_other_cells(data, counted, tmp_path, key):
 @pytest.mark.parametrize(
     ("parameters", "n_fits"), [({"alpha": 2.0}, 4), ({"verbose": 1}, 0), ({"breaks_at": 99}, 4), ({"alpha": 1.0}, 0)]
 )
-def test_cells_are_known_by_parameters_that_matter(data, counted, tmp_path, parameters, n_fits):
+def test_runs_are_identified_by_parameters_that_matter(data, counted, tmp_path, parameters, n_fits):
     benchmark(counted, data, cv=SPLITS, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
     benchmark({"other name": clone(counted).set_params(**parameters)}, data, cv=SPLITS, results_dir=tmp_path / "runs")
     assert lines(counted.log).count("fit") == n_fits
 
 
-def test_frozen_cells_are_known_by_what_was_learned(data, counted, tmp_path):
+def test_frozen_runs_are_identified_by_the_fitted_state(data, counted, tmp_path):
     models = [clone(counted).set_params(alpha=1.0).fit(data.images[:half], data.target[:half]) for half in (50, 60)]
     Path(counted.log, "log").unlink()
     for model, n_calls in ((models[0], 1), (models[0], 1), (models[1], 2)):
@@ -425,7 +434,7 @@ def test_frozen_cells_are_known_by_what_was_learned(data, counted, tmp_path):
         assert lines(counted.log) == ["predict"] * n_calls
 
 
-def test_new_weights_under_an_old_name_are_other_cells(data, counted, tmp_path):
+def test_new_weights_under_an_old_name_are_other_runs(data, counted, tmp_path):
     weights = tmp_path / "weights"
     weights.write_text("old")
     model = counted.set_params(verbose=0, breaks_at=None, error=str(weights))
@@ -465,7 +474,7 @@ def test_failure_is_one_sentence_and_the_rest_is_kept(data, counted, tmp_path):
         result = benchmark({"broken": broken, "simple": SIMPLE}, data, cv=SPLITS, results_dir=tmp_path / "runs")
     (message,) = [str(one.message) for one in caught]
     assert message == (
-        "broken failed in split 3: ValueError: the fit failed. Its figures there are nan; the others are kept."
+        "broken failed in split 3: ValueError: the fit failed. Its metrics there are nan; the others are kept."
     )
     assert result.errors == {("broken", 3): "ValueError: the fit failed."}
     assert np.isnan(result.values["srcc"]).tolist() == [[False, False, False, True], [False] * 4]
@@ -479,7 +488,7 @@ def test_failure_is_one_sentence_and_the_rest_is_kept(data, counted, tmp_path):
 
 
 def test_failure_may_have_a_number_or_be_raised(data, counted):
-    with pytest.warns(FitFailedWarning, match="Its figures there are 0"):
+    with pytest.warns(FitFailedWarning, match="Its metrics there are 0"):
         result = benchmark(counted.set_params(breaks_at=0), data, cv=SPLITS, error_score=0)
     assert result.medians["srcc"].tolist() == [0]
     with pytest.raises(ValueError, match="the fit\nfailed"):
@@ -512,8 +521,15 @@ def test_scores_that_are_no_numbers_are_a_failure(data):
         ({"class": Ridge}, {}, TypeError, "'class' is .*give an instance"),
         (SIMPLE, {"cv": 5}, TypeError, r"cv=5 does not say how to split by content; write ContentSplit\(5"),
         (SIMPLE, {"cv": []}, ValueError, "cv gives no split"),
-        (SIMPLE, {"cv": [(range(90), [95])]}, ValueError, "has 90 rows to learn from and 1 to judge by"),
-        (SIMPLE, {"error_score": "nan"}, ValueError, "error_score='nan' is unknown; take 'raise' or a number"),
+        (SIMPLE, {"cv": [(range(90), [95])]}, ValueError, "has 90 training and 1 test rows"),
+        (
+            SIMPLE,
+            {"error_score": "nan"},
+            ValueError,
+            "'error_score' parameter of benchmark must be .*'raise'.* Got 'nan'",
+        ),
+        (SIMPLE, {"confidence_level": 95}, ValueError, r"'confidence_level' .* float in the range \(0.0, 1.0\)"),
+        (SIMPLE, {"metrics": ["srcc"]}, TypeError, "'metrics' parameter of benchmark must be .*Mapping"),
     ],
 )
 def test_wrong_use_is_refused_in_one_sentence(data, estimators, options, error, message):
@@ -589,19 +605,19 @@ def test_matrix_is_that_of_a_loop_by_hand(sets, counted, tmp_path):
     np.testing.assert_array_equal(again.values["srcc"], result.values["srcc"])
 
 
-def test_further_data_set_leaves_finished_cells(sets, data, counted, tmp_path):
+def test_further_data_set_leaves_finished_runs(sets, data, counted, tmp_path):
     cross_benchmark(counted, sets, cv=SPLITS, results_dir=tmp_path / "runs")
     Path(counted.log, "log").unlink()
     three = {**sets, "half": Bunch(images=data.images[:50], target=data.target[:50], groups=data.groups[:50])}
     result = cross_benchmark(counted, three, cv=SPLITS, results_dir=tmp_path / "runs")
-    # Two old sets learn once more for the new one; it learns in four splits, and once to judge the two others.
+    # Two old sets are trained on once more for the new one; it is trained on in four splits, and once for both others.
     calls = lines(counted.log)
     assert (calls.count("fit"), calls.count("predict")) == (2 + 4 + 1, 2 + 4 + 2)
     pandas = pytest.importorskip("pandas")
     frame = result.to_frame("plcc")
     assert isinstance(frame, pandas.DataFrame)
     assert frame.loc[("Counted", "half"), "white_noise"] == result.values["plcc"][0, 2, 1]
-    assert repr(result).splitlines()[1].split() == ["method", "learned", "from", *three]
+    assert repr(result).splitlines()[1].split() == ["method", "trained", "on", *three]
 
 
 def test_failure_across_data_sets(sets, counted):

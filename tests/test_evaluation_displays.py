@@ -90,8 +90,8 @@ def test_matrix_has_its_numbers_and_names(sets, plt):
     np.testing.assert_array_equal(display.image_.get_array(), result.values["srcc"][1])
     for place, text in np.ndenumerate(display.text_):
         assert text.get_text() == f"{result.values['srcc'][1][place]:.3f}"
-        assert text.get_position() == place[::-1]  # x is the column: judged on
-    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Judged on", "Learned from")
+        assert text.get_position() == place[::-1]  # x is the column: tested on
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Tested on", "Trained on")
     assert [text.get_text() for text in display.ax_.get_xticklabels()] == ["clear", "noisy"]
     assert (display.ax_.get_title(), display.colorbar_.ax.get_ylabel()) == ("maxima", "srcc")
     display.figure_.canvas.draw()

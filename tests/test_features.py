@@ -10,14 +10,16 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from sentences import one_sentence
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
+from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_iqa import OpenCLIPFeatures, TimmFeatures, make_pairs
-from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa.features import _base, _timm
+from sklearn_iqa._nn import clip_backbones, timm_backbones
+from sklearn_iqa.features import _base
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 48, 40, 3), dtype=np.uint8)
@@ -77,7 +79,7 @@ def test_pooling(pooling, pool):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_stand_side_by_side():
+def test_layers_are_concatenated():
     both = extractor(layers=["layer1", "layer3"]).fit_transform(IMAGES[:1])[0]
     want = [by_hand(IMAGES[0], layer).mean((1, 2)).numpy() for layer in ("layer1", "layer3")]
     np.testing.assert_allclose(both, np.concatenate(want), rtol=1e-4, atol=1e-5)
@@ -104,8 +106,6 @@ def test_max_pixels():
     assert extractor(max_pixels=1000)._views(IMAGES[0]).shape == (1, 3, 35, 29)
     assert torch.equal(extractor(max_pixels=1920)._views(IMAGES[0]), extractor()._views(IMAGES[0]))
     assert extractor(max_pixels=480).fit(IMAGES)._identity() != extractor().fit(IMAGES)._identity()
-    with pytest.raises(ValueError, match="max_pixels == 0, must be >= 1"):
-        extractor(max_pixels=0).fit(IMAGES)
 
 
 def test_scales():
@@ -116,9 +116,6 @@ def test_scales():
     assert not np.allclose(whole, half, rtol=0.1)
     assert len(extractor(scales=(1.0, 0.5)).fit(IMAGES).get_feature_names_out()) == both.shape[1]
     assert extractor(scales=(1.0, 0.5)).fit(IMAGES)._identity() != extractor().fit(IMAGES)._identity()
-    for scales in ((), (1.0, 0.0)):
-        with pytest.raises(ValueError, match=r"must be one or more numbers above 0, such as \(1.0, 0.5\)\.$"):
-            extractor(scales=scales).fit(IMAGES)
     with pytest.raises(ValueError, match=r"^test_vit takes images of one size, but scales=\(0.5,\) makes others"):
         TimmFeatures("test_vit", scales=(0.5,), backbone_weights=None).fit(IMAGES)
 
@@ -193,24 +190,74 @@ def test_cache_sees_changed_pixels_and_files(tmp_path, passes):
 
 
 def test_clones_share_the_network():
-    built = _timm._backbone.cache_info().misses
+    built = _base.frozen_network.cache_info().misses
     for _ in range(3):
         clone(extractor(random_state=123)).fit_transform(IMAGES[:1])
-    assert _timm._backbone.cache_info().misses == built + 1
+    assert _base.frozen_network.cache_info().misses == built + 1
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameter", "value", "accepted"),
     [
-        ({"pooling": "sum"}, "pooling='sum' is unknown; take one of"),
-        ({"comparison": "quotient"}, "comparison='quotient' is unknown; take one of"),
-        ({"backbone": "resnet5000"}, "timm has no network 'resnet5000'"),
-        ({"layers": ["layer99"]}, "no layer 'layer99'"),
+        ("pooling", "sum", "'class_token'"),
+        ("comparison", "quotient", "'difference.product'"),
+        ("image_size", "64", r"an int in the range \[1, inf\), a sequence of 2 members"),
+        ("image_size", (64,), "a sequence of 2 members"),
+        ("image_size", (64, 0), r"each an int in the range \[1, inf\)"),
+        ("max_pixels", 0, r"an int in the range \[1, inf\) or None"),
+        ("scales", 0.5, "a sequence of 1 or more members"),
+        ("scales", (), "a sequence of 1 or more members"),
+        ("scales", (1.0, 0.0), r"each a float in the range \(0.0, inf\)"),
+        ("layers", "layer1", "a sequence of 1 or more members, each an instance of 'str'"),
+        ("layers", [], "a sequence of 1 or more members"),
+        ("cache", 5, "'joblib.memory.Memory'"),
     ],
 )
-def test_unknown_options(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        extractor(**parameters).fit_transform(IMAGES)
+def test_values_that_a_parameter_cannot_have_are_refused_at_fit(parameter, value, accepted):
+    sentence = rf"The '{parameter}' parameter of TimmFeatures must be .*{accepted}.*\. Got .* instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
+        extractor(**{parameter: value}).fit(IMAGES)
+
+
+def test_a_backbone_that_timm_does_not_have_is_refused_at_fit():
+    with one_sentence(ValueError, "timm has no network 'resnet5000'"):
+        extractor(backbone="resnet5000").fit(IMAGES)
+
+
+def test_a_mistyped_layer_is_refused_at_fit_without_weights(monkeypatch):
+    monkeypatch.setattr(timm_backbones, "load_backbone", lambda *args: pytest.fail("loaded weights to read names"))
+    before, built = torch.get_rng_state(), _base.frozen_network.cache_info().misses
+    parts = "ResNet has no layer 'layr4'", "take names of backbone.named_modules(), such as conv1", "layer4"
+    for weights in ("imagenet", None):
+        with one_sentence(ValueError, *parts):
+            extractor(backbone="resnet18", layers=["layer1", "layr4"], backbone_weights=weights).fit(IMAGES)
+    assert _base.frozen_network.cache_info().misses == built
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_names_of_layers_are_read_once_for_all_clones():
+    extractor(layers=["layer1"]).fit(IMAGES)
+    read = _base.skeleton.cache_info().misses
+    for _ in range(3):
+        clone(extractor(layers=["layer2", "layer3"])).fit(IMAGES)
+    assert _base.skeleton.cache_info().misses == read
+    assert all(tensor.is_meta for tensor in extractor()._skeleton().state_dict().values())
+
+
+def test_a_network_whose_constructor_reads_tensors_has_names_too(monkeypatch):
+    build = timm_backbones.build_backbone
+
+    def build_with_rates(name):  # many a network spreads its rates of stochastic depth in this way
+        rates = [float(rate) for rate in torch.linspace(0, 0.1, 4)]
+        return build(name, drop_path_rate=rates[-1])
+
+    monkeypatch.setattr(TimmFeatures, "_build", staticmethod(build_with_rates))
+    before = torch.get_rng_state()
+    with one_sentence(ValueError, "ResNet has no layer 'layr4'"):
+        extractor(layers=["layr4"]).fit(IMAGES)
+    assert extractor(layers=["layer4"]).fit_transform(IMAGES).shape == (6, 96)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(tensor.is_meta for tensor in extractor()._skeleton().state_dict().values())
 
 
 def test_errors_name_the_row(tmp_path):
@@ -274,7 +321,7 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
     assert views.shape == (1, 3, 224, 224)
     torch.testing.assert_close(views, torch.ones_like(views))
     state = {
-        f"visual.{name}": tensor + 1 for name, tensor in timm_backbones.build_clip_image_tower(VIT).state_dict().items()
+        f"visual.{name}": tensor + 1 for name, tensor in clip_backbones.build_clip_image_tower(VIT).state_dict().items()
     }
 
     class Model:
@@ -283,10 +330,10 @@ def test_pretraining_says_how_images_come_in(monkeypatch):
 
     calls = []
     monkeypatch.setattr(
-        timm_backbones.open_clip, "create_model", lambda name, pretrained: calls.append(pretrained) or Model()
+        clip_backbones.open_clip, "create_model", lambda name, pretrained: calls.append(pretrained) or Model()
     )
-    monkeypatch.setattr(timm_backbones.open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
-    monkeypatch.setattr(timm_backbones.open_clip, "get_pretrained_cfg", lambda name, tag: {})
+    monkeypatch.setattr(clip_backbones.open_clip, "list_pretrained_tags_by_model", lambda name: ["openai"])
+    monkeypatch.setattr(clip_backbones.open_clip, "get_pretrained_cfg", lambda name, tag: {})
     tower = OpenCLIPFeatures(VIT).fit(IMAGES)._network("cpu")
     assert calls == ["openai"]
     torch.testing.assert_close(tower.state_dict()["proj"], state["visual.proj"])
@@ -318,13 +365,50 @@ def test_pairs_are_compared_by_open_clip():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameter", "value", "accepted"),
     [
-        ({"resize_mode": "longest"}, "resize_mode='longest' is unknown; take one of"),
-        ({"backbone": "ViT-B-33"}, "open_clip has no model 'ViT-B-33'"),
-        ({"layers": ["layer99"]}, "no layer 'layer99'"),
+        ("resize_mode", "longest", "a str among .*'squash'"),
+        ("pooling", None, "'class_token'"),
+        ("layers", "layer1", "a sequence of 1 or more members, each an instance of 'str'"),
+        ("backbone_weights", 5, "'os.PathLike' or None"),
     ],
 )
-def test_unknown_options_of_open_clip(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        clip_extractor(**parameters).fit_transform(IMAGES)
+def test_values_that_a_parameter_of_open_clip_cannot_have_are_refused_at_fit(parameter, value, accepted):
+    sentence = rf"The '{parameter}' parameter of OpenCLIPFeatures must be .*{accepted}.*\. Got .* instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
+        clip_extractor(**{parameter: value}).fit(IMAGES)
+
+
+def test_a_model_that_open_clip_does_not_have_is_refused_at_fit():
+    with one_sentence(ValueError, "open_clip has no model 'ViT-B-33'"):
+        clip_extractor(backbone="ViT-B-33").fit(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer", "parts"),
+    [
+        (VIT, "transformer.resblock.0", ("VisionTransformer has no layer 'transformer.resblock.0'", "transformer")),
+        (RESNET, "layr4", ("ModifiedResNet has no layer 'layr4'", "layer4")),
+        ("ViT-B-16-SigLIP", "trunk.block.0", ("TimmModel has no layer 'trunk.block.0'", "such as trunk, head")),
+    ],
+    ids=["vit", "resnet", "tower of timm"],
+)
+def test_a_mistyped_layer_of_a_tower_is_refused_at_fit_without_weights(backbone, layer, parts, monkeypatch):
+    monkeypatch.setattr(clip_backbones, "load_clip", lambda *args, **kwargs: pytest.fail("loaded weights"))
+    before, built = torch.get_rng_state(), _base.frozen_network.cache_info().misses
+    with one_sentence(ValueError, *parts):
+        clip_extractor(backbone=backbone, layers=[layer]).fit(IMAGES)
+    assert _base.frozen_network.cache_info().misses == built
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_names_of_layers_follow_the_file_of_a_model(tmp_path):
+    config = json.loads(Path(VIT).read_text())
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(config))
+    layers = ["transformer.resblocks.1"]
+    clip_extractor(backbone=path, layers=layers).fit(IMAGES)
+    config["vision_cfg"]["layers"] = 1  # the same file says something else
+    path.write_text(json.dumps(config))
+    with one_sentence(ValueError, "no layer 'transformer.resblocks.1'"):
+        clip_extractor(backbone=path, layers=layers).fit(IMAGES)

@@ -121,7 +121,10 @@ def test_real_images_are_above_all_thresholds():
     ("parameters", "y", "message"),
     [
         ({"thresholds": (3.0, 2.0, 1.0)}, [1, 2, 3, 4], "rising numbers"),
-        ({"input_size": 100}, [1, 2, 3, 4], "input_size=100 is unknown; take one of 32"),
+        ({"thresholds": (1.0, 2.0)}, [1, 2, 3, 4], "n_thresholds=3 rising numbers"),
+        ({"thresholds": ("1", "2", "3")}, [1, 2, 3, 4], "'thresholds' parameter of GIQA must be a sequence"),
+        ({"thresholds": 2.0}, [1, 2, 3, 4], "'thresholds' parameter of GIQA must be a sequence"),
+        ({"input_size": 100}, [1, 2, 3, 4], "'input_size' parameter of GIQA must be a int among .*Got 100"),
     ],
 )
 def test_errors(parameters, y, message):
@@ -285,8 +288,22 @@ def test_an_image_of_the_bank_has_a_finite_score():
 
 @pytest.mark.parametrize(("cls", "many"), [(GMMGIQA, {"n_components": 9}), (KNNGIQA, {"n_neighbors": 9})])
 def test_small_bank(cls, many):
-    with pytest.raises(ValueError, match="the bank has 5 images; give more good images, or fewer"):
+    with pytest.raises(ValueError, match="the bank has 5 images; give more good images, or lower n_"):
         cls(**SMALL, **many).fit(load_photographs(size=64).images[:5])
+
+
+@pytest.mark.parametrize("cls", [GMMGIQA, KNNGIQA])
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"reference_fraction": 0.0}, r"'reference_fraction' parameter .* a float in the range \(0.0, 1.0\]"),
+        ({"pca": 0}, r"'pca' parameter of \w+ must be an int in the range \[1, inf\)"),
+        ({"pca": 1.5}, r"'pca' parameter of \w+ must be .* a float in the range \(0.0, 1.0\) or None"),
+    ],
+)
+def test_unusable_parameters_are_refused(cls, parameters, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cls(**{**SMALL, **parameters}).fit(load_photographs(size=64).images)
 
 
 @pytest.mark.parametrize("cls", [GMMGIQA, KNNGIQA])
@@ -298,7 +315,7 @@ def test_not_fitted_by_initialize(cls):
 # On photographs of all kinds densities tell what an image shows, not how good it is: with a bank of 112 pieces of seven
 # photographs and features of EfficientNet-Lite0, the scores' SRCC with the level of noise of pieces of others was 0.18
 # (mixture) and -0.20 (nearest); with 28 pieces and blur 0.14 and -0.04. The paper has tens of thousands of images of
-# one kind. Written digits are images of one kind that are at hand.
+# one kind. Written digits are images of one kind that scikit-learn has.
 def digits(n):
     """The first n of scikit-learn's 8 x 8 digits, enlarged to 64 x 64 pixels."""
     enlarge = {"size": (64, 64), "resample": Image.Resampling.BICUBIC}

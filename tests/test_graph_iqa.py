@@ -11,7 +11,7 @@ from held_out import levels
 from sklearn_iqa import GraphIQA
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.distortions import DISTORTIONS
-from sklearn_iqa.pair_input.graph_iqa import DistortionLoss, DistortionModule, SampledSquaredError, normalized_links
+from sklearn_iqa.pair_input.graph_iqa import DistortionLoss, DistortionModule, SampledSquaredError, normalized_adjacency
 
 KIT = kits.read("graph_iqa")
 RTOL = KIT["tolerance"]["rel"]  # 1e-4
@@ -89,7 +89,7 @@ def test_parity_one_graph(official, graphs):
     assert_parity("graph of four, scale", scales, told["scale"])
     assert_parity("graph of four, level", read(network.hyperpred, nodes, own(edges))[0], told["level_mean"])
     with torch.inference_mode():
-        codes = network.domain_learner(normalized_links(edges.mean(-1)), nodes)[0]
+        codes = network.domain_learner(normalized_adjacency(edges.mean(-1)), nodes)[0]
         logits = network.classifier(codes)[0]
     assert_parity("graph of four, code", codes.mean(0)[:8], told["domain_code first 8 of 256"])
     assert_parity("graph of four, type", logits, told["type_logits row 0 (25)"])
@@ -105,13 +105,13 @@ def test_parity_pretraining(official, batch, graphs):
     network.eval()
     assert_parity("pretraining, level", levels[:, 0], told["batch_of_four_level_mean"])
     assert_parity("pretraining, code", codes[0][0, :8], told["domain_code first 8"])
-    target = torch.zeros(1, 12, 3)
-    target[0, :4, 1] = torch.tensor([1.0, 3.0, 5.0, 2.0])
+    target = torch.zeros(1, 12, 4)
+    target[0, :4, 0] = torch.tensor([1.0, 3.0, 5.0, 2.0])
     levels = levels * torch.tensor([1.0, 0.0])  # the kit is without noise
     total = DistortionLoss()((codes, levels), target)
     parts = KIT["losses"]
     assert_parity("loss, total", total, parts["total = triplet + 0.25*mse"])
-    error = F.mse_loss(levels[:, 0], target[0, :4, 1])
+    error = F.mse_loss(levels[:, 0], target[0, :4, 0])
     assert_parity("loss, level", error, parts["level_mse"])
     assert_parity("loss, triplet", total - 0.25 * error, parts["triplet (margin 0.1, on the three (1,256) codes)"])
 
@@ -139,9 +139,9 @@ def test_what_nothing_uses_is_left_out(official):
 
 def test_negative_degrees_stay_finite():
     similarity = torch.tensor([[[0.5, -3.0], [-3.0, 0.5]]])  # row sums with the identity: -1.5
-    assert torch.isfinite(normalized_links(similarity)).all()
+    assert torch.isfinite(normalized_adjacency(similarity)).all()
     # Identity alone: each node keeps to itself, whatever its similarity to itself.
-    torch.testing.assert_close(normalized_links(torch.eye(3)[None] * 7), torch.eye(3)[None])
+    torch.testing.assert_close(normalized_adjacency(torch.eye(3)[None] * 7), torch.eye(3)[None])
 
 
 def test_alone_in_inference_together_in_training():
@@ -188,8 +188,9 @@ def test_steps_are_of_one_type_and_of_another():
     X = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(12)]
     labels = {"distortion": np.array(["jpeg", "blur", "noise"] * 4), "level": np.arange(12) % 5 + 1}
     (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 30}), X, np.arange(12.0), **labels)
-    kind, level, row = np.moveaxis(stage.targets, -1, 0)
-    assert kind.shape == (30, 12)
+    level, row, _, applied = np.moveaxis(stage.targets, -1, 0)
+    assert level.shape == (30, 12)
+    assert (applied == 0).all()
     row = row.astype(int)
     np.testing.assert_array_equal(level, labels["level"][row])
     types = labels["distortion"][row]
@@ -206,12 +207,13 @@ def test_steps_are_of_one_type_and_of_another():
 def test_without_types_images_are_distorted():
     X = [image[:40, :48] for image in kits.images(0)]
     (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 200}), X, [1.0, 2.0])
-    kind, level, row = np.moveaxis(stage.targets, -1, 0)
+    level, row, kind, applied = np.moveaxis(stage.targets, -1, 0)
+    np.testing.assert_array_equal(applied, level)
     assert set(kind.ravel()) == set(range(len(DISTORTIONS)))
     assert set(level.ravel()) == {1, 2, 3, 4, 5}
     assert set(row.ravel()) == {0, 1}
     assert (kind[:, 0] != kind[:, 8]).all()
-    step = np.array([[DISTORTIONS.index("brighten"), level, 0] for level in (1, 5)], dtype=float)
+    step = np.array([[level, 0, DISTORTIONS.index("brighten"), level] for level in (1, 5)], dtype=float)
     weak, strong = stage.view(None, step)
     assert strong.mean() > weak.mean() + 0.1
     (again,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 200}), X, [1.0, 2.0])
@@ -292,16 +294,17 @@ def test_it_learns():
 @pytest.mark.parametrize(
     ("labels", "parameters", "sentence"),
     [
-        ({"distortion": ["a", "b", "a"]}, {}, "distortion and level go together"),
-        ({"level": [1, 2, 3]}, {}, "distortion and level go together"),
+        ({"distortion": ["a", "b", "a"]}, {}, "distortion and level belong together"),
+        ({"level": [1, 2, 3]}, {}, "distortion and level belong together"),
         ({"distortion": ["a", "b"], "level": [1, 2, 3]}, {}, "inconsistent"),
         ({"distortion": ["a", "b", "a"], "level": [1, np.nan, 3]}, {}, "level contains NaN"),
         ({"distortion": ["a", "a", "a"], "level": [1, 2, 3]}, {}, "distortion has one type"),
-        ({}, {"crops": "all"}, "crops='all' is unknown"),
-        ({}, {"edge_dim": 0}, "edge_dim"),
-        ({}, {"crop_size": 0}, "crop_size"),
-        ({}, {"pretrain_steps": -1}, "pretrain_steps"),
-        ({}, {"pretrain_lr": 0.0}, "pretrain_lr"),
+        ({}, {"crops": "all"}, "'crops' parameter of GraphIQA must be a str among .*Got 'all'"),
+        ({}, {"eval_noise": "no"}, "'eval_noise' parameter of GraphIQA must be an instance of 'bool'"),
+        ({}, {"edge_dim": 0}, r"'edge_dim' parameter of GraphIQA must be an int in the range \[1, inf\)"),
+        ({}, {"crop_size": 0}, r"'crop_size' parameter of GraphIQA must be an int in the range \[1, inf\)"),
+        ({}, {"pretrain_steps": -1}, r"'pretrain_steps' parameter of GraphIQA must be an int in the range \[0, inf\)"),
+        ({}, {"pretrain_lr": 0.0}, r"'pretrain_lr' parameter of GraphIQA must be a float in the range \(0.0, inf\)"),
     ],
 )
 def test_unusable_input_is_refused(labels, parameters, sentence):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sklearn_iqa import HyperIQA
 from sklearn_iqa._weights import state_dicts
-from sklearn_iqa.single_input.hyper_iqa import PYIQA, judged
+from sklearn_iqa.single_input.hyper_iqa import PYIQA, target_outputs
 
 KIT = kits.read("hyper_iqa")
 ATOL = KIT["tolerance"]["suggested_abs"]  # 1e-5
@@ -64,8 +64,8 @@ def passed(official):
     crops = torch.stack([official._pixels(image[:224, :224]) for image in kits.images(0)])
     with torch.inference_mode():
         maps = network.maps(crops)
-        features, layers = network.distortion(maps), network.written(maps[-1])
-        before_sigmoid = judged(features, layers)
+        features, layers = network.distortion(maps), network.target_layers(maps[-1])
+        before_sigmoid = target_outputs(features, layers)
     for hook in hooks:
         hook.remove()
     got["conv1 output (hyper input features, B,112,7,7)"] = got.pop("conv1 output")
@@ -129,15 +129,15 @@ def test_names_of_pyiqa_become_the_official_ones(official):
     state_dicts.load_state(official.network_, state_dicts.rename_keys(moved, (*PYIQA.key_map, *HyperIQA.key_map)))
 
 
-# The network that is written ------------------------------------------------------------------------------------------
+# The target network ---------------------------------------------------------------------------------------------------
 
 
-def test_every_image_is_judged_by_a_network_of_its_own(small):
+def test_every_image_has_a_target_network_of_its_own(small):
     crops = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     network = small.network_
     with torch.inference_mode():
         maps = network.maps(crops)
-        features, layers = network.distortion(maps), network.written(maps[-1])
+        features, layers = network.distortion(maps), network.target_layers(maps[-1])
         exchanged = [(weight.flip(0), bias.flip(0)) for weight, bias in layers]
         assert [tuple(weight.shape) for weight, _ in layers] == [
             *((2, 112, 224), (2, 56, 112), (2, 28, 56), (2, 14, 28), (2, 1, 14))
@@ -149,11 +149,11 @@ def test_every_image_is_judged_by_a_network_of_its_own(small):
                 x = torch.sigmoid(weight[row] @ x + bias[row])
             by_hand.append((layers[-1][0][row] @ x + layers[-1][1][row]).item())
         scores = network(crops)
-        assert not torch.allclose(judged(features, exchanged)[-1][:, 0], scores)
+        assert not torch.allclose(target_outputs(features, exchanged)[-1][:, 0], scores)
     np.testing.assert_allclose(scores, by_hand, rtol=1e-5)
 
 
-def test_gradients_flow_through_the_written_weights(small):
+def test_gradients_flow_through_the_generated_weights(small):
     network = small.network_
     network.zero_grad()
     network(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))).sum().backward()
@@ -264,13 +264,14 @@ def test_it_learns_blur_and_noise():
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
-        ({"image_size": (31, 64)}, r"image_size=\(31, 64\) must be \(height, width\), neither below crop_size=32"),
-        ({"image_size": (64,)}, r"image_size=\(64,\) must be \(height, width\)"),
-        ({"crop_size": 0}, "crop_size == 0"),
-        ({"lr_step": 0}, "lr_step == 0"),
-        ({"lr_ratio": 0.0}, "lr_ratio == 0"),
-        ({"n_crops": 0}, "n_crops == 0"),
+        ({"crops": "centre"}, "'crops' parameter of HyperIQA must be a str among .*Got 'centre'"),
+        ({"image_size": (31, 64)}, r"image_size=\(31, 64\) has a side below crop_size=32"),
+        ({"image_size": (64,)}, "'image_size' parameter of HyperIQA must be a sequence of 2 members"),
+        ({"image_size": 64}, "'image_size' parameter of HyperIQA must be a sequence of 2 members"),
+        ({"crop_size": 0}, r"'crop_size' parameter of HyperIQA must be an int in the range \[1, inf\)"),
+        ({"lr_step": 0}, r"'lr_step' parameter of HyperIQA must be an int in the range \[1, inf\)"),
+        ({"lr_ratio": 0.0}, r"'lr_ratio' parameter of HyperIQA must be a float in the range \(0.0, inf\)"),
+        ({"n_crops": 0}, r"'n_crops' parameter of HyperIQA must be an int in the range \[1, inf\)"),
         ({"backbone": "test_vit"}, "backbone='test_vit' needs crop_size=160"),
         ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
     ],

@@ -58,7 +58,7 @@ def seeing_all():
 
 
 def kit_views(estimator, rows, columns):
-    """Pairs of the kit, by its own words, in its order."""
+    """Pairs of the kit as it describes them, in its order."""
     views = []
     for number, image in enumerate(kits.images(0)):
         reference = image[rows, columns]
@@ -105,7 +105,7 @@ def test_scores_are_the_official_ones(recorded):
     kits.assert_parity("iqt", "output", recorded["score"], KIT["output"], **TOLERANCE)
 
 
-STAGES = {  # the kit's words -> part, what of it
+STAGES = {  # name in the kit -> part, what of it
     "backbone feature reference (6x320)": ("reference", np.s_[:1]),
     "Mixed_5b output reference": ("reference", np.s_[:1, :320]),
     "Block35 index 9 output reference": ("reference", np.s_[:1, 1600:]),
@@ -232,7 +232,7 @@ def test_scores_are_not_symmetric(small):
     assert (np.abs(there / back - 1) > 1e-5).all()
 
 
-def test_nothing_behind_the_last_tap_is_kept(full):
+def test_nothing_behind_the_last_layer_is_kept(full):
     kept = {name.split(".")[0] for name in full.network_.cnn.state_dict()}
     assert kept == {"conv2d_1a", "conv2d_2a", "conv2d_2b", "conv2d_3b", "conv2d_4a", "mixed_5b", "repeat"}
 
@@ -356,15 +356,20 @@ def test_weights_belong_to_a_size_of_crop(small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
         ({"layers": ("layer1", "layer2")}, r"\(32, 8, 8\), \(48, 4, 4\) for crops of 32 x 32 pixels.*have one size"),
         ({"layers": ("global_pool",)}, "does not come through global_pool"),
-        ({"crop_size": 0}, "crop_size == 0, must be >= 1"),
-        ({"n_heads": 0}, "n_heads == 0, must be >= 1"),
-        ({"crops": "centre"}, "crops='centre' is unknown; take 'grid' or 'random'"),
+        ({"crop_size": 0}, r"'crop_size' parameter of IQT must be an int in the range \[1, inf\)"),
+        ({"n_heads": 0}, r"'n_heads' parameter of IQT must be an int in the range \[1, inf\)"),
+        ({"drop": 1.0}, r"'drop' parameter of IQT must be a float in the range \[0.0, 1.0\)"),
+        (
+            {"layers": "layer2"},
+            "'layers' parameter of IQT must be a sequence of 1 or more members, each an instance of 'str'",
+        ),
+        ({"crops": "centre"}, "'crops' parameter of IQT must be a str among .*'grid'"),
     ],
 )
-def test_parameters_that_do_not_go_together(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_unusable_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
         IQT(**{**SMALL, **parameters}).initialize()

@@ -97,17 +97,17 @@ def test_directions_have_length_one_and_belong_to_the_weights(small):
 
 def test_homogeneity_shift_and_symmetry():
     layer, query, reference = LocalSlicedWasserstein(5, 6, 3), maps(2, 5, 6, 9), maps(2, 5, 6, 9, seed=1)
-    told = layer(query, reference)
-    torch.testing.assert_close(layer(3 * query, 3 * reference), 3 * told)
+    gaps = layer(query, reference)
+    torch.testing.assert_close(layer(3 * query, 3 * reference), 3 * gaps)
     # a negative factor turns the ranks of a window round, and with them the values in it
     windows, turned = (
         one.unflatten(3, (-1, 3)).unflatten(2, (-1, 3)).transpose(3, 4).flatten(4)
-        for one in (told, layer(-3 * query, -3 * reference))
+        for one in (gaps, layer(-3 * query, -3 * reference))
     )
     torch.testing.assert_close(turned, 3 * windows.flip(-1))
     added = torch.arange(5.0).view(1, 5, 1, 1)
-    torch.testing.assert_close(layer(query + added, reference + added), told, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(layer(reference, query), told)
+    torch.testing.assert_close(layer(query + added, reference + added), gaps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(reference, query), gaps)
 
 
 def test_scores_are_symmetric_but_for_the_attention():
@@ -151,8 +151,8 @@ def test_padding_repeats_the_border_and_is_cut():
     # 3 x 3, padded to 4 x 4: the window at the corner holds one value four times
     query, reference = torch.zeros(1, 1, 3, 3), torch.arange(9.0).view(1, 1, 3, 3)
     # windows of r: (0 1 3 4), (2 2 5 5), (6 6 7 7), (8 8 8 8), sorted and in rows of two; the padding is cut
-    told = torch.tensor([[0.0, 1, 2], [3, 4, 5], [6, 6, 8]])
-    assert torch.equal(layer(query, reference)[0, 0], told)
+    expected = torch.tensor([[0.0, 1, 2], [3, 4, 5], [6, 6, 8]])
+    assert torch.equal(layer(query, reference)[0, 0], expected)
 
 
 def test_gradient_flows_through_the_sorting():
@@ -215,9 +215,9 @@ def criterion(**parameters):
 def test_worked_numbers_of_pseudo_scores():
     loss = criterion()
     # 0.95 * 0.5 + 0.05 * 0.7 = 0.51; 0.95 * 0.51 + 0.05 * 0.4 = 0.5045
-    for score, told in ((0.5, 0.5), (0.7, 0.51), (0.4, 0.5045)):
+    for score, expected in ((0.5, 0.5), (0.7, 0.51), (0.4, 0.5045)):
         got = loss.update(torch.tensor([7.0]), torch.tensor([score], requires_grad=True))
-        assert got.item() == pytest.approx(told, rel=1e-6)
+        assert got.item() == pytest.approx(expected, rel=1e-6)
         assert not got.requires_grad
     assert list(loss.pseudo) == [7]
 
@@ -341,10 +341,22 @@ NAN = float("nan")
         ([1, 2, 3, 4, 5, NAN], {"batch_size": 6}, "NaN in 1 of 6 rows, fewer than 2 in a batch of 6, first in row 5"),
         ([1, 2, 3, NAN, NAN, NAN], {"batch_size": 3}, "NaN in 3 of 6 rows.*raise batch_size"),
         ([1, 2, 3, 4, NAN, NAN], {"batch_size": 6, "early_stopping": True}, "set early_stopping=False"),
-        ([1, 2, 3, 4, 5, 6], {"pu_weights": (1, 1)}, "pu_weights"),
+        (
+            [1, 2, 3, 4, 5, 6],
+            {"pu_weights": (1, 1)},
+            r"'pu_weights' parameter of JSPL must be a sequence of 3 members, each a float in the range \[0.0",
+        ),
         ([1, 2, 3, 4, 5, 6], {"attention_size": 4}, "attention_size=4 is even"),
-        ([1, 2, 3, 4, 5, 6], {"threshold": 1.5}, "threshold"),
-        ([1, 2, 3, 4, 5, 6], {"n_directions": 0}, "n_directions"),
+        (
+            [1, 2, 3, 4, 5, 6],
+            {"threshold": 1.5},
+            r"'threshold' parameter of JSPL must be a float in the range \[0.0, 1.0\]",
+        ),
+        (
+            [1, 2, 3, 4, 5, 6],
+            {"n_directions": 0},
+            r"'n_directions' parameter of JSPL must be an int in the range \[1, inf\)",
+        ),
     ],
 )
 def test_errors(y, parameters, message):

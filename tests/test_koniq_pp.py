@@ -194,8 +194,8 @@ def test_equal_labels_say_nothing(drawn):
 )
 def test_any_network_with_four_stages_is_a_backbone(backbone, first, last):
     estimator = KonIQPlusPlus(**{**SMALL, "backbone": backbone}).initialize()
-    maps = estimator.network_.maps
-    assert (maps[0], maps[-1], len(maps)) == (first, last, 8)
+    layers = estimator.network_.layers
+    assert (layers[0], layers[-1], len(layers)) == (first, last, 8)
     assert np.isfinite(estimator.predict([picture(64, 96)])).all()
 
 
@@ -213,14 +213,15 @@ def test_images_are_resized_as_pillow_does(small):
 def test_score_is_the_weighted_mean_of_its_map(small, monkeypatch):
     image = picture(64, 96)
     with torch.inference_mode():
-        (said, shares), _ = small.network_.maps(small._views(image))
-    assert said.shape == shares.shape == (1, 1, 2, 3)  # a stride of 32
-    assert (shares > 0).all()
-    np.testing.assert_allclose(np.average(said.flatten(), weights=shares.flatten()), small.predict([image]), rtol=1e-4)
+        (scores, weights), _ = small.network_.maps(small._views(image))
+    assert scores.shape == weights.shape == (1, 1, 2, 3)  # a stride of 32
+    assert (weights > 0).all()
+    mean = np.average(scores.flatten(), weights=weights.flatten())
+    np.testing.assert_allclose(mean, small.predict([image]), rtol=1e-4)
     # Each position covers 32 x 32 pixels; far from others, in the corners, the map has its value.
     quality = small.quality_map(image)
     assert (quality.shape, quality.dtype) == ((64, 96), np.float32)
-    np.testing.assert_allclose(quality[[0, 0, -1, -1], [0, -1, 0, -1]], said[0, 0, [0, 0, 1, 1], [0, 2, 0, 2]])
+    np.testing.assert_allclose(quality[[0, 0, -1, -1], [0, -1, 0, -1]], scores[0, 0, [0, 0, 1, 1], [0, 2, 0, 2]])
 
 
 @pytest.mark.parametrize("shape", [(50, 50), (130, 97)])
@@ -329,12 +330,12 @@ def test_quality_and_defects_of_unseen_photographs_are_learned():
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"image_size": (100, 64)}, r"image_size=\(100, 64\) must be \(height, width\), both multiples of 32"),
-        ({"image_size": (0, 64)}, r"image_size=\(0, 64\) must be"),
-        ({"image_size": (64, 64, 3)}, r"image_size=\(64, 64, 3\) must be"),
-        ({"n_defects": 0}, "n_defects == 0, must be >= 1"),
-        ({"lr_step": 0}, "lr_step == 0, must be >= 1"),
-        ({"monotonicity": -1.0}, "monotonicity == -1.0, must be >= 0"),
+        ({"image_size": (100, 64)}, r"image_size=\(100, 64\) does not fit .*; give multiples of 32"),
+        ({"image_size": (0, 64)}, r"'image_size' parameter .* 2 members, each an int in the range \[32, inf\)"),
+        ({"image_size": (64, 64, 3)}, "'image_size' parameter of KonIQPlusPlus must be a sequence of 2 members"),
+        ({"n_defects": 0}, r"'n_defects' parameter of KonIQPlusPlus must be an int in the range \[1, inf\)"),
+        ({"lr_step": 0}, r"'lr_step' parameter of KonIQPlusPlus must be an int in the range \[1, inf\)"),
+        ({"monotonicity": -1.0}, r"'monotonicity' parameter .* must be a float in the range \[0.0, inf\)"),
         (
             {"backbone": "test_byobnet"},
             r"backbone='test_byobnet' has no stages of blocks with strides \(4, 8, 16, 32\)",

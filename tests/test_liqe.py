@@ -10,6 +10,7 @@ import pytest
 import torch
 from held_out import levels
 from sentences import one_sentence
+from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_iqa import LIQE
 from sklearn_iqa._nn import clip_text
@@ -57,7 +58,7 @@ def logits(official, seen):
 # Parity ---------------------------------------------------------------------------------------------------------------
 
 
-def test_sentences_are_official(official):
+def test_prompts_are_official(official):
     config, network = KIT["config"], official.network_
     assert list(QUALITIES) == config["qualities"]
     assert list(SCENES) == config["scenes"]
@@ -80,7 +81,7 @@ def test_stages_are_official(official, seen, logits):
         kits.assert_parity("liqe", stage["name"], numbers, want, atol=ATOL)
 
 
-def test_quality_and_shares_are_official(official, logits):
+def test_quality_and_probabilities_are_official(official, logits):
     probabilities = official.network_.probabilities(logits)
     kits.assert_parity("liqe", "quality", expected_level(probabilities.quality), KIT["output"], atol=ATOL)
     for task, name in (("quality", "quality [image][5]"), ("scene", "scene [image][9]")):
@@ -161,10 +162,10 @@ def test_the_official_file_loads_by_path(tmp_path):
         torch.testing.assert_close(loaded, state, rtol=2**-11, atol=1e-7)
 
 
-# Images and prompts -------------------------------------------------------------------------------------------------
+# Images and prompts ---------------------------------------------------------------------------------------------------
 
 
-def test_sentences_are_encoded_once(monkeypatch):
+def test_prompts_are_encoded_once(monkeypatch):
     estimator, passes = LIQE(**TINY).fit(IMAGES, Y), []
     encode = LIQENetwork.encode_prompts
     monkeypatch.setattr(LIQENetwork, "encode_prompts", lambda self: passes.append(self) or encode(self))
@@ -175,10 +176,10 @@ def test_sentences_are_encoded_once(monkeypatch):
     assert len(passes) == 2 + 1  # two batches, and the calibration
 
 
-def test_shares_are_probabilities_and_names():
+def test_tasks_are_probabilities_and_names():
     tasks = LIQE(**TINY).initialize().predict_tasks(IMAGES)
     for name, n in (("quality", 5), ("scene", 3), ("distortion", 2)):
-        table = tasks[f"{name}_shares"]
+        table = tasks[f"{name}_probabilities"]
         assert table.shape == (6, n)
         np.testing.assert_allclose(table.sum(1), 1, rtol=1e-6)  # the softmax is in double precision, logits are not
     np.testing.assert_allclose(tasks.quality, tasks.quality_probabilities @ [1, 2, 3, 4, 5])
@@ -243,7 +244,7 @@ def test_all_but_the_factor_learns():
     assert same == ["clip.logit_scale"]
 
 
-def test_groups_keep_their_own_units():
+def test_domains_keep_their_own_units():
     domains = np.array(["a", "b"] * 3)
     together = LIQE(**TINY).fit(IMAGES, Y, domains=domains)
     apart = LIQE(**TINY).fit(IMAGES, Y + 64.0 * (domains == "b"), domains=domains)
@@ -272,8 +273,7 @@ def test_it_learns_what_holds_on_new_photographs():
     ("parameters", "labels", "parts"),
     [
         ({"scenes": ()}, {}, ("is empty",)),
-        ({"scenes": "indoor"}, {}, ("scenes='indoor'",)),
-        ({"distortions": ("blur", "blur")}, {}, ("distortions=('blur', 'blur')",)),
+        ({"distortions": ("blur", "blur")}, {}, ("distortions=('blur', 'blur')", "twice")),
         ({}, {"scene": ["sea"] * 6}, ("scene holds 'sea'", "indoor, plant, others", "set scenes")),
         ({}, {"distortion": ["jpeg"] * 6}, ("distortion holds 'jpeg'", "blur, other")),
         ({}, {"domains": range(6)}, ("learns from pairs", "6 domain(s)")),
@@ -283,6 +283,21 @@ def test_it_learns_what_holds_on_new_photographs():
 def test_unusable_input_is_named(parameters, labels, parts):
     with one_sentence(ValueError, *parts):
         LIQE(**{**TINY, **parameters}).fit(IMAGES, Y, **labels)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "accepted"),
+    [
+        ("scenes", "indoor", "a sequence of 0 or more members, each an instance of 'str' or None"),
+        ("distortions", (1, 2), "a sequence of 0 or more members, each an instance of 'str' or None"),
+        ("n_crops", 0, r"an int in the range \[1, inf\)"),
+        ("weight_decay", -1.0, r"a float in the range \[0.0, inf\)"),
+    ],
+)
+def test_values_that_a_parameter_cannot_have_are_refused(parameter, value, accepted):
+    sentence = rf"^The '{parameter}' parameter of LIQE must be {accepted}\. Got .* instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
+        LIQE(**{**TINY, parameter: value}).fit(IMAGES, Y)
 
 
 def test_labels_of_another_length_are_named():

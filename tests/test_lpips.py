@@ -134,10 +134,18 @@ def test_wrong_published_weights_say_what_to_set():
         LPIPS(net="alex", weights="vgg-v0.1").initialize()
 
 
-@pytest.mark.parametrize("parameters", [{"net": "vgg19"}, {"version": "1"}, {"trainable": "some"}])
-def test_unknown_options(parameters):
-    with pytest.raises(ValueError, match="is unknown; take one of"):
-        LPIPS(backbone_weights=None, **parameters).initialize()
+@pytest.mark.parametrize(
+    ("name", "value", "options"),
+    [
+        ("net", "vgg19", ("alex", "vgg", "squeeze")),
+        ("version", "1", ("0.1", "0.0")),
+        ("trainable", "some", ("heads", "all")),
+    ],
+)
+def test_unknown_options(name, value, options):
+    with pytest.raises(ValueError, match=f"'{name}' parameter of LPIPS must be a str among") as caught:
+        LPIPS(backbone_weights=None, **{name: value}).initialize()
+    assert all(repr(option) in str(caught.value) for option in options)
 
 
 @pytest.fixture(scope="module")

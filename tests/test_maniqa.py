@@ -66,10 +66,10 @@ def stages(full):
         for name in names
     ]
     crops = torch.stack([full._pixels(image)[:, :224, :224] for image in kits.images(0)])
-    tapped = network.vit.forward_intermediates
+    forward = network.vit.forward_intermediates
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            network.vit, "forward_intermediates", lambda *a, **k: outputs.setdefault("layers", tapped(*a, **k))
+            network.vit, "forward_intermediates", lambda *a, **k: outputs.setdefault("layers", forward(*a, **k))
         )
         network(crops)
     for hook in hooks:
@@ -98,7 +98,7 @@ def test_scores_are_the_official_ones(stages):
 def test_stages_are_the_official_ones(stages, stage):
     name = stage["at"].split()[0]
     output = (stages[name][0] if "image 0" in stage["at"] else stages[name]).double()
-    assert output.numel() == math.prod(stage["shape"])  # patches may stand as (rows, columns) or on one axis
+    assert output.numel() == math.prod(stage["shape"])  # patches are (rows, columns) or one axis
     moments = [output.mean(), output.std(unbiased=False)]
     kits.assert_parity("maniqa", name, moments, [stage["mean"], stage["std"]], atol=ATOL)
 
@@ -139,7 +139,7 @@ def test_size(full):
 
 
 def _without_mask(attention, monkeypatch):
-    """Shift by hand around windows that are not told of the shift."""
+    """Shift by hand around windows whose attention is not masked."""
     (down, right), axes = attention.shift_size, (1, 2)
     forward = attention.forward
     monkeypatch.setattr(attention, "shift_size", [0, 0])
@@ -185,7 +185,7 @@ def test_quirks_count(full, behind_the_vit, monkeypatch, leave_out, kind):
 def test_score_is_a_weighted_mean_of_patch_scores(small):
     crops = torch.stack([small._pixels(picture(SIDE, SIDE, seed)) for seed in range(3)])
     with torch.inference_mode():
-        output, (scores, patch_weights) = small.network_(crops), small.network_.patches(crops)
+        output, (scores, patch_weights) = small.network_(crops), small.network_.position_scores(crops)
     assert scores.shape == patch_weights.shape == (3, SIDE // PATCH, SIDE // PATCH)
     assert ((patch_weights > 0) & (patch_weights < 1)).all()
     expected = [np.average(s, weights=w) for s, w in zip(scores.numpy(), patch_weights.numpy(), strict=True)]
@@ -213,7 +213,7 @@ def test_transposed_attention_is_attention_and_a_scramble():
     np.testing.assert_allclose(layer(channels)[0].detach(), channels[0].numpy() + scrambled, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_behind_the_last_tap_is_computed(small):
+def test_nothing_behind_the_last_layer_is_computed(small):
     assert len(small.network_.vit.blocks) == 1 + max(SMALL["layers"])
 
 
@@ -296,7 +296,7 @@ def test_pixels_are_mapped_to_minus_one_to_one(full):
 def test_map_of_one_crop_holds_the_patch_scores(small):
     image = picture(SIDE, SIDE)
     with torch.inference_mode():
-        scores, _ = small.network_.patches(small._pixels(image)[None])
+        scores, _ = small.network_.position_scores(small._pixels(image)[None])
     expected = scores[0].numpy().repeat(PATCH, axis=0).repeat(PATCH, axis=1)
     np.testing.assert_allclose(small.quality_map(image), expected, rtol=1e-6)
 
@@ -307,23 +307,23 @@ def test_map_lies_over_the_image(small, monkeypatch):
     blocks = np.random.default_rng(0).uniform(size=(12, 14, 3)).astype(np.float32)
     image = blocks.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
 
-    def patches(crops):
+    def position_scores(crops):
         colours = F.avg_pool2d(crops, PATCH) / 2 + 0.5
         return colours[:, 0], colours[:, 1] + 0.1
 
-    monkeypatch.setattr(small.network_, "patches", patches)
+    monkeypatch.setattr(small.network_, "position_scores", position_scores)
     np.testing.assert_allclose(small.quality_map(image), image[:, :, 0], atol=1e-5)
 
 
 def test_map_averages_overlapping_crops_by_weight(small, monkeypatch):
-    # 160 x 192: three crops, at columns 0, 16 and 32. The first says 1 with weight 1, the others 4 with weight 2.
+    # 160 x 192: three crops, at columns 0, 16 and 32. The first scores 1 with weight 1, the others 4 with weight 2.
     answers = iter([(1.0, 1.0), (4.0, 2.0), (4.0, 2.0)])
 
-    def patches(crops):
+    def position_scores(crops):
         score, weight = next(answers)
         return torch.full((1, 10, 10), score), torch.full((1, 10, 10), weight)
 
-    monkeypatch.setattr(small.network_, "patches", patches)
+    monkeypatch.setattr(small.network_, "position_scores", position_scores)
     quality = small.quality_map(picture(SIDE, 192))
     # First alone; first and second: (1 + 8) / 3; all: (1 + 8 + 8) / 5; then the others alone.
     expected = np.repeat([1.0, 3.0, 3.4, 4.0], [16, 16, 128, 32])
@@ -365,7 +365,7 @@ def test_training_flips_left_and_right_only(small):
     assert 4 <= n_flipped <= 16  # outside with a probability below 0.3 % for a fair coin
 
 
-def test_predict_and_map_speak_the_unit_of_the_labels():
+def test_predict_and_map_have_the_unit_of_the_labels():
     X, y = [picture(SIDE, SIDE, seed) for seed in range(4)], [20.0, 40.0, 60.0, 80.0]
     estimator = MANIQA(**SMALL, max_epochs=1).fit(X, y)
     assert estimator.label_scale_ == (60.0, 20.0)  # 0..1 -> 20..80
@@ -398,18 +398,19 @@ def test_published_weights_insist_on_their_scale(name, scale, right):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "sentence"),
+    ("parameters", "message"),
     [
         ({"backbone": "resnet10t"}, "'resnet10t' is no plain vision transformer"),
         ({"layers": (2, 1)}, r"layers=\[2, 1\] must ascend within 0..5"),
         ({"layers": (1, 6)}, r"layers=\[1, 6\] must ascend within 0..5"),
-        ({"layers": ()}, r"layers=\[\] must ascend"),
+        ({"layers": ()}, "'layers' parameter of MANIQA must be a sequence of 1 or more members, each an int"),
         ({"window_size": 4}, r"window_size=4 must divide the patches, \(10, 10\)"),
-        ({"window_size": 0}, "window_size == 0, must be >= 1"),
+        ({"window_size": 0}, r"'window_size' parameter of MANIQA must be an int in the range \[1, inf\)"),
+        ({"drop": 1.0}, r"'drop' parameter of MANIQA must be a float in the range \[0.0, 1.0\)"),
         ({"embed_dim": 18}, r"embed_dim=18 must be a multiple of 2 \* n_heads = 4"),
-        ({"crops": "centre"}, "crops='centre' is unknown"),
+        ({"crops": "centre"}, "'crops' parameter of MANIQA must be a str among .*'grid'"),
     ],
 )
-def test_parameters_that_do_not_go_together(parameters, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_unusable_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
         MANIQA(**{**SMALL, **parameters}).initialize()

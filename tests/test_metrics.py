@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Agreement figures: closed forms, SciPy's numbers, the logistic curve, scorers inside scikit-learn's searches."""
+"""Agreement metrics: closed forms, SciPy's numbers, the logistic curve, scorers inside scikit-learn's searches."""
 
 import pickle
 import subprocess
@@ -19,7 +19,7 @@ from sklearn_iqa import metrics
 from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, quality_scoring, rmse, srcc
 
 CORRELATIONS = [srcc, krcc, plcc, plcc_logistic]
-FIGURES = [*CORRELATIONS, rmse, fit_logistic]
+METRICS = [*CORRELATIONS, rmse, fit_logistic]
 
 
 def vqeg_4(x, b1, b2, b3, b4):
@@ -62,15 +62,15 @@ def test_agrees_with_scipy(noisy, ties):
 
 def test_rank_correlations_ignore_monotone_maps(noisy):
     mos, scores = noisy
-    for figure in (srcc, krcc):
-        assert figure(np.exp(mos / 50), scores**3) == figure(mos, scores)
+    for metric in (srcc, krcc):
+        assert metric(np.exp(mos / 50), scores**3) == metric(mos, scores)
 
 
-@pytest.mark.parametrize("figure", [srcc, krcc, plcc])
-def test_correlations_are_odd_and_symmetric(noisy, figure):
+@pytest.mark.parametrize("metric", [srcc, krcc, plcc])
+def test_correlations_are_odd_and_symmetric(noisy, metric):
     mos, scores = noisy
-    assert figure(mos, -scores) == pytest.approx(-figure(mos, scores), abs=1e-12)
-    assert figure(scores, mos) == pytest.approx(figure(mos, scores), abs=1e-12)
+    assert metric(mos, -scores) == pytest.approx(-metric(mos, scores), abs=1e-12)
+    assert metric(scores, mos) == pytest.approx(metric(mos, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("n_parameters", [4, 5])
@@ -82,16 +82,16 @@ def test_plcc_logistic_ignores_unit_and_direction(noisy, n_parameters):
         assert plcc_logistic(mapped_mos, mapped_scores, n_parameters=n_parameters) == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("figure", CORRELATIONS)
+@pytest.mark.parametrize("metric", CORRELATIONS)
 @pytest.mark.parametrize(("mos", "scores"), [([1, 2, 3], [5, 5, 5]), ([5, 5, 5], [1, 2, 3]), ([5, 5, 5], [5, 5, 5])])
-def test_constant_input_gives_zero_with_one_warning(figure, mos, scores):
+def test_constant_input_gives_zero_with_one_warning(metric, mos, scores):
     with pytest.warns(UndefinedMetricWarning, match="constant, 0.0 is returned") as caught:
-        assert figure(mos, scores) == 0.0
+        assert metric(mos, scores) == 0.0
     assert len(caught) == 1
-    assert caught[0].filename == __file__ or figure is plcc_logistic
+    assert caught[0].filename == __file__ or metric is plcc_logistic
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("mos", "scores", "message"),
     [
@@ -105,24 +105,26 @@ def test_constant_input_gives_zero_with_one_warning(figure, mos, scores):
         (["a", "b"], [1, 2], "could not convert"),
     ],
 )
-def test_unusable_input_is_refused_in_one_sentence(figure, mos, scores, message):
+def test_unusable_input_is_refused_in_one_sentence(metric, mos, scores, message):
     with pytest.raises(ValueError, match=message) as error:
-        figure(mos, scores)
+        metric(mos, scores)
     assert "\n" not in str(error.value)
 
 
 def test_columns_and_series_are_taken(noisy):
     pandas = pytest.importorskip("pandas")
     mos, scores = noisy
-    for figure in CORRELATIONS:
-        assert figure(mos[:, None], pandas.Series(scores)) == figure(mos, scores)
+    for metric in CORRELATIONS:
+        assert metric(mos[:, None], pandas.Series(scores)) == metric(mos, scores)
 
 
 @pytest.mark.parametrize("n_parameters", [3, 6, None, "5"])
 def test_other_numbers_of_parameters_are_refused(n_parameters):
-    for figure in (fit_logistic, plcc_logistic):
-        with pytest.raises(ValueError, match="has 4 or 5 parameters, got n_parameters="):
-            figure([1, 2, 3], [1, 2, 3], n_parameters=n_parameters)
+    for metric in (fit_logistic, plcc_logistic):
+        with pytest.raises(
+            ValueError, match=rf"'n_parameters' parameter of {metric.__name__} must be an? int among {{4, 5}}"
+        ):
+            metric([1, 2, 3], [1, 2, 3], n_parameters=n_parameters)
 
 
 # The centre, width and direction of the known curves vary; scores lie in 0..1 and in 0..1e5.

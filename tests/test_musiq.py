@@ -412,7 +412,7 @@ def test_counts_of_ratings_are_learned_as_they_are():
     assert ((scores > 1) & (scores < 3)).all()
     targets = estimator._check_targets(X, counts)
     np.testing.assert_allclose(estimator._quality(targets), [1.2, 1.8, 2.3, 2.8])  # (8 * 1 + 2 * 2) / 10, ...
-    with pytest.raises(ValueError, match="negative counts of ratings, or a row without any"):
+    with pytest.raises(ValueError, match="y has negative counts of ratings, or a row without any"):
         estimator.fit(X, np.where(counts == 8, -1, counts))
 
 
@@ -429,11 +429,12 @@ def test_means_become_histograms_of_that_mean():
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"n_bins": 2}, "n_bins=2 must not be 2"),
-        ({"n_heads": 5}, "embed_dim=24 a multiple of n_heads=5"),
-        ({"longer_sides": (0,)}, "longer_sides == 0, must be >= 1"),
-        ({"max_patches": 0}, "max_patches == 0, must be >= 1"),
-        ({"depth": 0}, "depth == 0, must be >= 1"),
+        ({"n_bins": 2}, r"'n_bins' parameter of MUSIQ must be a int among \{1\} or an int in the range \[3, inf\)"),
+        ({"n_heads": 5}, "embed_dim=24 is no multiple of n_heads=5"),
+        ({"longer_sides": (0,)}, r"'longer_sides' parameter .* 0 or more members, each an int in the range \[1, inf\)"),
+        ({"longer_sides": 224}, "'longer_sides' parameter of MUSIQ must be a sequence"),
+        ({"max_patches": 0}, r"'max_patches' parameter of MUSIQ must be an int in the range \[1, inf\)"),
+        ({"depth": 0}, r"'depth' parameter of MUSIQ must be an int in the range \[1, inf\)"),
     ],
 )
 def test_parameters_that_cannot_be(parameters, sentence):

@@ -174,7 +174,7 @@ def test_files_of_truskovskiyk_load():
 
 
 def tiny(**parameters):
-    """Give an estimator with a backbone of 0.4 million random weights that sees 32 x 32 pixels."""
+    """Give an estimator with a backbone of 0.4 million random weights and an input of 32 x 32 pixels."""
     defaults = {"backbone": "test_resnet", "backbone_weights": None, "image_size": 32, "random_state": 0}
     return NIMA(**{**defaults, **parameters})
 
@@ -334,12 +334,12 @@ def test_the_unit_cannot_change_on_the_way():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_bins": 2}, "n_bins=2"),
-        ({"n_bins": 0}, "n_bins"),
-        ({"pooling": "max"}, "pooling='max'"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"image_size": 0}, "image_size"),
-        ({"rating_std": 0.0}, "rating_std"),
+        ({"n_bins": 2}, r"'n_bins' parameter of NIMA must be a int among \{1\} or an int in the range \[3, inf\)"),
+        ({"n_bins": 0}, "'n_bins' parameter"),
+        ({"pooling": "max"}, "'pooling' parameter of NIMA must be a str among"),
+        ({"dropout": 1.0}, r"'dropout' parameter of NIMA must be a float in the range \[0.0, 1.0\)"),
+        ({"image_size": 0}, r"'image_size' parameter of NIMA must be an int in the range \[1, inf\) or None"),
+        ({"rating_std": 0.0}, r"'rating_std' parameter of NIMA must be a float in the range \(0.0, inf\)"),
         ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
         ({"backbone": "test_vit", "pooling": "mean"}, "pooling='backbone'"),
         ({"backbone": "inception_resnet_v2"}, "64 x 64 pixels"),  # its unpadded layers need 75

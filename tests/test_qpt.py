@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_iqa import NIMA, QPT, UNIQUE, HyperIQA
 from sklearn_iqa._nn import timm_backbones
@@ -215,11 +216,19 @@ def test_frozen_features_stay_in_a_pipeline(fitted, images):
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value"),
-    [("n_rounds", 0), ("skip", 1.0), ("queue_size", 0), ("momentum", 1.5), ("temperature", 0.0), ("crop_size", 0)],
+    ("parameter", "value", "accepted"),
+    [
+        *((name, 0, r"an int in the range \[1, inf\)") for name in ("crop_size", "n_crops", "n_rounds", "queue_size")),
+        ("skip", 1.0, r"a float in the range \[0.0, 1.0\)"),
+        ("momentum", 1.5, r"a float in the range \[0.0, 1.0\]"),
+        ("temperature", 0.0, r"a float in the range \(0.0, inf\)"),
+        ("weight_decay", -1.0, r"a float in the range \[0.0, inf\)"),
+        ("batch_negatives", "no", "an instance of 'bool'"),
+    ],
 )
-def test_bad_parameter_is_named(parameter, value, images):
-    with pytest.raises(ValueError, match=parameter):
+def test_values_that_a_parameter_cannot_have_are_refused(parameter, value, accepted, images):
+    sentence = rf"^The '{parameter}' parameter of QPT must be {accepted}.*\. Got {value!r} instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
         QPT(**{**SMALL, parameter: value}).fit(images)
 
 

@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sklearn_iqa
@@ -158,6 +159,23 @@ def test_head_is_a_scikit_learn_regressor(estimator, check):
     check(estimator)
 
 
+@pytest.mark.parametrize(
+    ("parameter", "value", "accepted"),
+    [
+        *(
+            (name, 0, r"an int in the range \[1, inf\)")
+            for name in ("n_components", "n_kernel_components", "n_landmarks")
+        ),
+        *((name, 0.0, r"a float in the range \(0.0, inf\)") for name in ("gamma", "linear_weight", "alpha")),
+        ("n_landmarks", "800", r"an int in the range \[1, inf\)"),
+    ],
+)
+def test_values_that_a_parameter_cannot_have_are_refused_at_fit(parameter, value, accepted):
+    sentence = rf"^The '{parameter}' parameter of QualityHead must be {accepted}\. Got {value!r} instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
+        QualityHead(**{parameter: value}).fit(*_waves(20, 0))
+
+
 def _waves(n, seed):
     """A sine of one of five features, with noise of standard deviation 0.1."""
     rng = np.random.default_rng(seed)
@@ -202,13 +220,13 @@ def test_pseudo_rows_teach_order_inside_their_groups_alone():
     groups = np.repeat(np.arange(40), 3)
     labels = -np.tile([0.0, 1.0, 2.0], 40)
     plain = QualityHead(alpha=0.1).fit(X, y)
-    told = QualityHead(alpha=0.1).fit(X, y, pseudo_X=base, pseudo_y=labels, pseudo_groups=groups)
-    assert np.diff(told.predict(base).reshape(40, 3), axis=1).mean() < -0.4
+    taught = QualityHead(alpha=0.1).fit(X, y, pseudo_X=base, pseudo_y=labels, pseudo_groups=groups)
+    assert np.diff(taught.predict(base).reshape(40, 3), axis=1).mean() < -0.4
     assert abs(np.diff(plain.predict(base).reshape(40, 3), axis=1).mean()) < 0.2
     # A constant for each group changes nothing.
     moved = labels + np.repeat(rng.normal(size=40), 3)
     again = QualityHead(alpha=0.1).fit(X, y, pseudo_X=base, pseudo_y=moved, pseudo_groups=groups)
-    np.testing.assert_allclose(again.predict(X), told.predict(X), atol=1e-4)
+    np.testing.assert_allclose(again.predict(X), taught.predict(X), atol=1e-4)
 
 
 def test_head_file_round_trip(tmp_path):

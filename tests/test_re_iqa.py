@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
 
 from sklearn_iqa import ReIQA
 from sklearn_iqa._base.devices import seeded
@@ -311,15 +312,25 @@ def test_the_content_encoder_learns_by_plain_descent():
 
 
 @pytest.mark.parametrize(
-    ("parameter", "value"),
+    ("parameter", "value", "accepted"),
     [
-        *(("parts", "style"), ("trained", "all"), ("patch_size", 7), ("n_distorted", 27), ("queue_size", 0)),
-        *(("momentum", 1.1), ("second_distortion", -0.1), ("temperature", 0.0), ("n_groups", 0), ("content_lr", 0.0)),
-        *(("warmup_epochs", -1), ("content_epochs", 0), ("content_size", 0.5), ("weight_decay", -1.0)),
+        ("parts", "style", "a str among .*'content.quality'"),
+        ("trained", "all", "a str among .*'none'"),
+        ("patch_size", 7, r"an int in the range \[8, inf\)"),
+        ("n_distorted", 27, r"an int in the range \[0, 26\]"),
+        *((name, 0, r"an int in the range \[1, inf\)") for name in ("queue_size", "n_groups", "content_epochs")),
+        ("content_size", 0.5, r"an int in the range \[1, inf\)"),
+        ("warmup_epochs", -1, r"an int in the range \[0, inf\)"),
+        ("momentum", 1.1, r"a float in the range \[0.0, 1.0\]"),
+        ("second_distortion", -0.1, r"a float in the range \[0.0, 1.0\]"),
+        *((name, 0.0, r"a float in the range \(0.0, inf\)") for name in ("temperature", "content_lr")),
+        ("weight_decay", -1.0, r"a float in the range \[0.0, inf\)"),
+        *((name, 5, "'os.PathLike' or None") for name in ("content_weights", "quality_weights")),
     ],
 )
-def test_bad_parameters_are_named(parameter, value):
-    with pytest.raises((ValueError, TypeError), match=parameter):
+def test_values_that_a_parameter_cannot_have_are_refused(parameter, value, accepted):
+    sentence = rf"^The '{parameter}' parameter of ReIQA must be .*{accepted}.*\. Got {value!r} instead\.$"
+    with pytest.raises(InvalidParameterError, match=sentence):
         ReIQA(**{**TINY, parameter: value}).fit(noise_images())
 
 

@@ -40,8 +40,8 @@ def as_images(pair):
 
 
 def assert_features(what, got, want):
-    for name, values, told in zip(NAMES, np.atleast_2d(got).T, np.atleast_2d(want).T, strict=True):
-        kits.assert_parity("srif", f"{what} {name}", values, told, rtol=TOLERANCE[name])
+    for name, values, expected in zip(NAMES, np.atleast_2d(got).T, np.atleast_2d(want).T, strict=True):
+        kits.assert_parity("srif", f"{what} {name}", values, expected, rtol=TOLERANCE[name])
 
 
 # Features -------------------------------------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ def test_parity_stages(pairs):
     sums = [level.sum() for level in gaussian]
     kits.assert_parity("srif", "Gaussian sums", sums, stages["gaussian_level_sums_reference (7 levels)"], rtol=1e-7)
     sizes = [np.abs(level).mean() for level in (*laplacian, gaussian[-1])]
-    told = stages["laplacian_mean_abs_reference (7 levels, last = Gaussian)"]
-    kits.assert_parity("srif", "Laplacian sizes", sizes, told, rtol=1e-7)
+    expected = stages["laplacian_mean_abs_reference (7 levels, last = Gaussian)"]
+    kits.assert_parity("srif", "Laplacian sizes", sizes, expected, rtol=1e-7)
     query_gaussian, query_laplacian = _srif_pyramids.gray_pyramids(query, 7)
     for name, level in (("query", query_laplacian[1]), ("reference", laplacian[1])):
         counts = _srif_pyramids.texture_histogram(level)
@@ -83,8 +83,8 @@ def test_parity_stages(pairs):
     kits.assert_parity("srif", "kld4", fourth, stages["kld4"], rtol=1e-2)
     # the slip of the demo: of the query the Gaussian level
     fifth = divergence(query_gaussian[4], laplacian[4])
-    told = stages["kld5 (query uses the Gaussian, not the Laplacian, level: code slip)"]
-    kits.assert_parity("srif", "kld5", fifth, told, rtol=1e-2)
+    expected = stages["kld5 (query uses the Gaussian, not the Laplacian, level: code slip)"]
+    kits.assert_parity("srif", "kld5", fifth, expected, rtol=1e-2)
 
 
 def test_flat_images_give_numbers():
@@ -94,19 +94,19 @@ def test_flat_images_give_numbers():
     np.testing.assert_allclose(features[0, :8], [1, 1, 1, 0, 0, 0, 1, 1], atol=1e-12)
 
 
-def test_what_is_known_is_not_computed_again(monkeypatch):
+def test_cached_results_are_not_computed_again(monkeypatch):
     image = kits.images(4, sizes=((192, 200),))[0]
     first = SRIF().transform([(image, image)])
     monkeypatch.setattr(_srif_pyramids, "sharpness", None)  # a call would fail
     np.testing.assert_array_equal(SRIF().transform([(image, image)]), first)
 
 
-def test_memory_is_bounded(monkeypatch):
-    monkeypatch.setattr(_srif_pyramids, "_at_hand", {})
-    monkeypatch.setattr(_srif_pyramids, "REMEMBERED", 3)
-    found = [_srif_pyramids._remembered(np.sum, np.full((2, 2), float(i))) for i in range(5)]
+def test_cache_is_bounded(monkeypatch):
+    monkeypatch.setattr(_srif_pyramids, "_cached", {})
+    monkeypatch.setattr(_srif_pyramids, "CACHE_SIZE", 3)
+    found = [_srif_pyramids._cached_call(np.sum, np.full((2, 2), float(i))) for i in range(5)]
     assert found == [0, 4, 8, 12, 16]
-    assert len(_srif_pyramids._at_hand) == 3
+    assert len(_srif_pyramids._cached) == 3
 
 
 def test_larger_reference_is_cut_to_the_centre():
@@ -141,7 +141,7 @@ def pairwise(table, one, other):
 
 
 def test_parity_published_weights(table):
-    fidelities, told = pairwise(table, "df_mapped", "sf_mapped"), KIT["wind_results"]
+    fidelities, results = pairwise(table, "df_mapped", "sf_mapped"), KIT["wind_results"]
     half, none = torch.full((1, 2), 0.5), torch.zeros(1, 2)
     scores = {
         "df_mapped": fidelities[:, 0],
@@ -151,7 +151,7 @@ def test_parity_published_weights(table):
     }
     for name, score in scores.items():
         got = [figure(table["mean_rank"], score.numpy()) for figure in (srcc, krcc, plcc)]
-        want = [told[name][figure] for figure in ("SRCC", "KRCC", "PLCC_no_refit")]
+        want = [results[name][figure] for figure in ("SRCC", "KRCC", "PLCC_no_refit")]
         kits.assert_parity("srif", f"table, {name}", got, want, rtol=1e-6)
 
 
@@ -167,8 +167,8 @@ def test_fit_reaches_the_published_fidelities(table):
     assert plcc(table["sf_mapped"], texture) > 0.95
     # The kit's coefficients of structure; measured -0.818, 0.799, 1.009. Those of texture (0.05, 0.38, 0.60) hang on
     # where the nearly flat curves of texture end, and are others here (0.32, 0.19, 0.53).
-    told = KIT["wind_results"]["least squares coefficients over scales (df, sf), no intercept"][0]
-    np.testing.assert_allclose(state["shares"][0], told, atol=0.05)
+    expected = KIT["wind_results"]["least squares coefficients over scales (df, sf), no intercept"][0]
+    np.testing.assert_allclose(state["coefficients"][0], expected, atol=0.05)
 
 
 def test_fusion_holds_on_other_contents(table):
@@ -203,7 +203,7 @@ def test_weights_are_those_of_least_variance():
 
 
 def test_weights_follow_the_content():
-    # Structure errs on the first half of the rows, texture on the second, and the content tells them apart.
+    # Structure errs on the first half of the rows, texture on the second, and the content separates them.
     content = np.repeat([[0.0], [10.0]], 50, axis=0) * np.ones(4)
     errors = np.random.default_rng(0).normal(size=(100, 2)) * np.repeat([[3.0, 0.1], [0.1, 3.0]], 50, axis=0)
     moments = np.column_stack([np.ones(100), errors, errors**2, errors.prod(1)])
@@ -304,8 +304,8 @@ def test_scikit_learn_callbacks_see_the_fit(split):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"weighting": "paper"}, "weighting='paper' is unknown; take one of uncertainty, equal, df"),
-        ({"bandwidth": 0.0}, "bandwidth == 0.0, must be > 0"),
+        ({"weighting": "paper"}, "'weighting' parameter of SRIF must be a str among .*'uncertainty'"),
+        ({"bandwidth": 0.0}, r"'bandwidth' parameter of SRIF must be a float in the range \(0.0, inf\)"),
     ],
 )
 def test_bad_parameters(parameters, message):

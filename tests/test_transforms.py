@@ -341,12 +341,6 @@ def test_random_crop_draws_from_the_generator_that_it_is_given():
     assert crop.shape == (2, 3, 8, 8)
 
 
-@pytest.mark.parametrize("crops", ["centre", None])
-def test_other_places_are_refused(crops):
-    with pytest.raises(ValueError, match=f"crops={crops!r} is unknown; take 'grid' or 'random'"):
-        transforms.check_crops(crops)
-
-
 @pytest.mark.parametrize("shape", [(31, 40), (40, 31)])
 @pytest.mark.parametrize(
     "crop",

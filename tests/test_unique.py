@@ -152,7 +152,7 @@ def test_a_tie_of_deviations_costs_the_margin(std):
     torch.testing.assert_close(UNIQUELoss()(output, tie), torch.tensor(0.025), atol=1e-7, rtol=0)
 
 
-def test_pairs_of_different_groups_teach_nothing():
+def test_pairs_of_different_domains_teach_nothing():
     output = random_output(7)
     mos, mos_std = torch.randn(7), torch.rand(7) + 1
     domain = torch.tensor([0.0, 1.0, 0.0, 1.0, 2.0, 1.0, 0.0])
@@ -345,9 +345,10 @@ def test_it_learns_from_data_sets_of_different_units():
         ([1, 2, 3], [0, 1, 2], {}, "no|none"),
         ([1, 2, 3], [0, 1], {}, "inconsistent"),
         ([1, 2, 3], None, {"batch_size": 1}, "batch_size"),
-        ([1, 2, 3], None, {"lr_step": 0}, "lr_step"),
-        ([1, 2, 3], None, {"warmup_epochs": -1}, "warmup_epochs"),
-        ([1, 2, 3], None, {"crop_size": 0}, "crop_size"),
+        ([1, 2, 3], None, {"lr_step": 0}, r"'lr_step' parameter of UNIQUE must be an int in the range \[1, inf\)"),
+        ([1, 2, 3], None, {"warmup_epochs": -1}, r"'warmup_epochs' .* must be an int in the range \[0, inf\)"),
+        ([1, 2, 3], None, {"crop_size": 0}, r"'crop_size' .* must be an int in the range \[1, inf\)"),
+        ([1, 2, 3], None, {"weight_decay": -1}, r"'weight_decay' .* must be a float in the range \[0.0, inf\)"),
         ([1, 2, 3], None, {"backbone": "vit_tiny_patch16_224"}, "convolutional"),
     ],
 )

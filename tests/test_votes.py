@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Votes to mean opinion scores: BT.500's rule by hand, biases of simulated observers, limits, sentences."""
+"""Votes to mean opinion scores: BT.500's rule by hand, biases of simulated observers, limits, errors."""
 
 import warnings
 
@@ -200,7 +200,7 @@ def test_single_observer_is_nobody_to_differ_from():
     assert np.isnan(found.interval).all()
 
 
-# Sentences ------------------------------------------------------------------------------------------------------------
+# Errors ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,11 @@ def test_single_observer_is_nobody_to_differ_from():
         ([[1, 2], [np.nan, np.nan]], {}, "Image 1 has no vote, the whole row is NaN"),
         ([[1, np.nan], [2, np.nan]], {}, "Observer 1 has no vote, the whole column is NaN"),
         ([[1, np.inf]], {}, "observer 1 on image 0 is infinite"),
-        ([[1, 2]], {"method": "median"}, "method='median' is unknown; take 'mean', 'bt500', 'p913' or 'bias'"),
+        (
+            [[1, 2]],
+            {"method": "median"},
+            "'method' parameter of mos_from_votes must be a str among .*'bt500'.* Got 'median'",
+        ),
         ([[1, 2]], {"grades": [2, 1]}, "must be increasing numbers"),
         ([[1, 6]], {"grades": [1, 2, 3, 4, 5]}, "A vote is 6, which is not among the grades"),
         ([[1, 2, 3]], {"method": "p913"}, "needs 4 votes per image or more, but half of the images have 3 or fewer"),

@@ -11,7 +11,7 @@ try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
+    class CallbackSupportMixin:  # type: ignore[no-redef]  # a stand-in where the import fails
         """Stand-in for scikit-learn before 1.9, which has no callbacks."""
 
     def with_callbacks(method):

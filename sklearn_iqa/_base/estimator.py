@@ -8,7 +8,6 @@ A method says five things: `_network`, `_loss`, `_train_view`, `_views` and, whe
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,8 +15,8 @@ import skorch
 import skorch.callbacks
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -25,6 +24,7 @@ from sklearn_iqa._base.callbacks import CallbackSupportMixin, EpochTasks, with_c
 from sklearn_iqa._base.devices import prepare, resolve_device, seeded
 from sklearn_iqa._base.images import check_min_size
 from sklearn_iqa._base.inference import Job, by_reference, infer
+from sklearn_iqa._base.pickling import PicklingMixin
 from sklearn_iqa._base.rows import check_images, check_tuples
 from sklearn_iqa._base.training import (
     EpochSeed,
@@ -37,21 +37,13 @@ from sklearn_iqa._base.training import (
     batches,
     hold_out,
 )
-from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.mixin import WeightsMixin
 
-LIMITS = {  # parameter: type, lowest value, bounds included
-    "batch_size": (Integral, 1, "left"),
-    "max_epochs": (Integral, 1, "left"),
-    "lr": (Real, 0, "neither"),
-    "n_iter_no_change": (Integral, 1, "left"),
-    "n_crops": (Integral, 1, "left"),
-    "weight_decay": (Real, 0, "left"),
-}
 MOST_EPOCHS = 2**20  # of one stage of training, for seeds
 
 
-class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
-    """Builds, loads, trains and runs the network of a method; not for direct use.
+class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Builds, trains and runs the network of a method; not for direct use.
 
     Class attributes are the facts of a method that nobody tunes; parameters are plain values.
     """
@@ -61,8 +53,11 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     min_size: ClassVar[int] = 1  # shortest side that the network takes
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
-    key_map: ClassVar[tuple] = ()  # official tensor names -> ours, see state_dicts.rename
-    published: ClassVar[tuple[pretrained.PublishedWeights, ...]] = ()
+    _parameter_constraints: ClassVar[dict[str, list]] = {}  # of every parameter, see `parameters`
+    # For the contract tests: parameters with which a fit takes a moment; height and width of images, unequal
+    # so that exchanged axes show.
+    _test_params: ClassVar[dict[str, Any]] = {}
+    _test_size: ClassVar[tuple[int, int]] = (40, 48)
 
     _doc_link_module = "sklearn_iqa"
     _doc_link_template = "https://sklearn-iqa.readthedocs.io/en/latest/generated/sklearn_iqa.{estimator_name}.html"
@@ -129,10 +124,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         FileNotFoundError, ValueError
             When weights are named that do not exist or do not fit.
         """
-        self._check_parameters()
-        with seeded(check_random_state(self.random_state).randint(2**31 - 1)):
+        self._validate_params()
+        self._check_combinations()
+        with seeded(self._drawn_seed()):
             self._build()
         return self
+
+    def _drawn_seed(self) -> int:
+        return check_random_state(self.random_state).randint(2**31 - 1)
 
     def _build(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
@@ -146,57 +145,8 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         self.device_, self.network_ = device, prepare(network, device)
         self._built_from = self.get_params(deep=False)
 
-    def _load_weights(self, network: nn.Module) -> None:
-        if str(self.weights) in {entry.name for entry in self.published}:
-            entry = pretrained.find_published(str(self.weights), self.published)
-            for name, value in entry.parameters.items():
-                if getattr(self, name) != value:
-                    raise ValueError(
-                        f"The weights {entry.name!r} belong to {name}={value!r}, but {type(self).__name__} has "
-                        f"{name}={getattr(self, name)!r}; set {name}={value!r}."
-                    )
-            state = pretrained.read_published(entry, verbose=self.verbose)
-        else:
-            state = state_dicts.read_state(self._weights_path())
-        state_dicts.load_state(network, state, key_map=self.key_map, origin=f"weights={str(self.weights)!r}")
-
-    def _weights_path(self) -> str:
-        known = ", ".join(repr(entry.name) for entry in self.published) or "none"
-        try:
-            pretrained.sha256(self.weights)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{type(self).__name__} has no weights {str(self.weights)!r}: neither a file nor a published name; "
-                f"published are: {known}."
-            ) from error
-        return self.weights
-
-    def save_weights(self, path) -> None:
-        """Write the network's weights as a `.safetensors` file that `weights=path` reads.
-
-        Parameters
-        ----------
-        path : path
-            A file name that ends in `.safetensors`; replaced when it exists.
-        """
-        check_is_fitted(self)
-        self._ensure_network()
-        state_dicts.save_state(self.network_, path, metadata={"estimator": type(self).__name__})
-
-    def _check_parameters(self) -> None:
-        for name, value in self.get_params(deep=False).items():
-            if name in LIMITS:
-                kind, low, bounds = LIMITS[name]
-                check_scalar(value, name, kind, min_val=low, include_boundaries=bounds)
-        if getattr(self, "early_stopping", False):
-            check_scalar(
-                self.validation_fraction,
-                "validation_fraction",
-                Real,
-                min_val=0,
-                max_val=1,
-                include_boundaries="neither",
-            )
+    def _check_combinations(self) -> None:
+        """Check what holds across parameters; each by itself is checked by `_parameter_constraints`."""
 
     def _rows(self, X):
         if len(self.inputs) == 1:
@@ -231,16 +181,25 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     # Training ---------------------------------------------------------------------------------------------------------
 
+    def _fit(self, X, y, sample_weight=None, **labels):
+        """Train anew, or go on with `warm_start`; `labels` is what the `fit` of a method takes beside y."""
+        resume = getattr(self, "warm_start", False)
+        return self._learn(X, y, sample_weight, labels, n_epochs=getattr(self, "max_epochs", 1), resume=resume)
+
+    def _partial_fit(self, X, y, sample_weight=None, **labels):
+        """Go on for one epoch."""
+        return self._learn(X, y, sample_weight, labels, n_epochs=1, resume=True)
+
     @with_callbacks
-    def _fit(self, X, y, sample_weight, *, n_epochs: int, resume: bool, **labels):
-        """Train; `labels` is what the `fit` of a method takes beside y, for its `_check_targets`."""
-        self._check_parameters()
+    def _learn(self, X, y, sample_weight, labels: dict[str, Any], *, n_epochs: int, resume: bool):
+        self._validate_params()
+        self._check_combinations()
         rows = self._training_rows(X)
         targets = self._check_targets(rows, y, **labels)
         if sample_weight is not None:
             kept, sample_weight = _checked_weight(sample_weight, len(rows))
             rows, targets = Subset(rows, kept), targets[kept]
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        seed = self._drawn_seed()
         with seeded(seed):
             if not (resume and hasattr(self, "n_iter_")):
                 self._build()
@@ -332,37 +291,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             **{"optimizer": self.optimizer, **params},
         ).initialize()
 
-    # Travelling -------------------------------------------------------------------------------------------------------
-
-    def _fitted_attributes(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name.endswith("_") and name != "net_"} | {
-            "_built_from": self._built_from
-        }
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        state.pop("net_", None)  # the optimiser's memory stays behind
-        if "network_" in state:
-            tensors = state.pop("network_").state_dict()
-            state["_arrays"] = {name: np.array(tensor.cpu().numpy()) for name, tensor in tensors.items()}
-            state["device_"] = str(state["device_"])
-        return state
-
-    def __setstate__(self, state):
-        state = dict(state)
-        arrays = state.pop("_arrays", None)
-        super().__setstate__(state)
-        if arrays is None:
-            return
-        try:
-            self.device_ = resolve_device(str(state["device_"]))
-        except ValueError as error:
-            warnings.warn(f"{error} The estimator continues on the CPU.", stacklevel=2)
-            self.device_ = torch.device("cpu")
-        with seeded(0):
-            network = type(self)(**self._built_from)._network()
-        network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
-        self.network_ = prepare(network, self.device_)
+    # scikit-learn -----------------------------------------------------------------------------------------------------
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_") or self.weights is not None

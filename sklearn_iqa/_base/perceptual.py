@@ -2,7 +2,8 @@
 """What estimators around a perceptual distance share: views, maps, and training on pairs or on judged triplets."""
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch.callbacks
@@ -22,7 +23,8 @@ TRIPLET = ("first query", "second query", "reference")
 
 def _sliced_backbone_file(net: str, filename: str, sha256: str) -> pretrained.WeightsFile:
     """Torchvision's ImageNet file of a backbone, its names turned into those of the slices."""
-    layers, start, key_map = SLICED_BACKBONES[net].layers, 0, [(r"^classifier\.", None)]
+    layers, start = SLICED_BACKBONES[net].layers, 0
+    key_map: list[tuple[str, str | None]] = [(r"^classifier\.", None)]
     for number, layer in enumerate(layers, start=1):
         key_map += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, layer + 1)]
         start = layer + 1
@@ -64,10 +66,19 @@ class PerceptualMixin:
     the share of people who preferred the second query.
     """
 
-    inputs = ("query", "reference")
-    higher_is_better = False
-    score_range = (0.0, np.inf)
-    label_range = (0.0, 1.0)
+    inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
+    higher_is_better: ClassVar[bool] = False
+    score_range: ClassVar[tuple[float, float]] = (0.0, np.inf)
+    label_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+
+    # What stands behind it in a method's class.
+    crop_size: int
+    max_epochs: int
+    network_: Any
+    device_: torch.device
+    _ensure_network: Callable[[], None]
+    _rows: Callable[..., Any]
+    _open: Callable[..., Any]
 
     def quality_map(self, x) -> np.ndarray:
         """Where the query differs from the reference, as the method sees it.
@@ -115,7 +126,7 @@ class PerceptualMixin:
 
     def _start(self, targets, sample_weight) -> None:
         if self._n_images != len(TRIPLET):  # judgements say nothing on the unit of quality
-            super()._start(targets, sample_weight)
+            super()._start(targets, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
 
     def _encode_targets(self, targets):
         return targets if self._n_images == len(TRIPLET) else super()._encode_targets(targets)

@@ -44,8 +44,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         ValueError, TypeError
             When X, y or a parameter cannot be used; the sentence says which, and what to do.
         """
-        n_epochs, resume = getattr(self, "max_epochs", 1), getattr(self, "warm_start", False)
-        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume)
+        return self._fit(X, y, sample_weight)
 
     @available_if(lambda self: hasattr(self, "max_epochs"))  # what has no epochs is fitted in one go, see `_train`
     def partial_fit(self, X, y, sample_weight=None):
@@ -63,7 +62,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True)
+        return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X):
         """Quality of each row of X.
@@ -202,7 +201,7 @@ class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, None, None, n_epochs=self.max_epochs, resume=getattr(self, "warm_start", False))
+        return self._fit(X, None)
 
     def partial_fit(self, X, y=None):
         """Train for one epoch, going on from where the estimator stands; the first call builds the network.
@@ -217,7 +216,7 @@ class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, None, None, n_epochs=1, resume=True)
+        return self._partial_fit(X, None)
 
     def transform(self, X):
         """Features of each row of X.

@@ -114,7 +114,7 @@ def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -
     ------
     ConnectionError
         When the download fails.
-    TypeError, ValueError, FileNotFoundError
+    ValueError, FileNotFoundError
         When the weights do not exist or do not fit; the module is then unchanged.
 
     Notes
@@ -171,10 +171,6 @@ def _tokenizer():
 
 def _is_tag(name: str, backbone_weights) -> bool:
     """Whether weights are a tag of open_clip, not a file."""
-    if not isinstance(backbone_weights, str | os.PathLike):
-        raise TypeError(
-            f"backbone_weights is a {type(backbone_weights).__name__}; give a tag of open_clip, a path or None."
-        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if backbone_weights in tags:
         return True

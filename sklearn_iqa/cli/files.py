@@ -12,20 +12,20 @@ from PIL import Image
 
 
 class WrongUse(click.ClickException):
-    """The command line is wrong; said in one line, where click would add its usage lines."""
+    """The command line is wrong; reported in one line, where click would add its usage lines."""
 
     exit_code = 2
 
 
 class Query(NamedTuple):
-    """An image to be judged."""
+    """An image to be scored."""
 
     path: str
     place: PurePath  # relative to the folder it was found in; the bare name for a file
 
 
 def one_line(error: Exception) -> str:
-    """The sentence of an error, without line breaks."""
+    """Message of an error, without line breaks."""
     return " ".join(str(error).splitlines())
 
 
@@ -38,7 +38,7 @@ def find_queries(paths: Iterable[str], recursive: bool) -> list[Query]:
             continue
         places = [PurePath(found.relative_to(path)) for found in _images_in(Path(path), recursive)]
         if not places:
-            deeper = "" if recursive else "; --recursive looks into its folders too"
+            deeper = "" if recursive else "; --recursive searches its subfolders too"
             raise click.ClickException(f"The folder {path} holds no image file{deeper}.")
         queries += [Query(os.path.join(path, place), place) for place in places]
     return queries
@@ -61,13 +61,13 @@ def _images_in(folder: Path, recursive: bool = False) -> list[Path]:
 
 @functools.cache
 def _image_suffixes() -> frozenset[str]:
-    """Suffixes that Pillow knows; of what it also opens, its media types leave out films, documents and tables."""
+    """Suffixes that Pillow knows, but for those of films, documents and tables, by their media types."""
     suffixes = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in suffixes.items() if Image.MIME.get(kind, "").startswith("image/"))
 
 
 def reference_finder(method: Any, queries: list[Query], given: Sequence[str]) -> Callable[[int], str] | None:
-    """How to get the reference from the number of the query; None for methods without."""
+    """Give the function from the number of a query to its reference; None for methods without."""
     if len(method.inputs) == 1:
         if given:
             raise WrongUse(f"{method.__name__} takes no reference: leave --reference out.")

@@ -22,7 +22,7 @@ def make_distorted(
     """Distort photographs in known kinds and levels, as the synthetic databases of image quality do.
 
     **The target is a level of distortion, not an opinion of people.** Level 3 of one kind need not look as bad as level
-    3 of another, so agreement with this target says that a model has learned severity, not that it agrees with people.
+    3 of another, so agreement with this target shows that a model has learned severity, not that it agrees with people.
 
     Parameters
     ----------

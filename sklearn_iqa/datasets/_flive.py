@@ -6,7 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import Source, build, first_of, numbers, open_folder, read_csv
+from sklearn_iqa.datasets._reading import Folder, Source
 
 FLIVE = Source(
     name="FLIVE (PaQ-2-PiQ)",
@@ -66,42 +66,40 @@ def read_flive(path: str | os.PathLike, *, patches: bool = False, strict: bool =
     Labels, folders and split are as the loaders of ARNIQA (data/dataset_flive.py) and IQA-PyTorch
     (scripts/process_flive.py) read them; `labels_patch.csv` itself could not be inspected.
     """
-    root = open_folder(path, FLIVE)
-    table = first_of(root, FLIVE, "labels_image.csv")
-    names, scores = read_csv(table, FLIVE, "name", "mos")
-    target = [numbers(scores, "the MOS", table, FLIVE)]
+    folder = Folder(path, FLIVE)
+    labels = folder.csv("labels_image.csv", "name", "mos")
+    names, target = labels["name"], [labels.numbers("mos", "the MOS")]
     groups, patch = list(range(len(names))), [0] * len(names)
-    split = _flive_split(root, names)
+    split = _flive_split(folder, names)
     if patches:
-        table = first_of(root, FLIVE, "labels_patch.csv")
-        own, scores = read_csv(table, FLIVE, "name", "mos")
-        target.append(numbers(scores, "the MOS", table, FLIVE))
+        labels = folder.csv("labels_patch.csv", "name", "mos")
+        target.append(labels.numbers("mos", "the MOS"))
         photographs = {name.rpartition("/")[2]: row for row, name in enumerate(names)}
-        for name in own:
+        for name in labels["name"]:
             photograph, _, end = name.rpartition("/")[2].rpartition("_patch_")
             number = end.partition(".")[0]
             if photograph not in photographs or not number.isdecimal():
                 raise ValueError(
-                    f"{FLIVE.name}: {table} names the patch {name!r}, but patches are named <photograph>_patch_<number>"
-                    " after one of labels_image.csv."
+                    f"{FLIVE.name}: {labels.path} names the patch {name!r}, but patches are named "
+                    "<photograph>_patch_<number> after one of labels_image.csv."
                 )
             groups.append(photographs[photograph])
             patch.append(int(number))
-        names = names + own
+        names = names + labels["name"]
     columns = {"target": np.concatenate(target), "groups": np.array(groups), "patch": np.array(patch)}
     if split is not None:
         columns["split"] = split[columns["groups"]]
-    return build(FLIVE, root, {"images": names}, columns, strict=strict)
+    return folder.build({"images": names}, strict=strict, **columns)
 
 
-def _flive_split(root, names):
-    """Give the part of each photograph, or None without the files that tell."""
-    test = next((root / name for name in FLIVE_TEST if (root / name).is_file()), None)
-    train = next((root / name for name in FLIVE_TRAIN if (root / name).is_file()), None)
+def _flive_split(folder: Folder, names: list[str]) -> np.ndarray | None:
+    """Give the part of each photograph, or None without the files that state it."""
+    test = next((name for name in FLIVE_TEST if (folder.root / name).is_file()), None)
+    train = next((name for name in FLIVE_TRAIN if (folder.root / name).is_file()), None)
     if test is None or train is None:
         return None
-    (in_test,) = read_csv(test, FLIVE, "name_image")
-    part = dict.fromkeys(in_test, "test")
-    for name, is_valid in zip(*read_csv(train, FLIVE, "name_image", "is_valid"), strict=True):
+    part = dict.fromkeys(folder.csv(test, "name_image")["name_image"], "test")
+    labels = folder.csv(train, "name_image", "is_valid")
+    for name, is_valid in zip(labels["name_image"], labels["is_valid"], strict=True):
         part.setdefault(name, "val" if is_valid.strip().lower() in ("true", "1") else "train")
     return np.array([part.get(name, "train") for name in names], dtype="<U5")  # as IQA-PyTorch has it

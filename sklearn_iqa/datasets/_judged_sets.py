@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Readers of sets judged for more than technical quality: AVA (photographs as art), AGIQA-3K (made by generators)."""
+"""Readers of sets rated for more than technical quality: AVA (photographs as art), AGIQA-3K (made by generators)."""
 
 import os
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import (
-    Source,
-    build,
-    check_votes,
-    first_of,
-    numbers,
-    open_folder,
-    read_csv,
-    read_words,
-)
+from sklearn_iqa.datasets._reading import Folder, Source
 
 AVA = Source(
     name="AVA",
@@ -26,6 +17,8 @@ AVA = Source(
     citation="N. Murray, L. Marchesotti, F. Perronnin, AVA: A Large-Scale Database for Aesthetic Visual Analysis, CVPR "
     "2012.",
 )
+AVA_GRADES = tuple(map(str, range(1, 11)))
+AVA_TAGS = ("tag 1", "tag 2")
 
 AGIQA3K = Source(
     name="AGIQA-3K",
@@ -85,28 +78,25 @@ def read_ava(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     Columns and split follow the loader of IQA-PyTorch (scripts/process_ava.py). Public loaders differ in the name of
     the folder of images, hence the choice.
     """
-    root = open_folder(path, AVA)
-    table = first_of(root, AVA, "AVA.txt")
-    folder = first_of(root, AVA, "images", "image").name
-    _, ids, *columns = read_words(table, AVA, 15)
-    values = np.stack([numbers(column, "a number", table, AVA) for column in columns], axis=1)
-    votes, tags, challenge = check_votes(values[:, :10], table, AVA), values[:, 10:12], values[:, 12]
-    grades = np.arange(1, 11)
-    share = votes / votes.sum(axis=1, keepdims=True)
-    mean = share @ grades
-    fields = {
+    folder = Folder(path, AVA)
+    labels = folder.words("AVA.txt", "row", "image", *AVA_GRADES, *AVA_TAGS, "challenge")
+    images = folder.find("images", "image").name
+    votes, grades = labels.votes(AVA_GRADES, "a number"), np.arange(1, 11)
+    fraction = votes / votes.sum(axis=1, keepdims=True)
+    mean = fraction @ grades
+    columns = {
         "target": mean,
-        "target_std": np.sqrt(np.maximum(share @ grades**2 - mean**2, 0)),
+        "target_std": np.sqrt(np.maximum(fraction @ grades**2 - mean**2, 0)),
         "histogram": votes,
-        "groups": np.arange(len(ids)),
-        "challenge": challenge.astype(int),
-        "tags": tags.astype(int),
+        "groups": np.arange(len(votes)),
+        "challenge": labels.numbers("challenge", "a number").astype(int),
+        "tags": labels.matrix(AVA_TAGS, "a number").astype(int),
     }
-    test = root / "aesthetics_image_lists" / "generic_test.jpgl"
-    if test.is_file():
-        (listed,) = read_words(test, AVA, 1)
-        fields["split"] = np.where(np.isin(ids, listed), "test", "train")
-    return build(AVA, root, {"images": [f"{folder}/{image}.jpg" for image in ids]}, fields, strict=strict)
+    test = "aesthetics_image_lists/generic_test.jpgl"
+    if (folder.root / test).is_file():
+        listed = folder.words(test, "image")["image"]
+        columns["split"] = np.where(np.isin(labels["image"], listed), "test", "train")
+    return folder.build({"images": [f"{images}/{image}.jpg" for image in labels["image"]]}, strict=strict, **columns)
 
 
 def read_agiqa3k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
@@ -132,9 +122,9 @@ def read_agiqa3k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
         alignment, alignment_std : ndarray of shape (n_rows,), float64
             MOS of the fit to the prompt, 0 to 5, and its standard deviation.
         groups : ndarray of shape (n_rows,), int
-            Number of the prompt: several generators were given the same.
+            Number of the prompt, which several generators share.
         prompt : list of str
-            What the generator was told.
+            Prompt of the generator.
         generator, setting : ndarray of shape (n_rows,), str
             First and second part of the image's name, such as "sd1.5" and "lowstep".
         DESCR : str
@@ -152,27 +142,19 @@ def read_agiqa3k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     The columns are those of the file in the authors' repository. The images are published apart from it, and public
     loaders differ in where they put them, hence the choice.
     """
-    root = open_folder(path, AGIQA3K)
-    table = first_of(root, AGIQA3K, "data.csv")
-    folder = first_of(root, AGIQA3K, "Images", "images", "AGIQA-3K", ".").relative_to(root).as_posix()
-    names, prompts, *scores = read_csv(
-        table, AGIQA3K, "name", "prompt", "mos_quality", "std_quality", "mos_align", "std_align"
-    )
-    target, target_std, alignment, alignment_std = (numbers(column, "a score", table, AGIQA3K) for column in scores)
-    parts = [name.split("_") for name in names]
-    return build(
-        AGIQA3K,
-        root,
-        {"images": [f"{folder}/{name}" for name in names]},
-        {
-            "target": target,
-            "target_std": target_std,
-            "alignment": alignment,
-            "alignment_std": alignment_std,
-            "groups": np.unique(prompts, return_inverse=True)[1].ravel(),
-            "prompt": prompts,
-            "generator": np.array([part[0] for part in parts], dtype=str),
-            "setting": np.array(["_".join(part[1:-1]) for part in parts], dtype=str),
-        },
+    folder = Folder(path, AGIQA3K)
+    labels = folder.csv("data.csv", "name", "prompt", "mos_quality", "std_quality", "mos_align", "std_align")
+    images = folder.find("Images", "images", "AGIQA-3K", ".").relative_to(folder.root).as_posix()
+    parts = [name.split("_") for name in labels["name"]]
+    return folder.build(
+        {"images": [f"{images}/{name}" for name in labels["name"]]},
         strict=strict,
+        target=labels.numbers("mos_quality", "a score"),
+        target_std=labels.numbers("std_quality", "a score"),
+        alignment=labels.numbers("mos_align", "a score"),
+        alignment_std=labels.numbers("std_align", "a score"),
+        groups=np.unique(labels["prompt"], return_inverse=True)[1].ravel(),
+        prompt=labels["prompt"],
+        generator=np.array([part[0] for part in parts], dtype=str),
+        setting=np.array(["_".join(part[1:-1]) for part in parts], dtype=str),
     )

@@ -6,7 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import Source, build, coded_names, first_of, numbers, open_folder, read_csv
+from sklearn_iqa.datasets._reading import Folder, Source
 from sklearn_iqa.distortions import DISTORTIONS
 
 KADID10K = Source(
@@ -68,25 +68,20 @@ def read_kadid10k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     ratings with the mean 1.17 are 25 ones and 5 twos, whose deviation is 0.373, as the file states for I81_19_05; their
     variance is 0.139.
     """
-    root = open_folder(path, KADID10K)
-    table = first_of(root, KADID10K, "dmos.csv")
-    names, originals, scores, deviations = read_csv(table, KADID10K, "dist_img", "ref_img", "dmos", "var")
-    content, kind, level = coded_names(names, KADID10K, len(DISTORTIONS)).T
-    return build(
-        KADID10K,
-        root,
+    folder = Folder(path, KADID10K)
+    labels = folder.csv("dmos.csv", "dist_img", "ref_img", "dmos", "var")
+    content, kind, level = labels.coded_names("dist_img", len(DISTORTIONS))
+    return folder.build(
         {
-            "images": [f"images/{name}" for name in names],
-            "references": [f"images/{name}" for name in originals],
-        },
-        {
-            "target": numbers(scores, "the score", table, KADID10K),
-            "target_std": numbers(deviations, "the deviation", table, KADID10K),
-            "groups": content,
-            "distortion": np.array(DISTORTIONS)[kind - 1],
-            "level": level,
+            "images": [f"images/{name}" for name in labels["dist_img"]],
+            "references": [f"images/{name}" for name in labels["ref_img"]],
         },
         strict=strict,
+        target=labels.numbers("dmos", "the score"),
+        target_std=labels.numbers("var", "the deviation"),
+        groups=content,
+        distortion=np.array(DISTORTIONS)[kind - 1],
+        level=level,
     )
 
 
@@ -130,16 +125,15 @@ def read_kadis700k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     The names follow the authors' program, which takes the kind from the table's second column (`dist_type_1` in public
     loaders); further columns are not used by it, nor here.
     """
-    root = open_folder(path, KADIS700K)
-    table = first_of(root, KADIS700K, "kadis700k_ref_imgs.csv")
-    names, types = read_csv(table, KADIS700K, "ref_im", "dist_type_1")
-    kinds = numbers(types, "the kind", table, KADIS700K).astype(int)
+    folder = Folder(path, KADIS700K)
+    table = folder.csv("kadis700k_ref_imgs.csv", "ref_im", "dist_type_1")
+    names, kinds = table["ref_im"], table.numbers("dist_type_1", "the kind").astype(int)
     for name, kind in zip(names, kinds, strict=True):
         if not 1 <= kind <= len(DISTORTIONS):
-            raise ValueError(f"KADIS-700k: {table} states the kind {kind} for {name}, known are 1 to 25.")
+            raise ValueError(f"KADIS-700k: {table.path} states the kind {kind} for {name}, known are 1 to 25.")
     originals = [f"ref_imgs/{name}" for name in names]
-    pristine = build(KADIS700K, root, {"pristine": originals}, {}, strict=strict)
-    levels = range(1, 6) if (root / "dist_imgs").is_dir() else ()
+    pristine = folder.build({"pristine": originals}, strict=strict)
+    levels = range(1, 6) if (folder.root / "dist_imgs").is_dir() else ()
     rows = [(row, level) for row in range(len(names)) for level in levels]
     group, level = np.array(rows, dtype=int).reshape(-1, 2).T
     columns = {"groups": group, "distortion": np.array(DISTORTIONS)[kinds[group] - 1], "level": level}
@@ -150,4 +144,4 @@ def read_kadis700k(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
         "images": [f"dist_imgs/{stems[row]}_{kinds[row]:02d}_{level:02d}.bmp" for row, level in rows],
         "references": [originals[row] for row in group],
     }
-    return Bunch(**{**pristine, **build(KADIS700K, root, files, columns, strict=strict)})
+    return Bunch(**{**pristine, **folder.build(files, strict=strict, **columns)})

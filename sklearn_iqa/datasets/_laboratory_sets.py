@@ -6,17 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import (
-    Source,
-    build,
-    coded_names,
-    first_of,
-    numbers,
-    open_folder,
-    read_mat,
-    read_sheet,
-    read_words,
-)
+from sklearn_iqa.datasets._reading import Folder, Source, Table
 
 LIVE = Source(
     name="LIVE",
@@ -138,40 +128,40 @@ def read_live(path: str | os.PathLike, *, realigned: bool = False, strict: bool 
     readme.txt, and the loaders of IQA-PyTorch (scripts/process_live.py) and HyperIQA (folders.py) agree; the names in
     `dmos_realigned.mat`, which came later, are as the latter reads them.
     """
-    root = open_folder(path, LIVE)
-    name = "dmos_realigned.mat" if realigned else "dmos.mat"
-    scores = first_of(root, LIVE, name)
-    dmos = read_mat(scores, LIVE, "dmos_new" if realigned else "dmos")
-    originals = read_mat(first_of(root, LIVE, "refnames_all.mat"), LIVE, "refnames_all")
-    undistorted = read_mat(scores, LIVE, "orgs").astype(bool)
-    images = [f"{folder}/img{number}.bmp" for folder, n in LIVE_FOLDERS.items() for number in range(1, n + 1)]
-    lengths = len(dmos), len(undistorted), len(originals)
+    folder = Folder(path, LIVE)
+    score, deviation = ("dmos_new", ["dmos_std"]) if realigned else ("dmos", [])
+    scores = folder.mat("dmos_realigned.mat" if realigned else "dmos.mat", score, "orgs", *deviation)
+    originals = folder.mat("refnames_all.mat", "refnames_all")["refnames_all"]
+    images = [f"{kind}/img{number}.bmp" for kind, n in LIVE_FOLDERS.items() for number in range(1, n + 1)]
+    lengths = len(scores[score]), len(scores["orgs"]), len(originals)
     if set(lengths) != {len(images)}:
         raise ValueError(
-            f"LIVE: the scores and `orgs` of {scores} and refnames_all.mat must have {len(images)} entries each, got "
-            f"{', '.join(map(str, lengths))}; give the files as they are published at {LIVE.page}."
+            f"LIVE: the scores and `orgs` of {scores.path} and refnames_all.mat must have {len(images)} entries each, "
+            f"got {', '.join(map(str, lengths))}; give the files as they are published at {LIVE.page}."
         )
-    rows = np.flatnonzero(~undistorted)
+    rows = np.flatnonzero(~scores["orgs"].astype(bool))
+    dmos = scores.numbers(score, "the DMOS", rows)
     columns = {
-        "target": -numbers(dmos[rows], "the DMOS", scores, LIVE),
-        "dmos": dmos[rows].astype(np.float64),
+        "target": -dmos,
+        "dmos": dmos,
         "groups": originals[rows].astype(str),
         "distortion": np.repeat(list(LIVE_FOLDERS), list(LIVE_FOLDERS.values()))[rows],
     }
     if realigned:
-        columns["target_std"] = numbers(read_mat(scores, LIVE, "dmos_std")[rows], "the deviation", scores, LIVE)
+        columns["target_std"] = scores.numbers("dmos_std", "the deviation", rows)
     files = {"images": [images[row] for row in rows], "references": [f"refimgs/{originals[row]}" for row in rows]}
-    if all((root / folder / "info.txt").is_file() for folder in LIVE_FOLDERS):
-        columns["strength"] = _live_strengths(root, files["images"])
-    return build(LIVE, root, files, columns, strict=strict)
+    if all((folder.root / kind / "info.txt").is_file() for kind in LIVE_FOLDERS):
+        columns["strength"] = _live_strengths(folder, files["images"])
+    return folder.build(files, strict=strict, **columns)
 
 
-def _live_strengths(root, images):
-    strength = {}
-    for folder in LIVE_FOLDERS:
-        _, names, values = read_words(root / folder / "info.txt", LIVE, 3)
-        strength.update((f"{folder}/{name}", value) for name, value in zip(names, values, strict=True))
-    return numbers([strength.get(image) for image in images], "the strength", root / "*" / "info.txt", LIVE)
+def _live_strengths(folder: Folder, images: list[str]) -> np.ndarray:
+    strength: dict[str, str] = {}
+    for kind in LIVE_FOLDERS:
+        info = folder.words(f"{kind}/info.txt", "original", "image", "strength")
+        strength.update((f"{kind}/{name}", value) for name, value in zip(info["image"], info["strength"], strict=True))
+    found = {"strength": [strength.get(image) for image in images]}
+    return Table(found, folder.root / "*" / "info.txt", LIVE).numbers("strength", "the strength")
 
 
 def read_csiq(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
@@ -220,34 +210,30 @@ def read_csiq(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     The folders are those of ARNIQA's readme; the sheet `all_by_image`, its columns and the names of the files are as
     several public loaders read them. The sheet itself could not be inspected.
     """
-    root = open_folder(path, CSIQ)
-    sheet = first_of(root, CSIQ, "csiq.DMOS.xlsx")
-    contents, kinds, levels, std, dmos = read_sheet(
-        sheet, CSIQ, "image", "dst_type", "dst_lev", "dmos_std", "dmos", sheet="all_by_image"
-    )
-    for kind in kinds:
+    folder = Folder(path, CSIQ)
+    labels = folder.sheet("csiq.DMOS.xlsx", "image", "dst_type", "dst_lev", "dmos_std", "dmos", title="all_by_image")
+    for kind in labels["dst_type"]:
         if kind not in CSIQ_KINDS:
-            raise ValueError(f"CSIQ: {sheet} names the distortion {kind!r}, known are {', '.join(CSIQ_KINDS)}.")
-    contents = [str(content).removesuffix(".0") for content in contents]  # one photograph is named 1600
-    level = numbers(levels, "the level", sheet, CSIQ).astype(int)
-    named = [(content, *CSIQ_KINDS[kind], n) for content, kind, n in zip(contents, kinds, level, strict=True)]
-    scores = numbers(dmos, "the DMOS", sheet, CSIQ)
-    return build(
-        CSIQ,
-        root,
+            raise ValueError(f"CSIQ: {labels.path} names the distortion {kind!r}, known are {', '.join(CSIQ_KINDS)}.")
+    contents = [str(content).removesuffix(".0") for content in labels["image"]]  # one photograph is named 1600
+    kinds = [CSIQ_KINDS[kind] for kind in labels["dst_type"]]
+    level = labels.numbers("dst_lev", "the level").astype(int)
+    dmos = labels.numbers("dmos", "the DMOS")
+    return folder.build(
         {
-            "images": [f"dst_imgs/{folder}/{content}.{part}.{n}.png" for content, folder, part, n in named],
+            "images": [
+                f"dst_imgs/{kind}/{content}.{part}.{n}.png"
+                for content, (kind, part), n in zip(contents, kinds, level, strict=True)
+            ],
             "references": [f"src_imgs/{content}.png" for content in contents],
         },
-        {
-            "target": -scores,
-            "dmos": scores,
-            "target_std": numbers(std, "the deviation", sheet, CSIQ),
-            "groups": np.array(contents, dtype=str),
-            "distortion": np.array([folder for _, folder, _, _ in named], dtype=str),
-            "level": level,
-        },
         strict=strict,
+        target=-dmos,
+        dmos=dmos,
+        target_std=labels.numbers("dmos_std", "the deviation"),
+        groups=np.array(contents, dtype=str),
+        distortion=np.array([kind for kind, _ in kinds], dtype=str),
+        level=level,
     )
 
 
@@ -293,24 +279,19 @@ def read_tid2013(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     The layout follows the loaders of ARNIQA (data/dataset_tid2013.py) and IQA-PyTorch (scripts/process_tid.py). The
     words for the kinds are ours, the order is the set's.
     """
-    root = open_folder(path, TID2013)
-    scores, deviations = first_of(root, TID2013, "mos_with_names.txt"), first_of(root, TID2013, "mos_std.txt")
-    mos, names = read_words(scores, TID2013, 2)
-    (std,) = read_words(deviations, TID2013, 1)
-    content, kind, level = coded_names(names, TID2013, len(TID2013_KINDS)).T
-    return build(
-        TID2013,
-        root,
+    folder = Folder(path, TID2013)
+    scores = folder.words("mos_with_names.txt", "mos", "image")
+    deviations = folder.words("mos_std.txt", "std")
+    content, kind, level = scores.coded_names("image", len(TID2013_KINDS))
+    return folder.build(
         {
-            "images": [f"distorted_images/{name}" for name in names],
+            "images": [f"distorted_images/{name}" for name in scores["image"]],
             "references": [f"reference_images/I{number:02d}.BMP" for number in content],
         },
-        {
-            "target": numbers(mos, "the MOS", scores, TID2013),
-            "target_std": numbers(std, "the deviation", deviations, TID2013),
-            "groups": content,
-            "distortion": np.array(TID2013_KINDS)[kind - 1],
-            "level": level,
-        },
         strict=strict,
+        target=scores.numbers("mos", "the MOS"),
+        target_std=deviations.numbers("std", "the deviation"),
+        groups=content,
+        distortion=np.array(TID2013_KINDS)[kind - 1],
+        level=level,
     )

@@ -6,17 +6,7 @@ import os
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import (
-    Source,
-    build,
-    check_votes,
-    first_of,
-    numbers,
-    open_folder,
-    read_csv,
-    read_mat,
-    read_sheet,
-)
+from sklearn_iqa.datasets._reading import Folder, Source, Table
 
 CLIVE = Source(
     name="LIVE In the Wild Challenge",
@@ -27,6 +17,7 @@ CLIVE = Source(
     citation="D. Ghadiyaram, A. C. Bovik, Massive Online Crowdsourced Study of Subjective and Objective Picture "
     "Quality, IEEE Transactions on Image Processing 25(1), 2016.",
 )
+CLIVE_RATED = slice(7, None)  # the first seven taught the raters
 
 KONIQ10K = Source(
     name="KonIQ-10k",
@@ -37,11 +28,10 @@ KONIQ10K = Source(
     citation="V. Hosu, H. Lin, T. Sziranyi, D. Saupe, KonIQ-10k: An Ecologically Valid Database for Deep Learning of "
     "Blind Image Quality Assessment, IEEE Transactions on Image Processing 29, 2020.",
 )
-# File -> column of the score from 0 to 100; the second, from the authors' repository, has the split, too.
-KONIQ10K_SCORES = {
-    "koniq10k_scores_and_distributions.csv": "MOS_zscore",
-    "koniq10k_distributions_sets.csv": "MOS",
-}
+KONIQ10K_SETS_FILE = "koniq10k_distributions_sets.csv"  # from the authors' repository
+# File -> column of the score from 0 to 100.
+KONIQ10K_SCORES = {"koniq10k_scores_and_distributions.csv": "MOS_zscore", KONIQ10K_SETS_FILE: "MOS"}
+KONIQ10K_GRADES = ("c1", "c2", "c3", "c4", "c5")
 KONIQ10K_SETS = {"training": "train", "validation": "val", "test": "test"}
 
 SPAQ = Source(
@@ -104,19 +94,17 @@ def read_clive(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     The first seven of the 1169 images, `Images/trainingImages/t1.bmp` to `t7.bmp`, taught the raters their task; they
     are left out, as in the authors' readme and the loaders of HyperIQA and IQA-PyTorch.
     """
-    root = open_folder(path, CLIVE)
-    files = [first_of(root, CLIVE, f"Data/All{what}_release.mat") for what in ("Images", "MOS", "StdDev")]
-    names, mos, std = (read_mat(file, CLIVE, file.stem)[7:] for file in files)
-    return build(
-        CLIVE,
-        root,
-        {"images": [f"Images/{name}" for name in names]},
-        {
-            "target": numbers(mos, "the MOS", files[1], CLIVE),
-            "target_std": numbers(std, "the deviation", files[2], CLIVE),
-            "groups": np.arange(len(names)),
-        },
+    folder = Folder(path, CLIVE)
+    names, mos, std = (
+        folder.mat(f"Data/All{what}_release.mat", f"All{what}_release") for what in ("Images", "MOS", "StdDev")
+    )
+    images = [f"Images/{name}" for name in names["AllImages_release"][CLIVE_RATED]]
+    return folder.build(
+        {"images": images},
         strict=strict,
+        target=mos.numbers("AllMOS_release", "the MOS", CLIVE_RATED),
+        target_std=std.numbers("AllStdDev_release", "the deviation", CLIVE_RATED),
+        groups=np.arange(len(images)),
     )
 
 
@@ -164,35 +152,32 @@ def read_koniq10k(path: str | os.PathLike, *, size: str = "1024x768", strict: bo
     Notes
     -----
     The layout follows the loaders of HyperIQA (folders.py) and IQA-PyTorch (scripts/process_koniq10k.py). The file with
-    the split states shares in place of numbers of ratings; they are multiplied by `c_total`.
+    the split states fractions in place of numbers of ratings; they are multiplied by `c_total`.
     """
-    root = open_folder(path, KONIQ10K)
-    table = first_of(root, KONIQ10K, *KONIQ10K_SCORES)
-    images = first_of(root, KONIQ10K, size).name
-    names, scores, deviations, totals, *grades = read_csv(
-        table, KONIQ10K, "image_name", KONIQ10K_SCORES[table.name], "SD", "c_total", "c1", "c2", "c3", "c4", "c5"
-    )
-    counts = np.stack([numbers(column, "a number of ratings", table, KONIQ10K) for column in grades], axis=1)
-    share = check_votes(counts, table, KONIQ10K) / counts.sum(axis=1, keepdims=True)
-    total = numbers(totals, "the number of ratings", table, KONIQ10K)
+    folder = Folder(path, KONIQ10K)
+    file = folder.find(*KONIQ10K_SCORES).name
+    images = folder.find(size).name
+    score = KONIQ10K_SCORES[file]
+    labels = folder.csv(file, "image_name", score, "SD", "c_total", *KONIQ10K_GRADES)
+    votes = labels.votes(KONIQ10K_GRADES, "a number of ratings")
+    fraction = votes / votes.sum(axis=1, keepdims=True)
     columns = {
-        "target": numbers(scores, "the MOS", table, KONIQ10K),
-        "target_std": 25 * numbers(deviations, "the deviation", table, KONIQ10K),
-        "histogram": share * total[:, None],
-        "groups": np.arange(len(names)),
+        "target": labels.numbers(score, "the MOS"),
+        "target_std": 25 * labels.numbers("SD", "the deviation"),
+        "histogram": fraction * labels.numbers("c_total", "the number of ratings")[:, None],
+        "groups": np.arange(len(votes)),
     }
-    sets = root / "koniq10k_distributions_sets.csv"
-    if sets.is_file():
-        columns["split"] = _koniq_split(sets, names)
-    return build(KONIQ10K, root, {"images": [f"{images}/{name}" for name in names]}, columns, strict=strict)
+    if (folder.root / KONIQ10K_SETS_FILE).is_file():
+        columns["split"] = _koniq_split(folder.csv(KONIQ10K_SETS_FILE, "image_name", "set"), labels["image_name"])
+    return folder.build({"images": [f"{images}/{name}" for name in labels["image_name"]]}, strict=strict, **columns)
 
 
-def _koniq_split(sets, names):
-    split = dict(zip(*read_csv(sets, KONIQ10K, "image_name", "set"), strict=True))
+def _koniq_split(sets: Table, names: list[str]) -> np.ndarray:
+    split = dict(zip(sets["image_name"], sets["set"], strict=True))
     for name in names:
         if split.get(name) not in KONIQ10K_SETS:
             raise ValueError(
-                f"KonIQ-10k: {sets} states no training, validation or test for {name}; give the files as they are "
+                f"KonIQ-10k: {sets.path} states no training, validation or test for {name}; give the files as they are "
                 f"published at {KONIQ10K.page}."
             )
     return np.array([KONIQ10K_SETS[split[name]] for name in names], dtype=str)
@@ -238,21 +223,17 @@ def read_spaq(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     -----
     The layout follows the loaders of ARNIQA (data/dataset_spaq.py) and IQA-PyTorch (scripts/process_spaq.py). The
     sheets with scene categories and EXIF tags are not read. The readme asks to unpack the archive on Windows, or to
-    mend it first with ``zip -FF``.
+    repair it first with ``zip -FF``.
     """
-    root = open_folder(path, SPAQ)
-    sheet = first_of(root, SPAQ, "Annotations/MOS and Image attribute scores.xlsx")
-    names, mos, *attributes = read_sheet(sheet, SPAQ, "Image name", "MOS", *SPAQ_ATTRIBUTES)
-    found = build(
-        SPAQ,
-        root,
-        {"images": [f"TestImage/{name}" for name in names]},
-        {
-            "target": numbers(mos, "the MOS", sheet, SPAQ),
-            "attributes": np.stack([numbers(column, "an attribute", sheet, SPAQ) for column in attributes], axis=1),
-            "groups": np.arange(len(names)),
-        },
+    folder = Folder(path, SPAQ)
+    labels = folder.sheet("Annotations/MOS and Image attribute scores.xlsx", "Image name", "MOS", *SPAQ_ATTRIBUTES)
+    images = [f"TestImage/{name}" for name in labels["Image name"]]
+    found = folder.build(
+        {"images": images},
         strict=strict,
+        target=labels.numbers("MOS", "the MOS"),
+        attributes=labels.matrix(SPAQ_ATTRIBUTES, "an attribute"),
+        groups=np.arange(len(images)),
     )
     return Bunch(**found, attribute_names=list(SPAQ_ATTRIBUTES))
 
@@ -298,24 +279,16 @@ def read_biq2021(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     the few rows that were compared, their scores are smaller by 1.7 %, and those of the worst images are negative,
     which here have lost the sign. Standard deviations are not published.
     """
-    root = open_folder(path, BIQ2021)
-    names: list[str] = []
-    scores, split = [], []
-    for part in ("train", "test"):
-        table = first_of(root, BIQ2021, f"{part.capitalize()} (Images and MOS).csv")
-        own, mos = read_csv(table, BIQ2021, "Image Name", "MOS")
-        names += own
-        scores.append(numbers(mos, "the MOS", table, BIQ2021))
-        split += [part] * len(own)
-    return build(
-        BIQ2021,
-        root,
+    folder = Folder(path, BIQ2021)
+    parts = {
+        part: folder.csv(f"{part.capitalize()} (Images and MOS).csv", "Image Name", "MOS") for part in ("train", "test")
+    }
+    names = [name for labels in parts.values() for name in labels["Image Name"]]
+    return folder.build(
         {"images": [f"Images/{name}" for name in names]},
-        {
-            "target": np.concatenate(scores),
-            "groups": np.arange(len(names)),
-            "subset": np.array([name.split(" ")[0] for name in names], dtype=str),
-            "split": np.array(split, dtype=str),
-        },
         strict=strict,
+        target=np.concatenate([labels.numbers("MOS", "the MOS") for labels in parts.values()]),
+        groups=np.arange(len(names)),
+        subset=np.array([name.split(" ")[0] for name in names], dtype=str),
+        split=np.array([part for part, labels in parts.items() for _ in labels["MOS"]], dtype=str),
     )

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The colour photographs inside the wheels of scikit-learn and scikit-image."""
+"""The colour photographs that scikit-learn and scikit-image install."""
 
 from functools import partial
+from numbers import Integral
 
 import numpy as np
 from PIL import Image
 from skimage import data
 from sklearn.datasets import load_sample_image
-from sklearn.utils import Bunch, check_scalar
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, validate_params
 
 DESCR = """\
 Ten colour photographs
@@ -24,6 +26,7 @@ Licence and credit of each stand in the fields `licences` and `credits`.
 """
 
 
+@validate_params({"size": [Interval(Integral, 1, None, closed="left"), None]}, prefer_skip_nested_validation=True)
 def load_photographs(*, size: int | None = None) -> Bunch:
     """Ten colour photographs that are installed with scikit-learn and scikit-image.
 
@@ -41,11 +44,16 @@ def load_photographs(*, size: int | None = None) -> Bunch:
         names : list of str
             In alphabetical order.
         licences : list of str
-            What the photograph's source says about its use.
+            Licence that the photograph's source states.
         credits : list of str
-            Who made it.
+            Author of each photograph.
         DESCR : str
             Description of the set.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `size` is no positive integer.
 
     Examples
     --------
@@ -54,8 +62,6 @@ def load_photographs(*, size: int | None = None) -> Bunch:
     >>> len(photographs.images), photographs.names[0], photographs.images[0].shape
     (10, 'astronaut', (224, 224, 3))
     """
-    if size is not None:
-        check_scalar(size, "size", int, min_val=1)
     names, readers, licences, credits_ = zip(*PHOTOGRAPHS, strict=True)
     images = [np.array(read()) for read in readers]
     if size is not None:
@@ -82,7 +88,7 @@ CC_BY = "CC BY 2.0"
 UNSTATED = "not stated by scikit-image"
 
 # name, reader, licence, credit: as stated in scikit-image's docstrings and in the README beside scikit-learn's images.
-# Each reader finds its file inside the installed wheel; scikit-image downloads only what its wheel lacks.
+# Each file is part of the installed package: scikit-image downloads only others.
 PHOTOGRAPHS = (
     ("astronaut", data.astronaut, PUBLIC_DOMAIN, "NASA (Eileen Collins)"),
     ("chelsea", data.chelsea, CC0, "Stefan van der Walt"),

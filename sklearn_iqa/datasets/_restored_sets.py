@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import Bunch
 
-from sklearn_iqa.datasets._reading import Source, build, first_of, names_in, numbers, open_folder, read_words
+from sklearn_iqa.datasets._reading import Folder, Source
 
 PIPAL = Source(
     name="PIPAL",
@@ -69,7 +69,7 @@ def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     -------
     :class:`~sklearn.utils.Bunch`
         images, references : list of str
-            Paths of the images and of their originals.
+            Paths of the distorted images and of their originals.
         target : ndarray of shape (n_rows,), float64
             Elo rating, about 900 to 1900; higher is better.
         groups : ndarray of shape (n_rows,), str
@@ -84,7 +84,7 @@ def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     Raises
     ------
     FileNotFoundError
-        If the label folder is missing or empty; with ``strict=True`` also if an image is missing.
+        If the label folder is missing or empty; with ``strict=True`` also an image.
     ValueError
         If a label file is not as published.
 
@@ -94,46 +94,42 @@ def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     come in four archives, which public loaders unpack to folders of differing names, hence the choice. Which class is
     which could not be confirmed. The scores of the validation and test parts of the NTIRE challenges are not read.
     """
-    root = open_folder(path, PIPAL)
-    folder = first_of(root, PIPAL, "Train_Label")
-    names: list[str] = []
-    scores: list[np.ndarray] = []
-    for name in sorted(names_in(folder).values()):
-        if name.endswith(".txt"):
-            own, elo = read_words(folder / name, PIPAL, 2)
-            names += own
-            scores.append(numbers(elo, "the score", folder / name, PIPAL))
+    folder = Folder(path, PIPAL)
+    labels = folder.find("Train_Label")
+    tables = [
+        folder.words(f"Train_Label/{name}", "image", "score")
+        for name in sorted(folder.names_in("Train_Label").values())
+        if name.endswith(".txt")
+    ]
+    names = [name for table in tables for name in table["image"]]
     if not names:
-        raise FileNotFoundError(f"PIPAL: {folder} holds no label files; get them from {PIPAL.page}.")
+        raise FileNotFoundError(f"PIPAL: {labels} holds no label files; get them from {PIPAL.page}.")
+    target = np.concatenate([table.numbers("score", "the score") for table in tables])
     parts = [os.path.splitext(name)[0].split("_") for name in names]
     for name, part in zip(names, parts, strict=True):
         if len(part) != 3 or not part[2].isdecimal():
             raise ValueError(
                 f"PIPAL: a label file names the image {name!r}, but names are <original>_<class>_<number>."
             )
-    return build(
-        PIPAL,
-        root,
-        {"images": _pipal_places(root, names), "references": [f"Train_Ref/{part[0]}.bmp" for part in parts]},
-        {
-            "target": np.concatenate(scores),
-            "groups": np.array([part[0] for part in parts]),
-            "distortion": np.array([part[1] for part in parts]),
-            "level": np.array([int(part[2]) for part in parts]),
-        },
+    return folder.build(
+        {"images": _pipal_places(folder, names), "references": [f"Train_Ref/{part[0]}.bmp" for part in parts]},
         strict=strict,
+        target=target,
+        groups=np.array([part[0] for part in parts]),
+        distortion=np.array([part[1] for part in parts]),
+        level=np.array([int(part[2]) for part in parts]),
     )
 
 
-def _pipal_places(root, names):
+def _pipal_places(folder: Folder, names: list[str]) -> list[str]:
     """Find each image in whichever folder holds it; what is nowhere is placed where others of its original are."""
-    folders = sorted(name for name in names_in(root).values() if name.startswith(("Distortion", "Train_Dist")))
-    folder_of = {name: folder for folder in folders for name in names_in(root / folder)}
-    of_original = {name.partition("_")[0]: folder for name, folder in folder_of.items()}
+    inner = sorted(name for name in folder.names_in().values() if name.startswith(("Distortion", "Train_Dist")))
+    place_of = {name: place for place in inner for name in folder.names_in(place)}
+    of_original = {name.partition("_")[0]: place for name, place in place_of.items()}
     places = []
     for name in names:
-        near = of_original.get(name.partition("_")[0].casefold(), folders[0] if folders else "Train_Dist")
-        places.append(f"{folder_of.get(name.casefold(), near)}/{name}")
+        near = of_original.get(name.partition("_")[0].casefold(), inner[0] if inner else "Train_Dist")
+        places.append(f"{place_of.get(name.casefold(), near)}/{name}")
     return places
 
 
@@ -153,13 +149,13 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     -------
     :class:`~sklearn.utils.Bunch`
         images, references : list of str
-            Paths of the enlarged images and of the photographs.
+            Paths of the super-resolved images and of their originals.
         target : ndarray of shape (n_rows,), float64
             MOS, 0 to 1; higher is better.
         target_std : ndarray of shape (n_rows,), float64
             Standard deviation of the MOS.
         groups : ndarray of shape (n_rows,), str
-            Name of the photograph.
+            Name of the original.
         distortion : ndarray of shape (n_rows,), str
             Number of the method of super-resolution, as in the name of the image.
         level : ndarray of shape (n_rows,), int
@@ -180,29 +176,26 @@ def read_qads(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
     have them. That `mos_std.txt` has the order of `mos_with_names.txt` is taken from TID2013, whose form the set
     follows.
     """
-    root = open_folder(path, QADS)
-    table, deviations = first_of(root, QADS, "mos_with_names.txt"), first_of(root, QADS, "mos_std.txt")
-    mos, names = read_words(table, QADS, 2)
-    (std,) = read_words(deviations, QADS, 1)
-    parts = [os.path.splitext(name)[0].split("_") for name in names]
-    for name, part in zip(names, parts, strict=True):
+    folder = Folder(path, QADS)
+    scores = folder.words("mos_with_names.txt", "mos", "image")
+    deviations = folder.words("mos_std.txt", "std")
+    parts = [os.path.splitext(name)[0].split("_") for name in scores["image"]]
+    for name, part in zip(scores["image"], parts, strict=True):
         if len(part) != 3 or not part[1].isdecimal():
-            raise ValueError(f"QADS: {table} names the image {name!r}, but names are <photograph>_<factor>_<method>.")
-    return build(
-        QADS,
-        root,
+            raise ValueError(
+                f"QADS: {scores.path} names the image {name!r}, but names are <photograph>_<factor>_<method>."
+            )
+    return folder.build(
         {
-            "images": [f"super-resolved_images/{name}" for name in names],
+            "images": [f"super-resolved_images/{name}" for name in scores["image"]],
             "references": [f"source_images/{part[0]}.bmp" for part in parts],
         },
-        {
-            "target": numbers(mos, "the MOS", table, QADS),
-            "target_std": numbers(std, "the deviation", deviations, QADS),
-            "groups": np.array([part[0] for part in parts], dtype=str),
-            "distortion": np.array([part[2] for part in parts], dtype=str),
-            "level": np.array([part[1] for part in parts], dtype=int),
-        },
         strict=strict,
+        target=scores.numbers("mos", "the MOS"),
+        target_std=deviations.numbers("std", "the deviation"),
+        groups=np.array([part[0] for part in parts], dtype=str),
+        distortion=np.array([part[2] for part in parts], dtype=str),
+        level=np.array([part[1] for part in parts], dtype=int),
     )
 
 
@@ -227,7 +220,7 @@ def read_bapps(path: str | os.PathLike, *, parts: Sequence[str] = BAPPS_PARTS, s
         triplets : list of tuple of str
             (first query, second query, reference): paths, as :class:`~sklearn_iqa.LPIPS` takes them.
         target : ndarray of shape (n_rows,), float64
-            Share of people who found the second query nearer to the reference, 0 to 1.
+            Fraction of people who found the second query nearer to the reference, 0 to 1.
         groups : ndarray of shape (n_rows,), int
             Each row its own.
         distortion : ndarray of shape (n_rows,), str
@@ -242,7 +235,7 @@ def read_bapps(path: str | os.PathLike, *, parts: Sequence[str] = BAPPS_PARTS, s
     FileNotFoundError
         If a part is missing; with ``strict=True`` also a file in one.
     ValueError
-        If a part is unknown or a judgement is no share.
+        If a part is unknown or a judgement is no fraction.
 
     Notes
     -----
@@ -257,33 +250,32 @@ def read_bapps(path: str | os.PathLike, *, parts: Sequence[str] = BAPPS_PARTS, s
     >>> bapps = read_bapps("dataset", parts=["train/traditional"])  # doctest: +SKIP
     >>> LPIPS().fit(bapps.triplets, bapps.target)  # doctest: +SKIP
     """
-    root = open_folder(path, BAPPS)
+    folder = Folder(path, BAPPS)
     unknown = set(parts) - set(BAPPS_PARTS)
     if unknown or not parts:
         raise ValueError(f"parts must be some of {', '.join(BAPPS_PARTS)}; got {', '.join(sorted(unknown)) or 'none'}.")
     stems = []
     for part in parts:
-        folder = first_of(root, BAPPS, f"2afc/{part}")
-        named = {os.path.splitext(name)[0] for kind in BAPPS_FILES for name in names_in(folder / kind).values()}
+        place = f"2afc/{part}"
+        folder.find(place)
+        named = {
+            os.path.splitext(name)[0] for kind in BAPPS_FILES for name in folder.names_in(f"{place}/{kind}").values()
+        }
         stems += [(part, stem) for stem in sorted(named)]
-    found = build(
-        BAPPS,
-        root,
+    found = folder.build(
         {kind: [f"2afc/{part}/{kind}/{stem}{end}" for part, stem in stems] for kind, end in BAPPS_FILES.items()},
-        {
-            "groups": np.arange(len(stems)),
-            "distortion": np.array([part.split("/")[1] for part, _ in stems], dtype=str),
-            "split": np.array([part.split("/")[0] for part, _ in stems], dtype=str),
-        },
         strict=strict,
+        groups=np.arange(len(stems)),
+        distortion=np.array([part.split("/")[1] for part, _ in stems], dtype=str),
+        split=np.array([part.split("/")[0] for part, _ in stems], dtype=str),
     )
     triplets = list(zip(found.pop("p0"), found.pop("p1"), found.pop("ref"), strict=True))
     target = np.array([_judgement(file) for file in found.pop("judge")])
     return Bunch(triplets=triplets, target=target, **found)
 
 
-def _judgement(file):
-    share = np.load(file)
-    if share.size != 1 or not 0 <= share.item() <= 1:
-        raise ValueError(f"BAPPS: {file} holds {share.tolist()}, where one share from 0 to 1 is needed.")
-    return float(share.item())
+def _judgement(file: str) -> float:
+    fraction = np.load(file)
+    if fraction.size != 1 or not 0 <= fraction.item() <= 1:
+        raise ValueError(f"BAPPS: {file} holds {fraction.tolist()}, where one share from 0 to 1 is needed.")
+    return float(fraction.item())

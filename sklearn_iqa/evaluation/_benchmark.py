@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Methods compared on rated images: the papers' protocol within a data set, and training on one, judging on another."""
+"""Methods compared on rated images: the papers' protocol within a data set, and training on one, testing on another."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import permutations
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils._param_validation import validate_parameter_constraints
 
+from sklearn_iqa._base.parameters import one_of, within
 from sklearn_iqa.evaluation._results import BenchmarkResult, CrossBenchmarkResult
 from sklearn_iqa.evaluation._runs import Outcome, Part, RatedImages, Run, check_estimators, execute_runs
 from sklearn_iqa.evaluation._splits import ContentSplit
@@ -23,6 +26,14 @@ def _rmse_logistic(y_true, y_pred):
     return rmse(y_true, fit_logistic(y_true, y_pred)(y_pred))
 
 
+OPTIONS: dict[str, list[Any]] = {
+    "metrics": [Mapping, None],
+    "results_dir": [str, os.PathLike, None],
+    "confidence_level": [within(0, 1, closed="neither")],
+    "error_score": [one_of("raise"), Real],
+    "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
+}
 METRICS = {"srcc": srcc, "krcc": krcc, "plcc": plcc, "plcc_logistic": plcc_logistic, "rmse_logistic": _rmse_logistic}
 
 
@@ -38,7 +49,7 @@ def benchmark(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> BenchmarkResult:
-    """Compare methods on one data set by the papers' protocol: ten random splits by content, medians of the figures.
+    """Compare methods on one data set by the papers' protocol: ten random splits by content, medians of the metrics.
 
     Parameters
     ----------
@@ -53,17 +64,16 @@ def benchmark(
     cv : splitter or iterable of (train, test), default=None
         The splits; None takes ``ContentSplit(random_state=0)``.
     metrics : mapping of str to callable(y_true, y_pred), default=None
-        The figures, each a number. None takes `srcc`, `krcc`, `plcc` and `plcc_logistic` of
+        The metrics, each a number. None takes `srcc`, `krcc`, `plcc` and `plcc_logistic` of
         :mod:`sklearn_iqa.metrics`, and "rmse_logistic": RMSE after the curve of `plcc_logistic`, in the unit of the
         target.
     results_dir : path, default=None
-        Where finished runs, one for each method and split, are kept: a run that was cut off goes on there, and nothing
-        that is there is computed again. See Notes.
+        Folder of finished runs, one for each method and split: an interrupted benchmark is resumed from there, and no
+        run in it is computed again. See Notes.
     confidence_level : float, default=0.95
         Level of the bootstrap intervals of the medians.
     error_score : "raise" or number, default=np.nan
-        What figures become where a method fails: "raise" raises its error, a number stands in their place after a
-        warning.
+        Value of the metrics where a method fails, given with a warning; "raise" raises the method's error.
     n_jobs : int, default=None
         How many processes; None is 1 unless in a :func:`joblib.parallel_config`.
     verbose : int, default=0
@@ -72,13 +82,13 @@ def benchmark(
     Returns
     -------
     result : BenchmarkResult
-        Medians with intervals, and the figures and predictions of every split.
+        Medians with intervals, and the metrics and predictions of every split.
 
     Raises
     ------
     TypeError, ValueError
-        If the data set or the estimators cannot be used, a split has contents on both sides, or a test part has fewer
-        than two rows.
+        If the data set, the estimators or an option cannot be used, a split has contents on both sides, or a test part
+        has fewer than two rows.
 
     Warns
     -----
@@ -87,25 +97,25 @@ def benchmark(
 
     See Also
     --------
-    cross_benchmark : Training on one data set, judging on another.
+    cross_benchmark : Training on one data set, testing on another.
     ContentSplit : The splits.
 
     Notes
     -----
-    A run is known by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), what it
-    has learned if it is frozen, the version of this package, and the images, references, ratings and groups of its
-    training rows and images of its test rows: arrays by their pixels, paths by name, size and time of change. Functions
-    among the parameters count by name, and files, such as weights, by size and time of change; changed code is not
-    noticed. What fails is not kept, and is tried again.
+    A run is identified by the estimator's class and parameters (without `verbose`, `n_jobs`, `cache` and `memory`), its
+    fitted state if it is frozen, the version of this package, and the images, references, ratings and groups of its
+    training rows and images of its test rows: arrays by their pixels, paths by name, size and modification time.
+    Functions among the parameters count by name, and files, such as weights, by size and modification time; changed
+    code is not noticed. Failed runs are not kept, and are tried again.
 
-    Predictions of what is frozen are turned by its `higher_is_better`, so that its correlations are positive too. It
-    predicts each image once, for all splits.
+    The sign of a frozen method's predictions follows its `higher_is_better`, so that its correlations are positive too.
+    It predicts each image once, for all splits.
 
     :class:`~sklearn.model_selection.GridSearchCV` and `RandomizedSearchCV` get the `groups` of their rows, for searches
     by content inside a split.
 
-    The intervals say how sure the median is over other splits of these images. Splits share images, so that they do not
-    say how it would be for other images.
+    The intervals describe the spread of the median over other splits of these images. Splits share images, so that they
+    do not describe the spread over other images.
 
     Examples
     --------
@@ -120,14 +130,15 @@ def benchmark(
     >>> result.values["srcc"].shape
     (1, 3)
     """
+    options = {"results_dir": results_dir, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
+    _check_options("benchmark", metrics=metrics, confidence_level=confidence_level, **options)
     named, data = check_estimators(estimators), RatedImages(dataset, "The data set")
     metrics, splits = METRICS if metrics is None else dict(metrics), _splits(cv, data)
-    _check_use(named, [data], error_score)
+    _check_inputs(named, [data])
     runs: list[Run] = []
     places = {}
     for name, estimator in named.items():
         places[name] = _add_splits(runs, name, estimator, data, splits)
-    options = {"results_dir": results_dir, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
     outcomes = execute_runs(runs, **options)
     grid = [_of_splits(outcomes, runs, places[name], splits) for name in named]
     return _result(named, data, splits, grid, metrics, confidence_level, error_score)
@@ -145,18 +156,18 @@ def cross_benchmark(
     n_jobs: int | None = None,
     verbose: int = 0,
 ) -> CrossBenchmarkResult:
-    """Train methods on each data set, and judge them on all others: the hardest test, and the most honest.
+    """Train methods on each data set, and test them on all others: the hardest test, and the most honest.
 
-    A method is trained once on the whole of a data set for all others. Within a data set it is judged by splits, as
-    `benchmark` does. What is frozen is not trained, and its figures off the diagonal depend on the test set alone.
+    A method is trained once on the whole of a data set for all others. Within a data set it is tested by splits, as
+    `benchmark` does. A frozen method is not trained, and its metrics off the diagonal depend on the test set alone.
 
     Parameters
     ----------
     estimators : dict of str to estimator, list of (str, estimator), list of estimators, or one estimator
         As in `benchmark`.
     datasets : dict of str to :class:`~sklearn.utils.Bunch`
-        Names and data sets, each as in `benchmark`. Their units may differ. Whether they share contents is for you to
-        see: LIVE, CSIQ and TID2013 have originals in common.
+        Names and data sets, each as in `benchmark`. Their units may differ. Common contents are not checked: LIVE, CSIQ
+        and TID2013 have originals in common.
     cv, metrics, results_dir, confidence_level, error_score, n_jobs, verbose
         As in `benchmark`; `cv` is a splitter, which splits each data set.
 
@@ -174,13 +185,15 @@ def cross_benchmark(
     --------
     benchmark : Splits within one data set.
     """
+    options = {"results_dir": results_dir, "n_jobs": n_jobs, "error_score": error_score, "verbose": verbose}
+    _check_options("cross_benchmark", metrics=metrics, confidence_level=confidence_level, **options)
     named = check_estimators(estimators)
     if not isinstance(datasets, Mapping) or len(datasets) < 2:
         raise ValueError("cross_benchmark needs a dict of at least 2 data sets by name; benchmark takes a single one.")
     sets = {key: RatedImages(dataset, f"The data set {key!r}") for key, dataset in datasets.items()}
     metrics = METRICS if metrics is None else dict(metrics)
     splits = {key: _splits(cv, data) for key, data in sets.items()}
-    _check_use(named, list(sets.values()), error_score)
+    _check_inputs(named, list(sets.values()))
     runs: list[Run] = []
     inside, across = {}, {}
     whole = {key: Part(data, np.arange(len(data))) for key, data in sets.items()}
@@ -189,13 +202,13 @@ def cross_benchmark(
             inside[name, key] = _add_splits(runs, name, estimator, data, splits[key], f" of {key}")
         for key, other in permutations(sets, 2):
             frozen = isinstance(estimator, FrozenEstimator)
-            source = other if frozen else key  # what learns nothing needs one run for a test set
+            source = other if frozen else key  # untrained, it needs one run for a test set
             if (name, source, other) not in across:
                 across[name, source, other] = len(runs)
                 train, label = (None, other) if frozen else (whole[key], f"{key} -> {other}")
                 runs.append(Run(name, estimator, train, whole[other], label))
             across[name, key, other] = across[name, source, other]
-    outcomes = execute_runs(runs, results_dir=results_dir, n_jobs=n_jobs, error_score=error_score, verbose=verbose)
+    outcomes = execute_runs(runs, **options)
     within = {}
     for key, data in sets.items():
         grid = [_of_splits(outcomes, runs, inside[name, key], splits[key]) for name in named]
@@ -235,7 +248,7 @@ def _splits(cv: Any, data: RatedImages) -> list[tuple[np.ndarray, np.ndarray]]:
             )
         if len(train) == 0 or len(test) < 2:
             raise ValueError(
-                f"Split {number} of {data.name} has {len(train)} rows to learn from and {len(test)} to judge by, but "
+                f"Split {number} of {data.name} has {len(train)} training and {len(test)} test rows, but "
                 "at least 1 and 2 are needed; give more images, or larger parts."
             )
     if not splits:
@@ -243,10 +256,13 @@ def _splits(cv: Any, data: RatedImages) -> list[tuple[np.ndarray, np.ndarray]]:
     return splits
 
 
-def _check_use(named: dict[str, Any], sets: list[RatedImages], error_score: Any) -> None:
-    """Refuse before the work begins what cannot be used."""
-    if not (isinstance(error_score, Real) or error_score == "raise"):
-        raise ValueError(f"error_score={error_score!r} is unknown; take 'raise' or a number.")
+def _check_options(caller: str, **options: Any) -> None:
+    # Not the decorator `validate_params`: it would put the name of the function into errors of the user's estimators.
+    validate_parameter_constraints(OPTIONS, options, caller_name=caller)
+
+
+def _check_inputs(named: dict[str, Any], sets: list[RatedImages]) -> None:
+    """Refuse before the work begins data that an estimator cannot use."""
     for estimator in named.values():
         for data in sets:
             data.rows_for(estimator)
@@ -255,9 +271,9 @@ def _check_use(named: dict[str, Any], sets: list[RatedImages], error_score: Any)
 def _add_splits(runs: list[Run], name: str, estimator: Any, data: RatedImages, splits, where: str = "") -> list[int]:
     """Add the runs of one method within one data set; gives the number of each split's run."""
     first = len(runs)
-    if isinstance(estimator, FrozenEstimator):  # it learns from no split, so that it sees each row once for all
-        judged = np.unique(np.concatenate([test for _, test in splits]))
-        runs.append(Run(name, estimator, None, Part(data, judged), f"all splits{where}"))
+    if isinstance(estimator, FrozenEstimator):  # untrained, it predicts each row once for all splits
+        tested = np.unique(np.concatenate([test for _, test in splits]))
+        runs.append(Run(name, estimator, None, Part(data, tested), f"all splits{where}"))
         return [first] * len(splits)
     runs += [
         Run(name, estimator, Part(data, train), Part(data, test), f"split {number}{where}")
@@ -270,15 +286,15 @@ def _of_splits(outcomes: list[Outcome], runs: list[Run], numbers: list[int], spl
     """Outcome of each split, with scores of its own test rows in their order."""
     found = []
     for number, (_, test) in zip(numbers, splits, strict=True):
-        outcome, judged = outcomes[number], runs[number].test.rows
+        outcome, tested = outcomes[number], runs[number].test.rows
         if runs[number].train is None and outcome.predictions is not None:
-            outcome = replace(outcome, predictions=outcome.predictions[np.searchsorted(judged, test)])
+            outcome = replace(outcome, predictions=outcome.predictions[np.searchsorted(tested, test)])
         found.append(outcome)
     return found
 
 
 def _result(named, data: RatedImages, splits, grid, metrics, confidence_level, error_score) -> BenchmarkResult:
-    """Figures of all outcomes, a list of those of the splits for each method."""
+    """Metrics of all outcomes, a list of those of the splits for each method."""
     values = {
         metric: np.array(
             [

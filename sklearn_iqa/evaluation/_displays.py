@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Pictures of benchmarks in scikit-learn's Display pattern: methods side by side, and data sets against each other."""
+"""Plots of benchmarks in scikit-learn's Display pattern: methods side by side, and data sets against each other."""
 
 from typing import Any
 
 import numpy as np
 
-from sklearn_iqa.displays import _new_axes
+from sklearn_iqa.displays import new_axes
 from sklearn_iqa.evaluation._results import known
 
 __all__ = ["BenchmarkDisplay", "CrossBenchmarkDisplay"]
@@ -27,7 +27,7 @@ class BenchmarkDisplay:
     names : list of str
         The methods, from top to bottom.
     metric : str, default=None
-        What the axis of values says.
+        Label of the axis of values.
 
     Attributes
     ----------
@@ -97,8 +97,8 @@ class BenchmarkDisplay:
         values, medians = np.asarray(self.values, dtype=float), np.asarray(self.medians, dtype=float)
         low, high = np.asarray(self.intervals, dtype=float).T
         places = np.arange(len(values))
-        ax = _new_axes("BenchmarkDisplay") if ax is None else ax
-        # Splits lie a little apart, so that equal values can be told from one.
+        ax = new_axes("BenchmarkDisplay") if ax is None else ax
+        # Splits are drawn apart, so that equal values do not hide each other.
         offsets = np.linspace(-0.2, 0.2, values.shape[1]) if values.shape[1] > 1 else np.zeros(1)
         style = {"s": 14, "alpha": 0.5, **(point_kwargs or {})}
         self.points_ = [ax.scatter(row, place + offsets, **style) for place, row in zip(places, values, strict=True)]
@@ -123,12 +123,12 @@ class BenchmarkDisplay:
         median_kwargs: dict[str, Any] | None = None,
         interval_kwargs: dict[str, Any] | None = None,
     ) -> "BenchmarkDisplay":
-        """Draw what `benchmark` found.
+        """Draw the result of `benchmark`.
 
         Parameters
         ----------
         result : BenchmarkResult
-            What :func:`sklearn_iqa.benchmark` gave.
+            Result of :func:`sklearn_iqa.benchmark`.
         metric : str, default="srcc"
             One of its metrics.
         ax, point_kwargs, median_kwargs, interval_kwargs
@@ -157,7 +157,7 @@ class BenchmarkDisplay:
 
 
 class CrossBenchmarkDisplay:
-    """One metric of one method as a matrix: a row for each data set learned from, a column for each judged on.
+    """One metric of one method as a matrix: a row for each training set, a column for each test set.
 
     Use `from_result` to make one. All parameters are stored as attributes.
 
@@ -168,7 +168,7 @@ class CrossBenchmarkDisplay:
     datasets : list of str
         Names of the data sets.
     metric : str, default=None
-        What the colour bar says.
+        Label of the colour bar.
     name : str, default=None
         Title of the axes.
 
@@ -226,12 +226,12 @@ class CrossBenchmarkDisplay:
             If matplotlib is not installed.
         """
         matrix = np.asarray(self.matrix, dtype=float)
-        ax = _new_axes("CrossBenchmarkDisplay") if ax is None else ax
+        ax = new_axes("CrossBenchmarkDisplay") if ax is None else ax
         self.image_ = ax.imshow(matrix, cmap=cmap)
         self.text_ = np.empty(matrix.shape, dtype=object)
         for (row, column), value in np.ndenumerate(matrix):
             red, green, blue, _ = self.image_.cmap(self.image_.norm(value))
-            # Luma of ITU-R BT.601 of the cell, whose text must stand out.
+            # Luma of ITU-R BT.601 of the background decides the colour of the text.
             colour = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 or np.isnan(value) else "white"
             self.text_[row, column] = ax.text(
                 column, row, format(value, values_format), ha="center", va="center", color=colour
@@ -239,7 +239,7 @@ class CrossBenchmarkDisplay:
         places = np.arange(len(matrix))
         ax.set_xticks(places, self.datasets)
         ax.set_yticks(places, self.datasets)
-        ax.set(xlabel="Judged on", ylabel="Learned from", title=self.name)
+        ax.set(xlabel="Tested on", ylabel="Trained on", title=self.name)
         self.colorbar_ = ax.figure.colorbar(self.image_, ax=ax, label=self.metric)
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -255,12 +255,12 @@ class CrossBenchmarkDisplay:
         cmap: Any = "viridis",
         values_format: str = ".2f",
     ) -> "CrossBenchmarkDisplay":
-        """Draw what `cross_benchmark` found of one method.
+        """Draw the result of `cross_benchmark` for one method.
 
         Parameters
         ----------
         result : CrossBenchmarkResult
-            What :func:`sklearn_iqa.cross_benchmark` gave.
+            Result of :func:`sklearn_iqa.cross_benchmark`.
         name : str
             The method.
         metric : str, default="srcc"

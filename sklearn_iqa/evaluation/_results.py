@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What benchmarks find: figures of every split, medians with bootstrap intervals, matrices across data sets."""
+"""Results of benchmarks: metrics of every split, medians with bootstrap intervals, matrices across data sets."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["BenchmarkResult", "CrossBenchmarkResult", "known"]
 
 
 class BenchmarkResult:
-    """What `benchmark` found: that function makes it. All parameters are stored as attributes.
+    """Result of `benchmark`, which makes it. All parameters are stored as attributes.
 
     Parameters
     ----------
@@ -23,15 +23,15 @@ class BenchmarkResult:
     predictions : dict of str to list of ndarray
         Scores of the test rows of each split, higher is better; None where a method failed.
     fit_seconds : ndarray of shape (n_methods, n_splits)
-        Time that training took; about zero for what is not trained.
+        Duration of training in seconds; about zero for frozen methods.
     errors : dict of (str, int) to str
-        Method and split -> why there are no scores, in one sentence.
+        Method and split -> the error that left it without scores, in one sentence.
     confidence_level : float
-        That of the intervals.
+        Level of the intervals.
     metrics : dict of str to callable
         The functions behind the names of `values`.
     data : RatedImages
-        What was judged, with `target` and `distortion`.
+        The rated images, with `target` and `distortion`.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class BenchmarkResult:
         return _pandas().DataFrame(self.table).set_index("method")
 
     def splits_to_frame(self):
-        """Give the figures of every split as a pandas data frame in long form.
+        """Give the metrics of every split as a pandas data frame in long form.
 
         Returns
         -------
@@ -121,23 +121,23 @@ class BenchmarkResult:
         Raises
         ------
         ValueError
-            If the data set does not say the distortions, or the metric is none of the benchmark.
+            If the data set does not state the distortions, or the metric is none of the benchmark.
         """
         kinds = self.data.distortion
         if kinds is None:
-            raise ValueError(f"{self.data.name} does not say which distortion an image has; it lacks `distortion`.")
+            raise ValueError(f"{self.data.name} does not state the distortion of its images; it lacks `distortion`.")
         function = self.metrics[known(metric, self.metrics)]
         table: dict[str, list] = {"distortion": np.unique(kinds).tolist()}
         for name in self.names:
             table[name] = []
             for kind in table["distortion"]:
-                figures = []
+                values = []
                 for scores, (_, test) in zip(self.predictions[name], self.splits, strict=True):
                     own = kinds[test] == kind
                     target = self.data.target[test][own]
                     if scores is not None and len(np.unique(target)) > 1:
-                        figures.append(float(function(target, scores[own])))
-                table[name].append(median(np.array(figures)))
+                        values.append(float(function(target, scores[own])))
+                table[name].append(median(np.array(values)))
         return table
 
     def __repr__(self) -> str:
@@ -148,7 +148,7 @@ class BenchmarkResult:
 
 
 class CrossBenchmarkResult:
-    """What `cross_benchmark` found: that function makes it. All parameters are stored as attributes.
+    """Result of `cross_benchmark`, which makes it. All parameters are stored as attributes.
 
     Parameters
     ----------
@@ -157,12 +157,12 @@ class CrossBenchmarkResult:
     datasets : list of str
         The data sets.
     values : dict of str to ndarray of shape (n_methods, n_datasets, n_datasets)
-        The metrics: second axis learned from, third judged on. On the diagonal the median over the splits within the
+        The metrics: second axis training set, third test set. On the diagonal the median over the splits within the
         data set.
     within : dict of str to BenchmarkResult
         Data set -> the benchmark within it.
     errors : dict of (str, str, str) to str
-        Method, data set learned from, data set judged on -> why there is no score, in one sentence.
+        Method, training set, test set -> the error that left it without scores, in one sentence.
     """
 
     def __init__(self, *, names, datasets, values, within, errors):
@@ -183,7 +183,7 @@ class CrossBenchmarkResult:
         Returns
         -------
         frame : pandas.DataFrame
-            A row for each method and data set learned from, a column for each data set judged on.
+            A row for each method and training set, a column for each test set.
 
         Raises
         ------
@@ -193,17 +193,17 @@ class CrossBenchmarkResult:
             If the metric is none of the benchmark.
         """
         pandas = _pandas()
-        index = pandas.MultiIndex.from_product([self.names, self.datasets], names=["method", "learned from"])
+        index = pandas.MultiIndex.from_product([self.names, self.datasets], names=["method", "trained on"])
         values = self.values[known(metric, self.values)].reshape(len(index), -1)
-        return pandas.DataFrame(values, index=index, columns=pandas.Index(self.datasets, name="judged on"))
+        return pandas.DataFrame(values, index=index, columns=pandas.Index(self.datasets, name="tested on"))
 
     def __repr__(self) -> str:
         metric = next(iter(self.values))
-        rows = [["method", "learned from", *self.datasets]]
+        rows = [["method", "trained on", *self.datasets]]
         for name, matrix in zip(self.names, self.values[metric], strict=True):
-            for learned, row in zip(self.datasets, matrix, strict=True):
-                rows.append([name, learned, *(f"{value:.3f}" for value in row)])
-        return f"{metric}, judged on\n" + _aligned(rows)
+            for trained_on, row in zip(self.datasets, matrix, strict=True):
+                rows.append([name, trained_on, *(f"{value:.3f}" for value in row)])
+        return f"{metric}, tested on\n" + _aligned(rows)
 
 
 def median(values: np.ndarray) -> float:

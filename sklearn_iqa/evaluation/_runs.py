@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Runs of a benchmark: an estimator that learns from some rated images and judges others; kept on disk when done.
+"""Runs of a benchmark: an estimator that is trained on some rated images and tested on others; kept on disk when done.
 
-A run's file is named by what determines its numbers: the estimator's class and parameters, the images and ratings that
-it learns from, the images that it judges. It is written under another name and then renamed, so that a benchmark that
-is cut off leaves whole files only, and the next one takes them from there.
+A run's file is named by what determines its numbers: the estimator's class and parameters, the images and ratings of
+the training rows, the images of the test rows. It is written under another name and then renamed, so that an
+interrupted benchmark leaves whole files only, from which the next one resumes.
 """
 
 import copy
@@ -108,7 +108,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """An estimator, what it learns from (None where it is frozen) and what it judges."""
+    """An estimator, its training rows (None where it is frozen) and its test rows."""
 
     name: str
     estimator: Any
@@ -119,7 +119,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores of a run's test rows, higher is better; without them, the sentence that says why."""
+    """Scores of a run's test rows, higher is better; without them, the error in one sentence."""
 
     predictions: np.ndarray | None
     fit_seconds: float = float("nan")
@@ -188,7 +188,7 @@ def execute_runs(runs: list[Run], *, results_dir: Any, n_jobs: Any, error_score:
             if outcome.error is not None:
                 run = runs[number]
                 warnings.warn(
-                    f"{run.name} failed in {run.label}: {outcome.error} Its figures there are {error_score}; the "
+                    f"{run.name} failed in {run.label}: {outcome.error} Its metrics there are {error_score}; the "
                     "others are kept.",
                     FitFailedWarning,
                     stacklevel=3,
@@ -196,11 +196,11 @@ def execute_runs(runs: list[Run], *, results_dir: Any, n_jobs: Any, error_score:
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-# Working --------------------------------------------------------------------------------------------------------------
+# Fitting --------------------------------------------------------------------------------------------------------------
 
 
 def _job(runs: list[Run]) -> tuple:
-    """What a worker needs: the estimator, X, y and groups to learn from, and all X to judge."""
+    """What a worker needs: the estimator, training X, y and groups, and X of all test parts."""
     first = runs[0]
     X: dict[int, Any] = {}
 
@@ -251,17 +251,17 @@ def _fitted(estimator, train):
 
 
 def _scores(model, X) -> np.ndarray:
-    """Predictions, turned so that higher is better."""
+    """Predictions, with the sign by which higher is better."""
     scores = column_or_1d(model.predict(X), dtype=np.float64)
     if len(scores) != _num_samples(X) or not np.isfinite(scores).all():
         raise ValueError(
             f"{_class_name(model)} predicted {len(scores)} scores for {_num_samples(X)} rows, "
-            f"{np.count_nonzero(~np.isfinite(scores))} of which are NaN or infinite; one finite score is due for each."
+            f"{np.count_nonzero(~np.isfinite(scores))} of which are NaN or infinite; give one finite score for each."
         )
     last = model
     while isinstance(last, FrozenEstimator | Pipeline):
         last = last.steps[-1][1] if isinstance(last, Pipeline) else last.estimator
-    # After `fit` every method speaks the unit of y; a published number points as `higher_is_better` says.
+    # After `fit` every method predicts in the unit of y; a published number has the direction of `higher_is_better`.
     published = not hasattr(last, "label_scale_")
     return -scores if published and not getattr(last, "higher_is_better", True) else scores
 
@@ -271,7 +271,7 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" + ("" if text.endswith(".") else ".")
 
 
-# Keeping --------------------------------------------------------------------------------------------------------------
+# Storage --------------------------------------------------------------------------------------------------------------
 
 
 def _key(estimator: str, run: Run) -> str:
@@ -281,7 +281,7 @@ def _key(estimator: str, run: Run) -> str:
 
 
 def _estimator_identity(name: str, estimator: Any) -> str:
-    """Text that changes with the class, the parameters and, where it is frozen, with what it has learned."""
+    """Text that changes with the class, the parameters and, where it is frozen, the fitted state."""
     bare = clone(estimator)
     if not isinstance(bare, FrozenEstimator):
         own = [parameter for parameter in bare.get_params() if parameter.rpartition("__")[2] in SILENT]
@@ -290,11 +290,11 @@ def _estimator_identity(name: str, estimator: Any) -> str:
     for part in _parts(estimator):
         for parameter, value in part.get_params(deep=False).items():
             if isinstance(value, str | os.PathLike) and os.path.isfile(value) and parameter not in SILENT:
-                status = os.stat(value)  # weights may be written anew under their old name
+                status = os.stat(value)  # weights may be overwritten under their name
                 files.append(f"{parameter} {status.st_size} {status.st_mtime_ns}")
     try:
         return " ".join([joblib.hash(bare), *files])
-    except Exception as error:  # whatever the pickling of a foreign object raises
+    except Exception as error:  # whatever the pickling of a user's object raises
         raise ValueError(
             f"{name} cannot be kept in a folder, as its parameters cannot be pickled ({_sentence(error)[:-1]}); use "
             "functions of a module in place of lambdas, or leave results_dir out."
@@ -330,7 +330,7 @@ def _kept(path: Path | None, n_rows: int) -> Outcome | None:
     return outcome if scores.shape == (n_rows,) and np.isfinite(scores).all() else None
 
 
-# Asking ---------------------------------------------------------------------------------------------------------------
+# Estimators -----------------------------------------------------------------------------------------------------------
 
 
 def _parts(estimator: Any) -> Iterator[Any]:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The papers' protocol as a splitter of scikit-learn: random splits that keep all versions of a content together."""
 
-from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
-from sklearn.utils import check_scalar
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.validation import _num_samples
+
+from sklearn_iqa._base.parameters import at_least, within
 
 __all__ = ["ContentSplit"]
 
 
 class ContentSplit(GroupShuffleSplit):
-    """Random splits by content: ten times 80 % to learn from and 20 % to judge by, as most papers report it.
+    """Random splits by content: ten times 80 % for training and 20 % for testing, as most papers report it.
 
     It is a :class:`~sklearn.model_selection.GroupShuffleSplit` with the papers' numbers, which rounds the number of
     contents to the nearest as their code does, in place of rounding the test part up, and which also takes data
@@ -22,9 +23,9 @@ class ContentSplit(GroupShuffleSplit):
     Parameters
     ----------
     n_splits : int, default=10
-        How many splits.
+        Number of splits.
     test_size : float, default=0.2
-        Part of the contents that is judged on, in (0, 1). At least one content is on either side.
+        Fraction of the contents in the test part, in (0, 1). At least one content is on either side.
     random_state : int, RandomState instance or None, default=None
         An integer gives the same splits at every call.
 
@@ -42,6 +43,12 @@ class ContentSplit(GroupShuffleSplit):
     ['bridge' 'bridge']
     ['bird' 'bird']
     """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_splits": [at_least(1)],
+        "test_size": [within(0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    }
 
     def __init__(self, n_splits=10, *, test_size=0.2, random_state=None):
         super().__init__(n_splits, test_size=test_size, random_state=random_state)
@@ -61,21 +68,22 @@ class ContentSplit(GroupShuffleSplit):
         Yields
         ------
         train : ndarray of int
-            Rows to learn from.
+            Training rows.
         test : ndarray of int
-            Rows to judge by, whose contents are not among those of `train`.
+            Test rows, whose contents are not among those of `train`.
 
         Raises
         ------
         ValueError
-            If there are fewer than two contents, `test_size` is not in (0, 1), or the lengths differ.
+            If there are fewer than two contents, a parameter is out of its range, or the lengths differ.
         """
-        check_scalar(self.test_size, "test_size", Real, min_val=0, max_val=1, include_boundaries="neither")
+        parameters = {name: getattr(self, name) for name in self._parameter_constraints}
+        validate_parameter_constraints(self._parameter_constraints, parameters, caller_name=type(self).__name__)
         contents = np.arange(_num_samples(X)) if groups is None else np.asarray(groups)
         n_contents = len(np.unique(contents))
         if n_contents < 2:
             raise ValueError(
-                f"ContentSplit needs at least 2 contents, one to learn from and one to judge by, but the groups name "
+                f"ContentSplit needs at least 2 contents, one for training and one for testing, but the groups name "
                 f"{n_contents}; give more images, or the group of each."
             )
         n_test = min(max(round(self.test_size * n_contents), 1), n_contents - 1)

@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What transformers share that run images through a frozen network: pooling, comparing pairs, keeping vectors."""
+"""What transformers share that run images through a frozen network: pooling, comparing pairs, caching vectors."""
 
+import functools
+import os
 from abc import ABCMeta, abstractmethod
-from collections.abc import Hashable, Iterator
-from numbers import Integral
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, ClassVar
 
+import joblib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
-from sklearn_iqa._base.devices import resolve_device
+from sklearn_iqa._base.devices import prepare, resolve_device, seeded
 from sklearn_iqa._base.images import read_image
 from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, SequenceOf, one_of
 from sklearn_iqa._base.rows import check_images, check_tuples, image_name
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.features._cache import Store
@@ -31,28 +34,84 @@ COMPARISONS = {  # features of query and reference -> features of the pair
 
 
 class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
-    """Runs images through a frozen network and keeps what comes out; not for direct use."""
+    """Runs images through a frozen network and pools its outputs; not for direct use."""
 
     _doc_link_module = "sklearn_iqa"
     _doc_link_template = "https://sklearn-iqa.readthedocs.io/en/latest/generated/sklearn_iqa.{estimator_name}.html"
-    _options: ClassVar[dict[str, tuple]] = {"pooling": POOLINGS, "comparison": (None, *COMPARISONS)}
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **RUNNING,
+        **PRETRAINED,
+        "backbone": [str],
+        "layers": [SequenceOf(str), None],
+        "pooling": [one_of(*POOLINGS)],
+        "comparison": [one_of(*COMPARISONS), None],
+        "cache": [str, os.PathLike, joblib.Memory, None],
+    }
+    # For the contract tests: parameters with which a fit takes a moment; height and width of images, unequal
+    # so that exchanged axes show.
+    _test_params: ClassVar[dict[str, Any]] = {}
+    _test_size: ClassVar[tuple[int, int]] = (40, 48)
     scales: tuple[float, ...] = (1.0,)  # of its own size at which an image passes the network
+    layers: Any
+    pooling: str
+    comparison: str | None
+    backbone_weights: Any
+    cache: Any
+    batch_size: int
+    device: str
+    random_state: Any
+    verbose: Any
+    seed_: int
+
+    # What a library of networks defines -------------------------------------------------------------------------------
+
+    @staticmethod
+    @abstractmethod
+    def _build(name) -> nn.Module:
+        """Build the network `name` with random weights and `forward_features`."""
+
+    @staticmethod
+    @abstractmethod
+    def _load(network: nn.Module, name, backbone_weights) -> None:
+        """Load the pretraining of the network `name`."""
 
     @abstractmethod
-    def _views(self, image: np.ndarray) -> torch.Tensor:
-        """Image -> view (1, 3, height, width), as the network sees it."""
+    def _architecture(self) -> tuple:
+        """`backbone` and what its structure depends on beside the name."""
 
     @abstractmethod
-    def _identity(self) -> str:
-        """Text that changes when the features do."""
+    def _weights_id(self) -> str | None:
+        """Text that changes when the pretraining does; None for random weights."""
+
+    @abstractmethod
+    def _preprocessing(self) -> tuple:
+        """Parameters that decide how an image becomes a view."""
 
     @abstractmethod
     def _input_size(self) -> tuple[int, int]:
         """Height and width of an image that the network takes."""
 
     @abstractmethod
+    def _views(self, image: np.ndarray) -> torch.Tensor:
+        """Image -> view (1, 3, height, width), as the network sees it."""
+
+    # Networks ---------------------------------------------------------------------------------------------------------
+
+    def _identity(self) -> str:
+        """Text that changes when the features do."""
+        network = *self._architecture(), self._weights_id(), self.seed_
+        return repr((*network, self.layers, self.pooling, *self._preprocessing()))
+
     def _network(self, device: str) -> nn.Module:
         """Give the frozen network, with `forward_features`."""
+        network = self._architecture(), self.backbone_weights, self._weights_id()
+        return frozen_network(self._build, self._load, *network, self.seed_, device)
+
+    def _skeleton(self) -> nn.Module:
+        """Give the network without storage for its weights."""
+        return skeleton(self._build, self._architecture())
+
+    # scikit-learn -----------------------------------------------------------------------------------------------------
 
     def fit(self, X, y=None):
         """Check parameters and X; nothing is learned.
@@ -72,19 +131,19 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ValueError, TypeError
-            When X is no container of images or a parameter is unknown.
+            When X is no container of images, or a parameter, the backbone or a layer's name cannot be used.
         """
-        self._check_parameters()
+        self._validate_params()
+        self._check_combinations()
         self._rows(X)
         self.seed_ = check_random_state(self.random_state).randint(2**31 - 1) if self.backbone_weights is None else 0
         return self
 
-    def _check_parameters(self) -> None:
-        for name, options in self._options.items():
-            value = getattr(self, name)
-            if value not in options:
-                raise ValueError(f"{name}={value!r} is unknown; take one of {', '.join(map(repr, options))}.")
-        check_scalar(self.batch_size, "batch_size", Integral, min_val=1)
+    def _check_combinations(self) -> None:
+        """Check what holds across parameters, and what needs the backbone's architecture."""
+        self._architecture()  # raises when the library has no such backbone
+        if self.layers is not None:
+            timm_backbones.check_layers(self._skeleton(), self.layers)
 
     def transform(self, X):
         """Features of each row of X.
@@ -102,7 +161,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            When a row of X cannot be used; the sentence says which, and what to do.
+            When a row of X, or the output of a layer, cannot be used; the message says which, and what to do.
         ConnectionError
             When the pretraining cannot be fetched.
         """
@@ -122,7 +181,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return np.stack([compare(vectors[q], vectors[r]) for q, r in zip(names[::2], names[1::2], strict=True)])
 
     def _unknown(self, rows, store, names: list, vectors: dict) -> Iterator[Job]:
-        """Views of the images whose vectors are not known yet; notes every image's name on the way."""
+        """Views of the images whose vectors are not cached; appends every image's name to `names`."""
         pending = set()
         for row in tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image"):
             items = (rows.unopened(row),) if self.comparison is None else rows.unopened(row)
@@ -163,6 +222,36 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return tags
 
 
+@functools.lru_cache(maxsize=4)  # a union of transformers runs several in turn
+def frozen_network(
+    build: Callable[[Any], nn.Module],
+    load: Callable[[nn.Module, Any, Any], None],
+    architecture: tuple,
+    backbone_weights,
+    weights_id: str | None,
+    seed: int,
+    device: str,
+) -> nn.Module:
+    """A pretrained network whose weights get no gradient, shared by clones: a grid search makes hundreds of them."""
+    name = architecture[0]
+    with seeded(seed):
+        network = build(name)
+    load(network, name, backbone_weights)
+    return prepare(network.requires_grad_(False), torch.device(device))
+
+
+@functools.lru_cache(maxsize=8)
+def skeleton(build: Callable[[Any], nn.Module], architecture: tuple) -> nn.Module:
+    """A network without storage for its weights: built in a tenth of a second where ViT-L takes ten."""
+    name = architecture[0]
+    try:
+        with torch.device("meta"):
+            return build(name)
+    except (NotImplementedError, RuntimeError):  # its constructor reads numbers out of tensors
+        with seeded(0):
+            return build(name).to("meta")
+
+
 class Pooled(nn.Module):
     """Images (n, 3, h, w) -> rows of pooled features (n, f); builds its network at the first image."""
 
@@ -176,7 +265,7 @@ class Pooled(nn.Module):
 
     def _at_one_scale(self, images):
         chosen = self.estimator
-        backbone = chosen._network(str(resolve_device(chosen.device)))
+        backbone: Any = chosen._network(str(resolve_device(chosen.device)))
         if chosen.layers is None:
             maps = [backbone.forward_features(images)]
             if maps[0].ndim == 2:  # vectors already, as open_clip's towers give
@@ -200,8 +289,8 @@ def _pool(features: torch.Tensor, pooling: str, backbone: nn.Module) -> torch.Te
         positions, n_prefix = features, getattr(backbone, "num_prefix_tokens", 0)
     else:
         raise ValueError(
-            f"A layer gives numbers of shape {tuple(features.shape)}, but maps (n, c, h, w) or tokens (n, l, c) can be "
-            "pooled; choose other layers."
+            f"A layer gives a tensor of shape {tuple(features.shape)}, but only maps (n, c, h, w) and tokens (n, l, c) "
+            "can be pooled; choose other layers."
         )
     if pooling == "class_token":
         if n_prefix == 0:

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Vectors of images that were computed before: on disk, and the latest ones in memory."""
+"""Cached vectors of images: on disk, and the latest ones in memory."""
 
 import os
 from collections import OrderedDict
+from typing import ClassVar
 
 import joblib
 import numpy as np
 
-MEMORY_LIMIT = 2**28  # bytes of vectors that a process keeps beside the cache on disk
+MEMORY_LIMIT = 2**28  # bytes of vectors in the memory of a process
 
 
 class Store:
-    """Vectors by name of the image: on disk through joblib, and the latest ones in the memory of the process."""
+    """Vectors by the image's name: on disk through joblib, and the latest ones in memory, shared by all instances."""
 
-    recent: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
-    n_bytes = 0
+    recent: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
+    n_bytes: ClassVar[int] = 0
 
     def __init__(self, cache, identity: str):
         memory = cache if isinstance(cache, joblib.Memory) else joblib.Memory(os.fspath(cache), verbose=0)

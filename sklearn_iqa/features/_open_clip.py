@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Features of the image towers of open_clip."""
 
-import functools
+import os
+from typing import Any, ClassVar
 
-import torch
 from PIL import Image
-from torch import nn
 
-from sklearn_iqa._base.devices import prepare, seeded
+from sklearn_iqa._base.parameters import one_of
 from sklearn_iqa._nn import clip_backbones
 from sklearn_iqa._nn.transforms import center_crop, normalize, resize, resize_shorter, to_tensor
 from sklearn_iqa.features._base import ImageFeatures
@@ -16,21 +15,21 @@ from sklearn_iqa.features._base import ImageFeatures
 class OpenCLIPFeatures(ImageFeatures):
     """Deep features of the image tower of any open_clip model.
 
-    As `TimmFeatures`, with networks that were trained on images and their captions. What they give is the vector that
-    is compared with those of sentences, or pooled outputs of their layers.
+    As `TimmFeatures`, with networks that were trained on images and their captions. The features are the embedding
+    that is compared with those of prompts, or pooled outputs of layers.
 
     Parameters
     ----------
-    backbone : str, default="ViT-B-32-quickgelu"
+    backbone : str or path, default="ViT-B-32-quickgelu"
         A name of `open_clip.list_models()`, or a `*.json` file in its form.
     layers : list of str or None, default=None
         Names of the submodules of the image tower whose outputs are taken, for example `["transformer.resblocks.5"]` of
-        a vision transformer or `["layer3"]` of a residual network. None takes the image's vector, not normalised.
+        a vision transformer or `["layer3"]` of a residual network. None takes the image's embedding, not normalised.
     pooling : {"mean", "std", "mean+std", "max", "class_token"}, default="mean"
         How a layer's output becomes a vector. "class_token" exists for transformers that have one.
     resize_mode : {"shortest", "squash"} or None, default=None
-        How an image comes to the size of the network: "shortest" resizes the shorter side and keeps the middle,
-        "squash" resizes both sides, whatever that does to shapes. None takes what the pretraining was tested with.
+        How an image is resized to the network's input: "shortest" resizes the shorter side and crops the centre,
+        "squash" resizes both sides whatever the aspect ratio. None takes what the pretraining was tested with.
     comparison : {"difference", "product", "difference+product"} or None, default=None
         None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
         both.
@@ -39,8 +38,8 @@ class OpenCLIPFeatures(ImageFeatures):
         or a file with the state of the whole model; None takes random numbers.
     cache : path, joblib.Memory or None, default=None
         Where vectors are kept, one per image, so that no image passes the network twice: not in another fold, for
-        another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change),
-        the backbone, its weights and the preprocessing.
+        another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change), the
+        backbone, its weights and the preprocessing.
     batch_size : int, default=8
         The most images in one pass. Features do not depend on it.
     device : str, default="auto"
@@ -58,7 +57,7 @@ class OpenCLIPFeatures(ImageFeatures):
     See Also
     --------
     TimmFeatures : The same with networks of timm.
-    CLIPIQA : Quality from sentences.
+    CLIPIQA : Quality from prompts.
 
     Examples
     --------
@@ -70,7 +69,17 @@ class OpenCLIPFeatures(ImageFeatures):
     (2, 256)
     """
 
-    _options = {**ImageFeatures._options, "resize_mode": (None, "shortest", "squash")}
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **ImageFeatures._parameter_constraints,
+        "backbone": [str, os.PathLike],
+        "resize_mode": [one_of("shortest", "squash"), None],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "clip_tiny_vit.json",
+        "backbone_weights": None,
+        "batch_size": 4,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (32, 48)
 
     def __init__(
         self,
@@ -114,24 +123,22 @@ class OpenCLIPFeatures(ImageFeatures):
             )
         return normalize(pixels, config["mean"], config["std"])[None]
 
-    def _identity(self):
-        weights = clip_backbones.clip_pretraining_id(self.backbone, self.backbone_weights)
-        config = clip_backbones.clip_config(self.backbone)
-        return repr((self.backbone, config, weights, self.seed_, self.layers, self.pooling, self.resize_mode))
+    @staticmethod
+    def _build(name):
+        return clip_backbones.build_clip_image_tower(name)
+
+    @staticmethod
+    def _load(network, name, backbone_weights):
+        clip_backbones.load_clip(network, name, backbone_weights, part="visual.")
+
+    def _architecture(self):
+        return self.backbone, repr(clip_backbones.clip_config(self.backbone))  # of a file, its content
+
+    def _weights_id(self):
+        return clip_backbones.clip_pretraining_id(self.backbone, self.backbone_weights)
+
+    def _preprocessing(self):
+        return (self.resize_mode,)
 
     def _input_size(self):
         return clip_backbones.clip_input(self.backbone, self.backbone_weights)["size"]
-
-    def _network(self, device):
-        weights_id = clip_backbones.clip_pretraining_id(self.backbone, self.backbone_weights)
-        config = repr(clip_backbones.clip_config(self.backbone))
-        return _image_tower(self.backbone, config, self.backbone_weights, weights_id, self.seed_, device)
-
-
-@functools.lru_cache(maxsize=2)
-def _image_tower(name: str, config: str, backbone_weights, weights_id: str | None, seed: int, device: str) -> nn.Module:
-    """The same of open_clip, where `config` is that of `name`, which may be a file."""
-    with seeded(seed):
-        tower = clip_backbones.build_clip_image_tower(name)
-    clip_backbones.load_clip(tower, name, backbone_weights, part="visual.")
-    return prepare(tower.requires_grad_(False), torch.device(device))

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Images, or pairs of images, -> rows of deep features, each image passing the network once."""
+"""Features of the networks of timm."""
 
-import functools
 from numbers import Integral
+from typing import Any, ClassVar
 
-import torch
 from PIL import Image
-from sklearn.utils import check_scalar
-from torch import nn
 
-from sklearn_iqa._base.devices import prepare, seeded
+from sklearn_iqa._base.parameters import POSITIVE, SequenceOf, at_least
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import normalize, reduce_area, resize, to_tensor
 from sklearn_iqa.features._base import ImageFeatures
@@ -18,9 +15,9 @@ from sklearn_iqa.features._base import ImageFeatures
 class TimmFeatures(ImageFeatures):
     """Deep features of any timm network, pooled over the image.
 
-    Every image runs through a frozen network; the output of one or more of its layers is pooled over positions, and
-    the pooled vectors are put side by side. With a regressor behind it this is the simplest trained quality model, and
-    with `cache` a whole grid search costs one pass per image.
+    Every image passes a frozen network; the outputs of one or more of its layers are pooled over positions, and the
+    pooled vectors are concatenated. With a regressor behind it this is the simplest trained quality model, and with
+    `cache` a whole grid search costs one pass per image.
 
     Parameters
     ----------
@@ -35,10 +32,11 @@ class TimmFeatures(ImageFeatures):
         Size that images are resized to (bicubic): (height, width), or one side of a square. None keeps the native
         size; networks of one fixed size then get this size.
     max_pixels : int or None, default=None
-        Images with more pixels are reduced to about so many (bicubic), keeping their shape. None reduces none.
+        Images with more pixels are reduced to about this number (bicubic), keeping their aspect ratio. None reduces
+        none.
     scales : tuple of float, default=(1.0,)
-        Sizes at which an image passes the network, as parts of what `image_size` and `max_pixels` make of it: with
-        `(1.0, 0.5)` the features of the image and of a copy of half its sides (bicubic) stand side by side.
+        Sizes at which an image passes the network, as fractions of the one that `image_size` and `max_pixels` give:
+        with `(1.0, 0.5)` the features of the image and of a copy of half its sides (bicubic) are concatenated.
     comparison : {"difference", "product", "difference+product"} or None, default=None
         None takes single images. Otherwise X holds pairs (query, reference), and a row holds `|q - r|`, `q * r` or
         both.
@@ -47,8 +45,8 @@ class TimmFeatures(ImageFeatures):
         `tf_efficientnet_lite0`, with the extra `demo`), None takes random numbers.
     cache : path, joblib.Memory or None, default=None
         Where vectors are kept, one per image, so that no image passes the network twice: not in another fold, for
-        another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change),
-        the backbone, its weights and the preprocessing.
+        another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change), the
+        backbone, its weights and the preprocessing.
     batch_size : int, default=8
         The most images in one pass. Features do not depend on it.
     device : str, default="auto"
@@ -77,6 +75,14 @@ class TimmFeatures(ImageFeatures):
     >>> features.fit_transform(images).shape
     (2, 192)
     """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **ImageFeatures._parameter_constraints,
+        "image_size": [at_least(1), SequenceOf(at_least(1), min_length=2, max_length=2), None],
+        "max_pixels": [at_least(1), None],
+        "scales": [SequenceOf(POSITIVE)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4}
 
     def __init__(
         self,
@@ -121,35 +127,30 @@ class TimmFeatures(ImageFeatures):
             image = resize(image, int(height), int(width), Image.Resampling.BICUBIC)
         return normalize(to_tensor(image), config["mean"], config["std"])[None]
 
-    def _identity(self):
-        weights = timm_backbones.pretraining_id(self.backbone, self.backbone_weights)
-        sizes = self.image_size, self.max_pixels, self.scales
-        return repr((self.backbone, weights, self.seed_, self.layers, self.pooling, *sizes))
+    @staticmethod
+    def _build(name):
+        return timm_backbones.build_backbone(name)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        if self.max_pixels is not None:
-            check_scalar(self.max_pixels, "max_pixels", Integral, min_val=1)
-        if len(self.scales) == 0 or min(self.scales) <= 0:
-            raise ValueError(f"scales={self.scales!r} must be one or more numbers above 0, such as (1.0, 0.5).")
-        if tuple(self.scales) != (1.0,) and timm_backbones.input_config(self.backbone)["fixed_input_size"]:
-            raise ValueError(
-                f"{self.backbone} takes images of one size, but scales={self.scales!r} makes others; leave "
-                "scales=(1.0,), or take a convolutional network."
-            )
+    @staticmethod
+    def _load(network, name, backbone_weights):
+        timm_backbones.load_backbone(network, name, backbone_weights)
+
+    def _architecture(self):
+        return (self.backbone,)
+
+    def _weights_id(self):
+        return timm_backbones.pretraining_id(self.backbone, self.backbone_weights)
+
+    def _preprocessing(self):
+        return self.image_size, self.max_pixels, self.scales
 
     def _input_size(self):
         return timm_backbones.input_config(self.backbone)["input_size"][1:]
 
-    def _network(self, device):
-        weights_id = timm_backbones.pretraining_id(self.backbone, self.backbone_weights)
-        return _backbone(self.backbone, self.backbone_weights, weights_id, self.seed_, device)
-
-
-@functools.lru_cache(maxsize=2)
-def _backbone(name: str, backbone_weights, weights_id: str | None, seed: int, device: str) -> nn.Module:
-    """The frozen network, shared by clones: a grid search makes hundreds of them."""
-    with seeded(seed):
-        backbone = timm_backbones.build_backbone(name)
-    timm_backbones.load_backbone(backbone, name, backbone_weights)
-    return prepare(backbone.requires_grad_(False), torch.device(device))
+    def _check_combinations(self):
+        if timm_backbones.input_config(self.backbone)["fixed_input_size"] and tuple(self.scales) != (1.0,):
+            raise ValueError(
+                f"{self.backbone} takes images of one size, but scales={self.scales!r} makes others; leave "
+                "scales=(1.0,), or take a convolutional network."
+            )
+        super()._check_combinations()

@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What methods share that compare crops of a pair behind frozen backbones: views, training, weights without those.
+"""What methods share that compare pairs behind frozen backbones: pixels, and weights without the backbones.
 
-AHIQ's official code grew out of that for IQT, so that both crop, train and save alike.
+AHIQ's official code grew out of that for IQT, so that both normalise and save alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from sklearn_iqa._base.training import CosineAnnealing
+from sklearn_iqa._base.crops import enlarge
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._nn.transforms import (
-    HALF_MEAN,
-    HALF_STD,
-    check_crops,
-    crops_to_score,
-    normalize,
-    resize_shorter,
-    to_tensor,
-)
+from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, to_tensor
 from sklearn_iqa._weights import state_dicts
 
 # Files of AHIQ were pickled together with the loss, a float64 of NumPy: what such a number is made of, under the names
@@ -36,33 +28,23 @@ NUMPY_FLOAT = [
 
 
 class FrozenBackbonesMixin:
-    """Crops, loss, schedule and weights of AHIQ and IQT; stands left of `QualityRegressor`.
+    """Pixels and weights of AHIQ, IQT and JSPL; stands left of `CropsMixin`.
 
-    The estimator has the parameters `n_crops`, `crops`, `weight_decay` and `random_state`; its network has `crop_size`,
-    the side of its input, and `trained`, the names of the parts that training changes.
+    The network has `crop_size`, the side of its input, and `trained`, the names of the parts that training changes.
     """
 
-    inputs = ("query", "reference")
-    label_range = (0.0, 1.0)
+    inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
 
-    def _loss(self):
-        return nn.MSELoss()
+    weights: Any
+    network_: Any
+    key_map: ClassVar[Any]
+    published: ClassVar[Any]
+    _weights_path: Callable[[], str]
+    _load_backbone: Callable[[nn.Module], None]
 
-    def _net_params(self):
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineAnnealing())]}
-
-    def _views(self, x):
-        pixels, size = self._pixels(x), self.network_.crop_size  # (2, 3, h, w)
-        # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
-        kind = {"crops": self.crops, "random_state": self.random_state}
-        return crops_to_score(pixels, size, self.n_crops, image=x[1], **kind)
-
-    def _pixels(self, pair):
+    def _pixels(self, pair) -> torch.Tensor:
         """(query, reference) -> tensor (2, 3, height, width) in [-1, 1], its sides a crop's or longer."""
-        size = self.network_.crop_size
-        if min(pair[0].shape[:2]) < size:
-            pair = tuple(resize_shorter(image, size, Image.Resampling.BICUBIC) for image in pair)
-        return normalize(to_tensor(pair), HALF_MEAN, HALF_STD)
+        return normalize(to_tensor(enlarge(pair, self.network_.crop_size)), HALF_MEAN, HALF_STD)
 
     def _load_weights(self, network):
         """Load the whole network, or its trained parts alone where a file holds no more, as official files do."""
@@ -78,10 +60,6 @@ class FrozenBackbonesMixin:
             return False
         names = state_dicts.rename_keys(state_dicts.read_state(self._weights_path()), self.key_map)
         return not {name.partition(".")[0] for name in names} <= set(network.trained)
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_crops(self.crops)
 
 
 class TrainedParts(nn.ModuleDict):
@@ -118,7 +96,7 @@ def freeze_and_truncate(backbone: nn.Module, layers: Sequence[str], side: int) -
         ]
     if len({shape[1:] for shape in shapes}) != 1 or len(shapes[0]) != 3:
         raise ValueError(
-            f"The layers {', '.join(layers) or '(none)'} give {', '.join(map(str, shapes)) or 'nothing'} for crops of "
+            f"The layers {', '.join(layers)} give {', '.join(map(str, shapes))} for crops of "
             f"{side} x {side} pixels; take one or more layers whose maps (channels, rows, columns) have one size."
         )
     order = [name for name, _ in backbone.named_modules()]

@@ -17,7 +17,7 @@ LEAST_UNLABELLED = 2  # in a batch: with one alone, "at least one is negative" w
 
 
 class JudgedScores(NamedTuple):
-    """What a network says of n rows: their quality, and the probability that a row looks like labelled ones."""
+    """Output of a network for n rows: predicted quality, and the probability that a row resembles labelled ones."""
 
     score: torch.Tensor
     positive: torch.Tensor
@@ -66,7 +66,7 @@ def _mean(values):
 class SemiSupervisedLoss(nn.Module):
     """Squared errors to labels and to pseudo scores, and the losses of the classifier that picks the latter.
 
-    A pseudo score is the running mean of what the network said of an unlabelled row, from the first use on.
+    A pseudo score is the running mean of the scores predicted for an unlabelled row, from its first use on.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class SemiSupervisedLoss(nn.Module):
     unlabelled_weight : float
         Weight of the squared error to pseudo scores.
     decay : float
-        Share of the old pseudo score in the new one.
+        Weight of the old pseudo score in the new one.
     pu_weights : tuple of three floats
         Weights of `positive_unlabelled_losses`.
     """
@@ -108,7 +108,7 @@ class SemiSupervisedLoss(nn.Module):
         return scores.new_tensor([self.pseudo[row] for row in rows.long().tolist()])
 
     def pseudo_error(self, scores, pseudo, positive):
-        """Mean squared error over the rows that the classifier holds for positive; 0 when there are none."""
+        """Mean squared error over the rows that the classifier predicts to be positive; 0 when there are none."""
         picked = positive.detach() >= self.threshold
         return _mean((scores - pseudo)[picked].square())
 
@@ -130,7 +130,7 @@ class PseudoScoreWarmUp(skorch.callbacks.Callback):
 
 
 class MixedBatches(EvenBatches):
-    """Batches in which labelled and unlabelled rows have the share that they have in the data."""
+    """Batches in which labelled and unlabelled rows have the proportion that they have in the data."""
 
     def __iter__(self):
         drawn = torch.tensor([i for batch in super().__iter__() for i in batch])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Structure, texture and sharpness of grey images on Gaussian and Laplacian pyramids: numbers without a network.
+"""Structure, texture and sharpness of grey images on Gaussian and Laplacian pyramids, without a network.
 
 Images are float64 arrays (height, width) in 0..255. The measures follow the MATLAB code of SRIF (Zhou and Wang, ACM MM
 2022), its rounding, its 8-bit arithmetic and its borders; each function names the older measure that it modifies.
@@ -7,6 +7,7 @@ Images are float64 arrays (height, width) in 0..255. The measures follow the MAT
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -35,7 +36,7 @@ FEATURE_NAMES = (
     *("h1_ref", "h2_ref", "h1", "h2"),
 )
 N_LEVELS, N_CONTENT_LEVELS = 3, 2
-REMEMBERED = 2**16  # results, of at most 80 numbers each
+CACHE_SIZE = 2**16  # results, of at most 80 numbers each
 
 GRAY = np.array([0.298936021293776, 0.587043074451121, 0.114020904255103])  # MATLAB's rgb2gray
 BURT = np.array([0.05, 0.25, 0.4, 0.25, 0.05])
@@ -65,9 +66,9 @@ def gray(image: np.ndarray) -> np.ndarray:
 
 
 def fidelity_features(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The 18 numbers of a pair of grey images of one size, see `FEATURE_NAMES`.
+    """The 18 features of a pair of grey images of one size, see `FEATURE_NAMES`.
 
-    What is known of an image or a pair stays in the memory of the process, as cross-validation asks again and again.
+    Results for an image or a pair are cached for the life of the process, as cross-validation needs them repeatedly.
 
     Parameters
     ----------
@@ -78,8 +79,8 @@ def fidelity_features(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
     -------
     features : ndarray of shape (18,), float64
     """
-    structure = _remembered(structural_fidelity, query, reference)
-    of_query, of_reference = _remembered(image_facts, query), _remembered(image_facts, reference)
+    structure = _cached_call(structural_fidelity, query, reference)
+    of_query, of_reference = _cached_call(image_facts, query), _cached_call(image_facts, reference)
     sharpness, sharpness_ref = of_query["sharpness"], of_reference["sharpness"]
     # NOTE[DIFF] paper: one measure for both; code: the query's Laplacian levels, but the reference's Gaussian ones.
     entropy, entropy_ref = of_query["entropy_laplacian"], of_reference["entropy_gaussian"]
@@ -100,20 +101,20 @@ def _ratio(value: float, reference: float) -> float:
     return value / reference if reference > NOTHING else 1.0
 
 
-_at_hand: dict[tuple, object] = {}
+_cached: dict[tuple, Any] = {}
 
 
-def _remembered(function: Callable, *images: np.ndarray):
+def _cached_call(function: Callable, *images: np.ndarray):
     key = (function.__name__, *((image.shape, xxhash.xxh3_128_digest(image.data)) for image in images))
-    if key not in _at_hand:
-        while len(_at_hand) >= REMEMBERED:
-            del _at_hand[next(iter(_at_hand))]  # the oldest
-        _at_hand[key] = function(*images)
-    return _at_hand[key]
+    if key not in _cached:
+        while len(_cached) >= CACHE_SIZE:
+            del _cached[next(iter(_cached))]  # the oldest
+        _cached[key] = function(*images)
+    return _cached[key]
 
 
 def image_facts(image: np.ndarray) -> dict[str, list]:
-    """What the features need to know of one image, be it query or reference.
+    """The quantities of one image, query or reference, that the features combine.
 
     Parameters
     ----------
@@ -301,8 +302,8 @@ def _enlarged(image: np.ndarray, axis: int) -> np.ndarray:
     n, n_new = len(image), 4 * len(image) - 3
     places = np.clip((np.arange(n_new) + 0.5) * n / n_new - 0.5, 0, n - 1)
     left = np.minimum(places.astype(int), n - 2)
-    share = (places - left)[:, None]
-    fine = (1 - share) * image[left] + share * image[left + 1]
+    weight = (places - left)[:, None]
+    fine = (1 - weight) * image[left] + weight * image[left + 1]
     fine = np.concatenate([2 * fine[:1] - fine[1:2], fine, 2 * fine[-1:] - fine[-2:-1]])
     return np.moveaxis(fine[::2], 0, axis)
 
@@ -330,9 +331,9 @@ def divergence(query: np.ndarray, reference: np.ndarray) -> float:
 def range_entropy(image: np.ndarray) -> float:
     """Entropy in bits of the ranges within 3 x 3 pixels of an 8-bit image."""
     ranges = ndimage.maximum_filter(image, 3, mode="reflect") - ndimage.minimum_filter(image, 3, mode="reflect")
-    shares = np.bincount(ranges.astype(int).ravel()) / ranges.size
-    shares = shares[shares > 0]
-    return float(-(shares * np.log2(shares)).sum())
+    p = np.bincount(ranges.astype(int).ravel()) / ranges.size
+    p = p[p > 0]
+    return float(-(p * np.log2(p)).sum())
 
 
 # Sharpness ------------------------------------------------------------------------------------------------------------

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""AHIQ: context of a vision transformer tells a CNN where to look (Lao et al., CVPR Workshops 2022)."""
+"""AHIQ: deformable convolutions guided by a vision transformer (Lao et al., CVPR Workshops 2022)."""
 
-from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_scalar
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.ops import DeformConv2d
 
-from sklearn_iqa._base.inference import weighted_map
+from sklearn_iqa._base.crops import CropsMixin
+from sklearn_iqa._base.parameters import CROPS, PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
@@ -41,7 +40,7 @@ PUBLISHED = (
 
 
 class DeformNet(nn.Module):
-    """A convolution that looks where offsets say, and two that make its maps as coarse as those of the ViT."""
+    """A deformable convolution, and two that reduce its maps to the resolution of the ViT."""
 
     def __init__(self, n_context, n_texture, width, stride):
         super().__init__()
@@ -124,6 +123,10 @@ class AHIQNetwork(nn.Module):
         scores, weights = self.positions(queries, encoded)
         return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
 
+    def position_scores(self, pairs):
+        """Pairs (n, 2, 3, s, s) -> score and weight of each position, both (n, 28, 28)."""
+        return self.positions(pairs[:, 0], self.encode_reference(pairs[:, 1]))
+
     def forward(self, pairs):
         """Compare the query with the reference of each pair."""
         return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
@@ -140,8 +143,8 @@ class AHIQNetwork(nn.Module):
         return self.regressor.down_channel(features)  # (n, 256, 28, 28)
 
 
-class AHIQ(FrozenBackbonesMixin, QualityRegressor):
-    r"""Attention-based Hybrid Image Quality network: a vision transformer tells a CNN where to look.
+class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
+    r"""Attention-based Hybrid Image Quality network: a vision transformer guides the convolutions of a CNN.
 
     Tokens of a vision transformer give the context of each patch, maps of a shallow CNN its texture. Both backbones are
     frozen. A deformable convolution, whose offsets come from the context of the reference, gathers the texture of both
@@ -254,6 +257,32 @@ class AHIQ(FrozenBackbonesMixin, QualityRegressor):
 
     published = PUBLISHED
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "vit": [str],
+        "vit_layers": [SequenceOf(at_least(0))],
+        "cnn": [str],
+        "cnn_layers": [SequenceOf(str)],
+        "embed_dim": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_crops": 2,
+        "vit": "test_vit",
+        "vit_layers": (0, 1),
+        "cnn": "mobilenetv3_small_050",
+        "cnn_layers": ("blocks.1.0",),
+        "embed_dim": 8,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (160, 168)
+
     def __init__(
         self,
         *,
@@ -313,16 +342,7 @@ class AHIQ(FrozenBackbonesMixin, QualityRegressor):
             In the unit of `predict`, higher is better. For a pair of one crop's size, the mean by the positions'
             weights is the score; the plain mean is not.
         """
-        check_is_fitted(self)
-        self._ensure_network()
-        pair = self._open(self._rows([x]), 0)
-
-        def positions(crops):
-            query, reference = crops.to(self.device_)[:, None]
-            return self.network_.positions(query, self.network_.encode_reference(reference))
-
-        quality = weighted_map(self._pixels(pair), self.network_.crop_size, positions, pair[0].shape[:2])
-        return self._to_label_unit(quality).astype(np.float32)
+        return self._position_map(x)
 
     @property
     def key_map(self):
@@ -344,14 +364,9 @@ class AHIQ(FrozenBackbonesMixin, QualityRegressor):
             backbones = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
             timm_backbones.load_backbone(backbones, f"{self.vit} and {self.cnn}", self.backbone_weights)
 
-    def _train_view(self, x):
-        # NOTE[DIFF] official: np.fliplr of a (3, h, w) array, that is upside down, and never the last row or column.
-        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.network_.crop_size))
-
     def _check_choices(self, vit):
         if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):
             raise ValueError(f"vit={self.vit!r} is no plain vision transformer; take one such as 'test_vit'.")
-        check_scalar(self.embed_dim, "embed_dim", Integral, min_val=1)
         layers, n_blocks = list(self.vit_layers), len(vit.blocks)
-        if not layers or layers != sorted({*layers} & {*range(n_blocks)}):
+        if layers != sorted({*layers} & {*range(n_blocks)}):
             raise ValueError(f"vit_layers={layers} must ascend within 0..{n_blocks - 1}.")

@@ -3,15 +3,14 @@
 
 import copy
 import math
-from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.utils import check_scalar
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
 from sklearn_iqa._base.training import Stage
@@ -34,7 +33,7 @@ PUBLISHED = (PublishedWeights("pipal", (COPY,), SOURCE, "MIT (copy: CC BY-NC-SA 
 
 
 class References(NamedTuple):
-    """What the network says of n judged images beside k references each."""
+    """Output of the network for n judged images, each compared with k references."""
 
     scores: torch.Tensor  # (n, k)
     apart: torch.Tensor  # (n,), mean squared difference between the features of the references
@@ -95,7 +94,7 @@ class DRIQANetwork(nn.Module):
 
 
 def _first_layers(backbone: str):
-    resnet = build_backbone(backbone, num_classes=0)
+    resnet: Any = build_backbone(backbone, num_classes=0)
     if not all(hasattr(resnet, name) for name in ("conv1", "layer1", "layer2")):
         raise ValueError(f"backbone={backbone!r} is no ResNet of timm; take one such as 'resnet18' or 'resnet50'.")
     return resnet.conv1, resnet.layer1, resnet.layer2, resnet.feature_info[2]["num_chs"]
@@ -274,6 +273,27 @@ class DRIQA(QualityRegressor):
     label_range = (0.0, 1.0)
     published = PUBLISHED
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "backbone": [str],
+        "head_width": [at_least(1)],
+        "image_size": [at_least(1)],
+        "comparison_epochs": [at_least(0)],
+        "distillation_weight": [non_negative()],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "head_width": 16,
+        "image_size": 35,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.01,
+    }
+
     def __init__(
         self,
         *,
@@ -388,10 +408,3 @@ class DRIQA(QualityRegressor):
         image = resize_shorter(image, math.floor(self.image_size / CROP_RATIO), resample)
         config = input_config(self.backbone)
         return normalize(center_crop(to_tensor(image), self.image_size), config["mean"], config["std"])
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.head_width, "head_width", Integral, min_val=1)
-        check_scalar(self.image_size, "image_size", Integral, min_val=1)
-        check_scalar(self.comparison_epochs, "comparison_epochs", Integral, min_val=0)
-        check_scalar(self.distillation_weight, "distillation_weight", Real, min_val=0)

@@ -2,15 +2,25 @@
 """IQT: a transformer reads how the features of query and reference differ (Cheon et al., CVPR Workshops 2021)."""
 
 from collections.abc import Iterable
-from numbers import Integral
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_scalar
 from torch import nn
 
+from sklearn_iqa._base.crops import CropsMixin
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    PRETRAINED,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+    within,
+)
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
 # The port has backbone and trained parts as two modules; only the latter are in its files.
@@ -22,7 +32,7 @@ KEY_MAP = (
 
 
 class ExpandedAttention(nn.Module):
-    """ExpandedAttention of several heads, each of which is as wide as the tokens."""
+    """Attention of several heads, each of which is as wide as the tokens."""
 
     def __init__(self, width, n_heads, drop, *, causal=False):
         super().__init__()
@@ -52,7 +62,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """ExpandedAttention among the tokens, then a feed-forward net; each is added to its input and normalised."""
+    """Attention among the tokens, then a feed-forward net; each is added to its input and normalised."""
 
     def __init__(self, width, n_heads, dim_mlp, drop):
         super().__init__()
@@ -146,7 +156,7 @@ class IQTNetwork(nn.Module):
         return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
 
-class IQT(FrozenBackbonesMixin, QualityRegressor):
+class IQT(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     r"""Image Quality Transformer: attention reads how the features of query and reference differ.
 
     A frozen CNN gives feature maps :math:`F(q)` and :math:`F(r)` of query and reference. A transformer's encoder reads
@@ -234,7 +244,7 @@ class IQT(FrozenBackbonesMixin, QualityRegressor):
 
     See Also
     --------
-    AHIQ : The winner of the challenge one year later: a vision transformer tells a CNN where to look.
+    AHIQ : The winner of the challenge one year later: a vision transformer guides the convolutions of a CNN.
 
     Notes
     -----
@@ -266,6 +276,37 @@ class IQT(FrozenBackbonesMixin, QualityRegressor):
     """
 
     key_map = KEY_MAP
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "causal": ["boolean"],
+        "crop_size": [at_least(1)],
+        "backbone": [str],
+        "layers": [SequenceOf(str)],
+        "n_layers": [at_least(1)],
+        "embed_dim": [at_least(1)],
+        "n_heads": [at_least(1)],
+        "dim_mlp": [at_least(1)],
+        "dim_projection": [at_least(1)],
+        "drop": [within(0, 1, closed="left")],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "crop_size": 32,
+        "n_crops": 2,
+        "backbone": "test_resnet",
+        "layers": ("layer2.0",),
+        "embed_dim": 8,
+        "n_heads": 2,
+        "dim_mlp": 8,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -324,7 +365,7 @@ class IQT(FrozenBackbonesMixin, QualityRegressor):
 
     def _network(self):
         names = ("crop_size", "n_layers", "embed_dim", "n_heads", "dim_mlp", "dim_projection")
-        sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
+        sizes = {name: getattr(self, name) for name in names}
         cnn = timm_backbones.build_backbone(self.backbone, num_classes=0)
         return IQTNetwork(cnn, layers=self.layers, causal=self.causal, drop=self.drop, **sizes)
 
@@ -332,6 +373,4 @@ class IQT(FrozenBackbonesMixin, QualityRegressor):
         timm_backbones.load_backbone(network.cnn, self.backbone, self.backbone_weights)
 
     def _train_view(self, x):
-        # NOTE[DIFF] port: never the last row or column of places.
-        view = transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
-        return view.rot90(int(torch.randint(0, 4, ())), (-2, -1))
+        return super()._train_view(x).rot90(int(torch.randint(0, 4, ())), (-2, -1))

@@ -1,17 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""JSPL: labelled and unlabelled pairs at once, sorted by a classifier that learns beside (Cao et al., CVPR 2022)."""
+"""JSPL: labelled and unlabelled pairs at once, selected by a classifier trained jointly (Cao et al., CVPR 2022)."""
 
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.crops import CropsMixin
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    PRETRAINED,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+    within,
+)
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
@@ -25,7 +35,7 @@ from sklearn_iqa.full_reference._jspl_semi_supervised import (
 
 
 class LocalSlicedWasserstein(nn.Module):
-    """Difference of two feature maps that does not see the order of positions inside a window.
+    """Difference of two feature maps, invariant to the order of positions inside a window.
 
     Parameters
     ----------
@@ -104,14 +114,14 @@ class JSPLNetwork(nn.Module):
         return self.reduce(torch.cat(timm_backbones.layer_outputs(self.cnn, self.layers, images), dim=1))
 
 
-class JSPL(FrozenBackbonesMixin, QualityRegressor):
+class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     r"""Joint semi-supervised and positive-unlabelled learning: ratings for some pairs, none for many.
 
     Features of a frozen CNN are projected on random directions and sorted inside small windows of query and reference;
-    the gaps :math:`D` of the sorted values do not see small shifts. The reference says where it matters, :math:`A`, and
-    a small head reads :math:`D A`. Training also takes pairs without a label. The running mean of what the network said
-    of such a pair serves as its label, if a classifier, which learns beside from labelled (positive) and unlabelled
-    pairs, holds it for alike the labelled ones.
+    the gaps :math:`D` of the sorted values are invariant to small shifts. The reference gives an attention :math:`A`,
+    and a small head reads :math:`D A`. Training also takes pairs without a label. The running mean of the scores
+    predicted for such a pair serves as its label if a classifier, trained jointly on labelled (positive) and unlabelled
+    pairs, predicts that it resembles the labelled ones.
 
     The score of a pair is the mean over its crops: about 0 to 1, without bounds, **higher is better**. It is not
     symmetric. All identical pairs get one and the same score; that it is the best one is learned, not built in.
@@ -123,7 +133,7 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
     unlabelled_weight : float, default=1.0
         Weight of the squared error to pseudo scores, averaged over the pairs used.
     decay : float, default=0.95
-        Share of the old pseudo score in the new one, in [0, 1].
+        Weight of the old pseudo score in the new one, in [0, 1].
     warmup : float, default=0.2
         Part of the steps of `max_epochs` before pseudo scores start, in [0, 1].
     pu_weights : tuple of float, default=(1.0, 1.0, 1.0)
@@ -208,8 +218,8 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
     alone are choices made here. Tests hold the parts to numbers that were worked out by hand.
 
     Without unlabelled pairs `fit` is supervised training with the squared error, to labels in 0..1. With them, every
-    batch holds both kinds in the share that they have in the data, and a batch must hold two unlabelled ones at least.
-    Pseudo scores belong to the place of a row: give `partial_fit` the same X each time.
+    batch holds both kinds in the proportion of the data, and a batch must hold two unlabelled ones at least. Pseudo
+    scores belong to the place of a row: give `partial_fit` the same X each time.
 
     Pairs whose shorter side is below a crop's are enlarged to it (bicubic).
 
@@ -231,6 +241,40 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
     """
 
     net_class = MixedNet
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "threshold": [within(0, 1)],
+        "unlabelled_weight": [non_negative()],
+        "decay": [within(0, 1)],
+        "warmup": [within(0, 1)],
+        "pu_weights": [SequenceOf(non_negative(), min_length=3, max_length=3)],
+        "embed_dim": [at_least(1)],
+        "n_directions": [at_least(1)],
+        "window_size": [at_least(1)],
+        "attention_size": [at_least(1)],
+        "head_width": [at_least(1)],
+        "crop_size": [at_least(1)],
+        "backbone": [str],
+        "layers": [SequenceOf(str)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "embed_dim": 8,
+        "n_directions": 8,
+        "window_size": 2,
+        "head_width": 8,
+        "crop_size": 32,
+        "n_crops": 2,
+        "backbone": "test_resnet",
+        "layers": ("layer2.0",),
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -299,7 +343,7 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
         X : container of n pairs
             See the user guide, "What X and y are".
         y : array-like of shape (n,)
-            Quality of each row, higher is better, in any unit; `predict` then speaks this unit. NaN: not rated.
+            Quality of each row, higher is better, in any unit; `predict` then has this unit. NaN: not rated.
         sample_weight : array-like of shape (n,), default=None
             How often a row is drawn for training, relative to the others; None draws each once per epoch.
 
@@ -311,12 +355,12 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
         Raises
         ------
         ValueError, TypeError
-            When X, y or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y or a parameter cannot be used; the message states which, and what to do.
         """
         return super().fit(X, y, sample_weight)
 
     def quality_map(self, x) -> np.ndarray:
-        """Where the query differs from the reference, and the reference says that it matters.
+        """Where the query differs from the reference, weighted by the attention of the reference.
 
         Parameters
         ----------
@@ -339,9 +383,7 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
 
     def _network(self):
         names = ("crop_size", "embed_dim", "n_directions", "window_size", "attention_size", "head_width")
-        sizes = {name: check_scalar(getattr(self, name), name, Integral, min_val=1) for name in names}
-        if self.attention_size % 2 == 0:
-            raise ValueError(f"attention_size={self.attention_size} is even; take an odd one, such as 7.")
+        sizes = {name: getattr(self, name) for name in names}
         return JSPLNetwork(timm_backbones.build_backbone(self.backbone, num_classes=0), layers=self.layers, **sizes)
 
     def _load_backbone(self, network):
@@ -353,9 +395,6 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
 
     def _net_params(self):
         return {"callbacks": [("warm_up", PseudoScoreWarmUp(self.warmup, self.max_epochs))]}
-
-    def _train_view(self, x):
-        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
 
     def _score(self, output):
         return super()._score(output.score)
@@ -376,9 +415,6 @@ class JSPL(FrozenBackbonesMixin, QualityRegressor):
     def _encode_targets(self, targets):
         return np.stack([super()._encode_targets(targets), np.arange(len(targets))], axis=1)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, most in (("threshold", 1), ("decay", 1), ("warmup", 1), ("unlabelled_weight", None)):
-            check_scalar(getattr(self, name), name, Real, min_val=0, max_val=most)
-        if len(self.pu_weights) != 3 or min(self.pu_weights) < 0:
-            raise ValueError(f"pu_weights={self.pu_weights!r} must be three numbers of 0 or more.")
+    def _check_combinations(self):
+        if self.attention_size % 2 == 0:
+            raise ValueError(f"attention_size={self.attention_size} is even; take an odd one, such as 7.")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: the distance of deep features, with learned channel weights (Zhang et al., CVPR 2018)."""
 
+from typing import Any, ClassVar
+
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, one_of
 from sklearn_iqa._base.perceptual import SLICED_BACKBONE_FILES, PerceptualMixin, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn.layers import SLICED_BACKBONES, PerceptualDistance, sliced_backbone
@@ -114,7 +117,7 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     the installed package `lpips` (extra `demo`), the backbone is downloaded from torchvision.
 
     `fit` takes pairs with their quality (any unit, higher is better; the squared error of the distance is minimised
-    and `predict` then speaks that unit), or triplets (first query, second query, reference) with y the share of people
+    and `predict` then has that unit), or triplets (first query, second query, reference) with y the fraction of people
     who preferred the second query, as in BAPPS; `predict` then gives the distance. Training on pairs is not in the
     paper. Network and numbers follow the official code: channel weights apply to the squared difference, the paper
     writes them inside the square.
@@ -136,6 +139,25 @@ class LPIPS(PerceptualMixin, QualityRegressor):
 
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "net": [one_of(*SLICED_BACKBONES)],
+        "version": [one_of("0.1", "0.0")],
+        "weighted": ["boolean"],
+        "trainable": [one_of("heads", "all")],
+        "crop_size": [at_least(1)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "net": "squeeze",
+        "crop_size": 32,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -189,9 +211,3 @@ class LPIPS(PerceptualMixin, QualityRegressor):
 
     def _load_backbone(self, network):
         load_sliced_backbone(network.net, self.net, self.backbone_weights, verbose=self.verbose)
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, options in (("net", SLICED_BACKBONES), ("version", ("0.1", "0.0")), ("trainable", ("heads", "all"))):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """SRIF: structure and texture of super-resolved images, weighed without a network (Zhou and Wang, ACM MM 2022)."""
 
-from numbers import Real
+import os
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.optimize import least_squares
 from scipy.special import expit
 from sklearn.base import TransformerMixin
-from sklearn.utils import check_scalar
 from torch import nn
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.devices import resolve_device
+from sklearn_iqa._base.parameters import POSITIVE, one_of
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.full_reference._srif_pyramids import FEATURE_NAMES, fidelity_features, gray
 
-WEIGHTINGS = ("uncertainty", "equal", "df")
 N_MEASURES = 6  # the first features: three of structure, three of texture
 CONTENT = slice(6, 10)  # ratios of sharpness and of entropy, which the published tables hold beside the measures
 CURVE_START = (10.0, 0.0, 0.0, 0.1, 0.1)  # for measures and labels of mean 0 and deviation 1
-CURVE_TOLERANCE, CURVE_EVALUATIONS = 1e-6, 500  # where measures say little, valleys are flat and long
+CURVE_TOLERANCE, CURVE_EVALUATIONS = 1e-6, 500  # where measures predict little, valleys are flat and long
 
 
 def curve(x, b):
@@ -48,6 +48,8 @@ class SRIFNetwork(nn.Module):
         Width of the kernel on the content measures, in their standard deviations.
     """
 
+    prior: torch.Tensor
+
     def __init__(self, weighting: str, bandwidth: float):
         super().__init__()
         self.weighting, self.bandwidth = weighting, bandwidth
@@ -55,15 +57,15 @@ class SRIFNetwork(nn.Module):
         for name, n_curves in (("measure", N_MEASURES), ("fidelity", 2)):
             self.register_buffer(f"{name}_curves", line.double().repeat(n_curves, 1))
             self.register_buffer(f"{name}_ranges", anything.double().repeat(n_curves, 1))
-        self.register_buffer("shares", torch.tensor([[1.0], [-1.0]]).double().repeat(1, 3) / 3)
+        self.register_buffer("coefficients", torch.tensor([[1.0], [-1.0]]).double().repeat(1, 3) / 3)
         # Weighted first and second moments of the errors of structure and texture: 1, d, s, d d, s s, d s. The prior
-        # counts as one further row; before `fit` it says that both are as uncertain and err independently.
+        # counts as one further row; before `fit` both are equally uncertain and err independently.
         self.register_buffer("prior", torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]).double())
         self.register_buffer("content_scale", torch.ones(4).double())
         self.make_room(0)
 
     def make_room(self, n_rows: int) -> None:
-        """Forget the training rows, and have place for others."""
+        """Replace the training rows by `n_rows` empty ones."""
         self.register_buffer("content", self.prior.new_zeros(n_rows, 4))
         self.register_buffer("moments", self.prior.new_zeros(n_rows, 6))
 
@@ -78,10 +80,10 @@ class SRIFNetwork(nn.Module):
 
     def fidelities(self, features):
         """Features (n, 18) -> structural and textural fidelity (n, 2), both in the unit of the labels."""
-        # Beyond what `fit` saw five free parameters say nothing, so that values stay at the end.
+        # Curves with five free parameters do not extrapolate: measures are clamped to the range that `fit` saw.
         measures = features[:, :N_MEASURES].clamp(*self.measure_ranges.T)
         mapped = curve(measures, self.measure_curves).unflatten(1, (2, 3))  # (n, 2, 3)
-        sums = (mapped * self.shares).sum(2)
+        sums = (mapped * self.coefficients).sum(2)
         return curve(sums.clamp(*self.fidelity_ranges.T), self.fidelity_curves)
 
     def weights_and_biases(self, features):
@@ -130,7 +132,7 @@ def fit_fusion(features: np.ndarray, quality: np.ndarray, weight: np.ndarray) ->
     Parameters
     ----------
     features : ndarray of shape (n, 10) or (n, 18), float64
-        `pyramids.FEATURE_NAMES`, or the first of them.
+        Columns as in `FEATURE_NAMES`, or the first ten of them.
     quality : ndarray of shape (n,)
         Labels of one row or more.
     weight : ndarray of shape (n,)
@@ -149,9 +151,9 @@ def fit_fusion(features: np.ndarray, quality: np.ndarray, weight: np.ndarray) ->
         return curve(torch.from_numpy(columns), curves).numpy()
 
     measures = mapped("measure", features[:, :N_MEASURES]).reshape(-1, 2, 3)
-    shares = [np.linalg.lstsq(root[:, None] * measures[:, i], root * quality)[0] for i in (0, 1)]
-    state["shares"] = torch.from_numpy(np.stack(shares))
-    errors = mapped("fidelity", (measures * np.stack(shares)).sum(2)) - quality[:, None]
+    coefficients = [np.linalg.lstsq(root[:, None] * measures[:, i], root * quality)[0] for i in (0, 1)]
+    state["coefficients"] = torch.from_numpy(np.stack(coefficients))
+    errors = mapped("fidelity", (measures * np.stack(coefficients)).sum(2)) - quality[:, None]
     moments = np.column_stack([np.ones(len(errors)), errors, errors**2, errors.prod(1)]) * weight[:, None]
     state["moments"], state["prior"] = torch.from_numpy(moments), torch.from_numpy(moments.mean(0))
     scale = features[:, CONTENT].std(0)
@@ -169,7 +171,7 @@ class SRIF(TransformerMixin, QualityRegressor):
 
     .. math:: s = w\,(D + b_D) + (1 - w)\,(S + b_S)
 
-    with :math:`w` and the biases from what sharpness and entropy say of the image. The score has the unit and the
+    with :math:`w` and the biases predicted from sharpness and entropy of the image. The score has the unit and the
     direction of the labels: with opinions, **higher is better**.
 
     Parameters
@@ -178,7 +180,7 @@ class SRIF(TransformerMixin, QualityRegressor):
         "uncertainty" weighs by how much both fidelities erred on training images of like content, "equal" takes their
         mean without biases, "df" the deterministic one alone.
     bandwidth : float, default=1.0
-        Width of the Gaussian kernel that says what like content is, in standard deviations of each content measure;
+        Width of the Gaussian kernel of similarity of content, in standard deviations of each content measure;
         for "uncertainty" only.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
@@ -232,6 +234,16 @@ class SRIF(TransformerMixin, QualityRegressor):
     min_size = 192
     random_state = 0  # nothing is drawn
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        "weighting": [one_of("uncertainty", "equal", "df")],
+        "bandwidth": [POSITIVE],
+        "weights": [str, os.PathLike, None],
+        "device": [str],
+        "verbose": ["verbose"],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {"weighting": "uncertainty"}
+    _test_size: ClassVar[tuple[int, int]] = (200, 208)
+
     def __init__(self, *, weighting="uncertainty", bandwidth=1.0, weights=None, device="auto", verbose=0):
         self.weighting = weighting
         self.bandwidth = bandwidth
@@ -255,7 +267,7 @@ class SRIF(TransformerMixin, QualityRegressor):
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            When a row of X cannot be used; the sentence says which, and what to do.
+            When a row of X cannot be used; the message states which, and what to do.
         """
         return self._features(self._rows(X))
 
@@ -325,9 +337,3 @@ class SRIF(TransformerMixin, QualityRegressor):
 
     def _train_view(self, x):
         return self._views(x)[0]
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting={self.weighting!r} is unknown; take one of {', '.join(WEIGHTINGS)}.")
-        check_scalar(self.bandwidth, "bandwidth", Real, min_val=0, include_boundaries="neither")

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ST-LPIPS: LPIPS that tolerates small shifts, by blurring before every subsampling (Ghildyal and Liu, ECCV 2022)."""
 
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_iqa._base.parameters import STOPPING, TRAINING, at_least, one_of
 from sklearn_iqa._base.perceptual import PerceptualMixin
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn.layers import PerceptualDistance, SlicedBackbone
@@ -153,7 +156,7 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     `fit` takes pairs with their quality or judged triplets, see :class:`LPIPS`. The official code resizes training
     patches to 64 pixels (bicubic), here crops of that size are taken. The per-layer scores of the official code count
-    the total in place of the first layer; `network_.layer_distances` gives the first layer's own share.
+    the total in place of the first layer; `network_.layer_distances` gives the first layer's own contribution.
 
     References
     ----------
@@ -172,6 +175,21 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        "net": [one_of(*SLICED_BACKBONES)],
+        "trainable": [one_of("all", "heads")],
+        "crop_size": [at_least(1)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "net": "alex",
+        "crop_size": 32,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -216,9 +234,3 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
         network = PerceptualDistance(SlicedBackbone(slices), SLICED_BACKBONES[self.net][0])
         network.net.requires_grad_(self.trainable == "all")
         return network
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, options in (("net", SLICED_BACKBONES), ("trainable", ("all", "heads"))):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")

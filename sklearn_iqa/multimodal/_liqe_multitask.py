@@ -32,7 +32,7 @@ def expected_level(quality):
 class MultitaskLoss(nn.Module):
     """Fidelity of preferences, scenes and distortions, weighted; what has no labels is left out.
 
-    `weights` holds the weight of each task; `sums` and `n_batches` gather the losses of an epoch.
+    `weights` holds the weight of each task; `sums` and `n_batches` accumulate the losses of an epoch.
     """
 
     weights: torch.Tensor
@@ -93,13 +93,13 @@ def task_weights(before: Sequence[float], last: Sequence[float]) -> np.ndarray:
 
 
 class TaskWeights(skorch.callbacks.Callback):
-    """Weighs the tasks by their losses in the two epochs before, which `curve` gathers."""
+    """Weighs the tasks by their losses in the two epochs before, which `curve` collects."""
 
     def __init__(self, curve: list):
         self.curve = curve
 
     def on_epoch_begin(self, net, **kwargs):
-        """Set the weights and start to gather anew."""
+        """Set the weights and reset the sums."""
         loss = net.criterion_
         weights = task_weights(*self.curve[-2:]) if len(self.curve) > 1 else np.ones(3)
         loss.weights.copy_(torch.as_tensor(weights))
@@ -107,7 +107,7 @@ class TaskWeights(skorch.callbacks.Callback):
         loss.n_batches = 0
 
     def on_epoch_end(self, net, **kwargs):
-        """Note the mean losses."""
+        """Append the mean losses."""
         loss = net.criterion_
         self.curve.append(tuple((loss.sums / loss.n_batches).tolist()))
 

@@ -2,19 +2,19 @@
 """CLIP-IQA: which of two opposite prompts fits an image better (Wang et al., AAAI 2023)."""
 
 import math
+import os
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import xxhash
-from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
@@ -45,7 +45,7 @@ PUBLISHED = (PublishedWeights("plus-koniq10k", (PLUS,), SOURCE, LICENCE, "KonIQ-
 
 
 class CLIPIQANetwork(PromptNetwork):
-    """A frozen CLIP with a convolutional image tower, and vectors that may stand among the words of its prompts."""
+    """A frozen CLIP with a convolutional image tower, and context vectors that may be learned in its prompts."""
 
     def __init__(self, backbone: str, prompts: Sequence[tuple[str, str]], n_context: int, pos_embedding: bool):
         super().__init__(backbone)
@@ -66,7 +66,7 @@ class CLIPIQANetwork(PromptNetwork):
         self.register_buffer("places", torch.tensor(places, dtype=torch.long), persistent=False)
 
     def train(self, mode: bool = True):
-        """Leave CLIP as in inference: its statistics never move."""
+        """Keep CLIP in inference mode: its BatchNorm statistics never move."""
         super().train(mode)
         self.clip.eval()
         return self
@@ -93,7 +93,7 @@ class CLIPIQANetwork(PromptNetwork):
         attention = self.clip.visual.attnpool
         table = attention.positional_embedding  # (1 + 7 * 7, c): as many positions as 224 x 224 pixels have
         if self.pos_embedding:
-            # The table as a picture, its first row, that of the mean, among the others: as official as it is odd.
+            # As in the official code the whole table is one image, although its first row belongs to the mean.
             size = (1 + maps.shape[2] * maps.shape[3], table.shape[1])
             table = F.interpolate(table[None, None], size, mode="bicubic")[0, 0]
         else:
@@ -120,7 +120,7 @@ def _with_places(prompt: str, n_context: int) -> tuple[list[int], list[int]]:
 
 
 class PromptTraining(nn.Module):
-    """The network from the features of images on: what CLIP sees in a frozen image tower is the same in every epoch."""
+    """The network behind the image tower: the tower is frozen, so that its features are the same in every epoch."""
 
     def __init__(self, network: CLIPIQANetwork):
         super().__init__()
@@ -152,30 +152,30 @@ class CosineFall(Callback):
 
 
 class CLIPIQA(QualityRegressor):
-    r"""CLIP-IQA and CLIP-IQA+: quality from two opposite prompts, as they stand or with learned words.
+    r"""CLIP-IQA and CLIP-IQA+: quality from two opposite prompts, as given or with learned context vectors.
 
     CLIP gives the image a vector :math:`x` and the prompts "Good photo." and "Bad photo." the vectors :math:`t_1` and
-    :math:`t_2`. The score is the share of the first in a softmax,
+    :math:`t_2`. The score is the softmax probability of the first,
 
     .. math:: \frac{e^{s_1}}{e^{s_1} + e^{s_2}}, \qquad s_i = 100 \cos(x, t_i),
 
     with the factor that CLIP has learned in place of 100: a probability in [0, 1], **higher is better**. Other pairs
-    ask for other attributes: bright or dark, sharp or blurry, happy or sad. CLIP itself stays as it is. Without learned
-    vectors (CLIP-IQA) nothing is trained; with `n_context=16` (CLIP-IQA+) `fit` learns so many vectors, which stand
-    among the words of both prompts.
+    ask for other attributes: bright or dark, sharp or blurry, happy or sad. CLIP itself is frozen. Without learned
+    vectors (CLIP-IQA) nothing is trained; with `n_context=16` (CLIP-IQA+) `fit` learns 16 context vectors, which are
+    placed among the tokens of both prompts.
 
     Parameters
     ----------
     prompts : sequence of (str, str), default=(("Good photo.", "Bad photo."),)
         Pairs of opposite prompts, the better one first.
     attribute : int, default=0
-        Which pair `predict` tells about; `predict_attributes` tells about all.
+        Index of the pair that `predict` scores; `predict_attributes` scores all.
     n_context : int, default=0
-        Vectors in each prompt that `fit` learns; 0 leaves the prompts as they are, 16 is CLIP-IQA+.
-    backbone : str, default="RN50-quickgelu"
+        Context vectors in each prompt that `fit` learns; 0 keeps the prompts as given, 16 is CLIP-IQA+.
+    backbone : str or path, default="RN50-quickgelu"
         A CLIP with a convolutional image tower: a name of `open_clip.list_models()`, or a `*.json` file in its form.
     pos_embedding : bool, default=False
-        Whether the attention pool tells positions apart, by its table stretched to the image; the paper does without.
+        Whether the attention pool adds its positional embedding, interpolated to the image's size; the paper does not.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -226,7 +226,7 @@ class CLIPIQA(QualityRegressor):
     negative when the pair is the wrong way round. That makes `prompts` a parameter for a grid search.
 
     With learned vectors and several pairs, y has one column for each, all in one unit; each pair has vectors of its
-    own. What CLIP sees in an image and in its mirror image is computed once and kept for all epochs: 4 kB each. The
+    own. CLIP's features of an image and of its mirror image are computed once and cached for all epochs: 4 kB each. The
     default epochs are the 80 000 batches of the authors on KonIQ-10k; small sets ask for a higher `lr` and fewer.
 
     Published weights: "plus-koniq10k", the 16 vectors alone; CLIP then comes from `backbone_weights`. `iter_80000.pth`
@@ -257,6 +257,25 @@ class CLIPIQA(QualityRegressor):
     score_range = label_range = (0.0, 1.0)
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "prompts": [SequenceOf(SequenceOf(str, min_length=2, max_length=2))],
+        "attribute": [at_least(0)],
+        "n_context": [at_least(0)],
+        "backbone": [str, os.PathLike],
+        "pos_embedding": ["boolean"],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_context": 2,
+        "backbone": "clip_tiny_resnet.json",
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 1.0,
+    }
 
     def __init__(
         self,
@@ -313,7 +332,7 @@ class CLIPIQA(QualityRegressor):
         Raises
         ------
         NotFittedError, ValueError, TypeError, FileNotFoundError
-            When nothing was fitted or loaded, or a row of X cannot be used; the sentence says what to do.
+            When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
         check_is_fitted(self)
         outputs = dict(self._infer_all(self._rows(X)))
@@ -354,16 +373,18 @@ class CLIPIQA(QualityRegressor):
     def _score(self, output):
         return output[0, self.attribute].item()
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        pairs = [] if isinstance(self.prompts, str) else list(self.prompts)
-        if not pairs or not all(_is_pair(pair) for pair in pairs) or len({*map(tuple, pairs)}) < len(pairs):
+    def _check_combinations(self):
+        pairs = [tuple(pair) for pair in self.prompts]
+        if len(set(pairs)) < len(pairs) or not all(all(pair) for pair in pairs):
             raise ValueError(
-                f"prompts={self.prompts!r} is no list of different pairs; give pairs of opposite prompts, such as "
-                "[('Good photo.', 'Bad photo.')]."
+                f"prompts={self.prompts!r} holds an empty prompt, or a pair twice; give different pairs of opposite "
+                "prompts, such as [('Good photo.', 'Bad photo.')]."
             )
-        check_scalar(self.attribute, "attribute", Integral, min_val=0, max_val=len(pairs) - 1)
-        check_scalar(self.n_context, "n_context", Integral, min_val=0)
+        if self.attribute >= len(pairs):
+            raise ValueError(
+                f"attribute={self.attribute} counts pairs from 0, but prompts has {len(pairs)}; give at most "
+                f"{len(pairs) - 1}."
+            )
 
     def _check_targets(self, rows, y):
         columns = np.asarray(y)
@@ -371,7 +392,7 @@ class CLIPIQA(QualityRegressor):
             return np.stack([check_quality(rows, column, type(self).__name__) for column in columns.T], axis=1)
         if self.n_context and len(self.prompts) > 1:
             raise ValueError(
-                f"y has the shape {columns.shape}, but words are learned for {len(self.prompts)} pairs of prompts; "
+                f"y has the shape {columns.shape}, but vectors are learned for {len(self.prompts)} pairs of prompts; "
                 "give one column of y for each, or one pair."
             )
         return check_quality(rows, y, type(self).__name__)
@@ -394,7 +415,3 @@ class CLIPIQA(QualityRegressor):
     def _finish(self, rows, targets):
         if not self.n_context:
             self._calibrate(rows, targets)
-
-
-def _is_pair(pair) -> bool:
-    return isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(one, str) and one for one in pair)

@@ -3,8 +3,9 @@
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch.callbacks
@@ -14,6 +15,7 @@ from sklearn.utils import Bunch, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
@@ -50,7 +52,7 @@ def make_prompts(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]
 
 
 class LIQENetwork(PromptNetwork):
-    """A CLIP, all of which learns, beside prompts on quality, scene and distortion."""
+    """A CLIP, all of which is trained, and prompts on quality, scene and distortion."""
 
     def __init__(self, backbone: str, scenes: Sequence[str], distortions: Sequence[str]):
         super().__init__(backbone)
@@ -67,7 +69,7 @@ class LIQENetwork(PromptNetwork):
         return self.clip.token_embedding(self.tokens), self.ends
 
     def forward(self, windows):
-        """(n, 3, side, side), normalised as CLIP's -> how well each prompt fits (n, n_prompts)."""
+        """(n, 3, side, side), normalised as CLIP's -> logits of the prompts (n, n_prompts)."""
         return self.logits(self.clip.encode_image(windows))
 
     def probabilities(self, logits):
@@ -102,8 +104,8 @@ class LIQE(QualityRegressor):
 
     .. math:: \sum_{c=1}^{5} c\, p_c ,
 
-    in 1..5, **higher is better**. The same softmax tells scene and distortion, see `predict_tasks`. `fit` trains the
-    whole CLIP, on one or several data sets at once.
+    in 1..5, **higher is better**. The same softmax gives the probabilities of scenes and distortions, see
+    `predict_tasks`. `fit` trains the whole CLIP, on one or several data sets at once.
 
     Parameters
     ----------
@@ -112,7 +114,7 @@ class LIQE(QualityRegressor):
         takes five prompts on quality alone.
     distortions : sequence of str or None, default=None
         Distortions that the prompts name; None takes the paper's eleven.
-    backbone : str, default="ViT-B-32-quickgelu"
+    backbone : str or path, default="ViT-B-32-quickgelu"
         A CLIP: a name of `open_clip.list_models()`, or a `*.json` file in its form.
     n_crops : int, default=15
         Windows of each image that a score is made of, spread evenly.
@@ -195,6 +197,27 @@ class LIQE(QualityRegressor):
     optimizer = torch.optim.AdamW
     score_range = (1.0, 5.0)
     key_map = CLIP_KEY_MAP
+    network_: LIQENetwork
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "scenes": [SequenceOf(str, min_length=0), None],
+        "distortions": [SequenceOf(str, min_length=0), None],
+        "backbone": [str, os.PathLike],
+        "n_crops": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "scenes": ("indoor", "others"),
+        "distortions": ("blur", "other"),
+        "backbone": "clip_tiny_vit.json",
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -262,10 +285,10 @@ class LIQE(QualityRegressor):
         Raises
         ------
         ValueError, TypeError
-            When X, y, labels or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y, labels or a parameter cannot be used; the message says which, and what to do.
         """
         labels = {"scene": scene, "distortion": distortion, "domains": domains}
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, **labels)
+        return self._fit(X, y, sample_weight, **labels)
 
     def partial_fit(self, X, y, sample_weight=None, *, scene=None, distortion=None, domains=None):
         """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
@@ -281,7 +304,7 @@ class LIQE(QualityRegressor):
             The fitted estimator.
         """
         labels = {"scene": scene, "distortion": distortion, "domains": domains}
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, **labels)
+        return self._partial_fit(X, y, sample_weight, **labels)
 
     def predict_tasks(self, X):
         """Quality, scene and distortion of each image.
@@ -296,7 +319,7 @@ class LIQE(QualityRegressor):
         tasks : :class:`~sklearn.utils.Bunch`
             `quality` as `predict` gives it, and the likeliest `scene` and `distortion`, each of shape (n,);
             `quality_probabilities`, `scene_probabilities` and `distortion_probabilities` are the probabilities of all
-            names, of shape (n, n_names). Prompts on quality alone tell no scene and no distortion.
+            names, of shape (n, n_names). Prompts on quality alone give neither scene nor distortion.
         """
         check_is_fitted(self)
         outputs = dict(self._infer_all(self._rows(X)))
@@ -307,7 +330,7 @@ class LIQE(QualityRegressor):
         for task, names in zip(("scene", "distortion"), self._names(), strict=True):
             if names:
                 table = getattr(probabilities, task).numpy()
-                tasks |= {task: np.array(names)[table.argmax(1)], f"{task}_shares": table}
+                tasks |= {task: np.array(names)[table.argmax(1)], f"{task}_probabilities": table}
         return tasks
 
     def _names(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -369,11 +392,10 @@ class LIQE(QualityRegressor):
     def _score(self, output):
         return expected_level(self.network_.probabilities(output.double().mean(0, keepdim=True)).quality).item()
 
-    def _check_parameters(self):
-        super()._check_parameters()
+    def _check_combinations(self):
         for name, names in zip(("scenes", "distortions"), self._names(), strict=True):
-            if isinstance(names, str) or len(set(names)) < len(names) or not all(isinstance(one, str) for one in names):
-                raise ValueError(f"{name}={names!r} is no list of different words; give such, or None for the paper's.")
+            if len(set(names)) < len(names):
+                raise ValueError(f"{name}={names!r} holds a name twice; give different ones, or None for the paper's.")
         if len({len(names) > 0 for names in self._names()}) > 1:
             raise ValueError("One of scenes and distortions is empty; give both, or both empty for quality alone.")
 

@@ -12,7 +12,7 @@ from sklearn_iqa._base.training import EvenBatches
 class LARS(torch.optim.Optimizer):
     r"""Gradient descent whose steps are in proportion to the tensor that they change.
 
-    For a tensor :math:`w` of two or more dimensions the gradient with weight decay :math:`g + \lambda w` is brought to
+    For a tensor :math:`w` of two or more dimensions the gradient with weight decay :math:`g + \lambda w` is scaled to
     the length :math:`\tau \lVert w \rVert`; others (biases, gains) take their gradient as it is, without decay. Then
     momentum, :math:`m \leftarrow \mu m + g'`, and :math:`w \leftarrow w - \alpha m`. Tensors or gradients that are zero
     are not scaled.
@@ -61,18 +61,18 @@ class LARS(torch.optim.Optimizer):
 
 
 class WarmUpAndCosine(skorch.callbacks.Callback):
-    """Learning rate of PyContrast: a cosine over the epochs, to whose value after the warm-up a straight line leads.
+    """Learning rate of PyContrast: a linear warm-up to the value of a cosine, and from there the cosine.
 
     Parameters
     ----------
     n_epochs : int
-        Epochs at whose end the cosine is at its lowest; it stays there.
+        Epochs after which the cosine is at its minimum; it stays there.
     warmup_epochs : int, default=0
-        Epochs of the line, which rises with every batch; they count as part of `n_epochs`.
+        Epochs of the warm-up, in which the rate rises with every batch; they count as part of `n_epochs`.
     warmup_lr : float, default=0.01
-        Where the line begins, unless it would fall.
+        Rate at the start of the warm-up; the cosine's value where that is lower, so that the rate never falls.
     lowest : float, default=0.001
-        Lowest rate, as a share of the net's.
+        Lowest rate, as a fraction of the net's.
     n_before : int, default=0
         Epochs trained before the net was made.
     """
@@ -90,11 +90,11 @@ class WarmUpAndCosine(skorch.callbacks.Callback):
         return start + (top - start) * (epoch - 1 + part) / self.warmup_epochs
 
     def _cosine(self, lr, epoch):
-        share = (1 + math.cos(math.pi * min(epoch / self.n_epochs, 1))) / 2
-        return lr * (self.lowest + (1 - self.lowest) * share)
+        fraction = (1 + math.cos(math.pi * min(epoch / self.n_epochs, 1))) / 2
+        return lr * (self.lowest + (1 - self.lowest) * fraction)
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
-        """Note how many steps an epoch has."""
+        """Count the steps of an epoch."""
         self.n_batches_ = len(EvenBatches(dataset_train, net.batch_size))
 
     def on_batch_begin(self, net, training=False, **kwargs):

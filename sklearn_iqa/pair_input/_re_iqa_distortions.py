@@ -3,8 +3,8 @@
 
 Twenty kinds are those of :mod:`sklearn_iqa.distortions`, with its amounts: there a higher level is always worse, while
 in the official code level 1 of two kinds and level 3 of two others change nothing, and contrast and mean go both ways.
-Six are operations of their own: four ways to make an image smaller and large again, noise that is smoothed away, and
-motion along a row or a column.
+Six are operations of their own: down- and upsampling with four filters, noise that is smoothed away, and motion along a
+row or a column.
 
 References
 ----------

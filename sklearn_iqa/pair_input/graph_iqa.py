@@ -1,30 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GraphIQA: a batch of images of one distortion as a graph (Sun, Yu, Xu, Zhou, Chen, IEEE TMM 2023)."""
+"""GraphIQA: distortion graphs of batches of images (Sun, Yu, Xu, Zhou, Chen, IEEE TMM 2023)."""
 
 from itertools import pairwise
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_array, check_consistent_length, check_random_state, check_scalar, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, check_random_state
 from torch import nn
 
 from sklearn_iqa._base.devices import seeded
+from sklearn_iqa._base.parameters import CROPS, POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._base.tasks import TasksMixin, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
-CODE_WIDTH, N_TYPES = 256, 25  # length of the code of a distortion; types of KADID-10k, which no loss uses
+CODE_WIDTH, N_TYPES = 256, 25  # dimension of a distortion's code; types of KADID-10k, whose classifier no loss uses
 TRIPLET_MARGIN, LEVEL_WEIGHT = 0.1, 0.25
-MIN_DEGREE = 1e-2  # of a node, under the root
+MIN_DEGREE = 1e-2  # of a node, before the square root
 RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
 KEY_MAP = (
     (r"^module\.", ""),
     (r"^domainlevelgraph\.", ""),
-    (r"^(predictor|gcn_v\.gcn)\.", None),  # nothing uses them
+    (r"^(predictor|gcn_v\.gcn)\.", None),  # unused
     (r"^(gcn_v|hyperpred|hyperpredmos)\.fc\.", r"\1."),
     (r"^(gcn_e|domain_learner)\.gcn\.", r"\1."),
     *((rf"^extractor\.feature_extractor\.{i}\.", f"extractor.{name}.") for i, name in RESNET_CHILDREN.items()),
@@ -32,7 +33,7 @@ KEY_MAP = (
 
 
 def sample(output: torch.Tensor) -> torch.Tensor:
-    """Draw a number (n,) from each of n normal distributions, given as mean and scale (n, 2), of either sign."""
+    """Sample (n,) from n normal distributions, given as mean and scale of either sign (n, 2)."""
     return output[:, 0] + output[:, 1] * torch.randn_like(output[:, 0])
 
 
@@ -43,31 +44,31 @@ def perceptron(*widths: int) -> nn.Sequential:
 
 
 class GraphConvolutions(nn.Module):
-    """Three layers that mix each node with its neighbours: links (g, n, n), nodes (g, n, c) -> (g, n, d)."""
+    """Three graph convolutions: normalised adjacency (g, n, n), nodes (g, n, c) -> (g, n, d)."""
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
         widths = pairwise((width_in, 1024, 512, width_out))
         self.W1, self.W2, self.W3 = (nn.Linear(*sizes, bias=False) for sizes in widths)
 
-    def forward(self, links, nodes):
+    def forward(self, adjacency, nodes):
         for layer in (self.W1, self.W2):
-            nodes = F.relu(layer(links @ nodes))
-        return self.W3(links @ nodes)
+            nodes = F.relu(layer(adjacency @ nodes))
+        return self.W3(adjacency @ nodes)
 
 
-def normalized_links(similarity: torch.Tensor) -> torch.Tensor:
-    """Similarities (g, n, n) of the nodes of g graphs -> D^-1/2 (A + I) D^-1/2, with the row sums in D."""
-    links = similarity + torch.eye(similarity.shape[-1], device=similarity.device)
-    # NOTE[DIFF] official: no bound, so that a sum below zero makes everything NaN.
-    roots = links.sum(-1).clamp(min=MIN_DEGREE).rsqrt()
-    return roots[..., None] * links * roots[..., None, :]
+def normalized_adjacency(similarity: torch.Tensor) -> torch.Tensor:
+    """Similarities A (g, n, n) of the nodes of g graphs -> D^-1/2 (A + I) D^-1/2, D the degrees, row sums of A + I."""
+    adjacency = similarity + torch.eye(similarity.shape[-1], device=similarity.device)
+    # NOTE[DIFF] official: no bound, so that a degree below zero gives NaN everywhere.
+    roots = adjacency.sum(-1).clamp(min=MIN_DEGREE).rsqrt()
+    return roots[..., None] * adjacency * roots[..., None, :]
 
 
 class GraphIQANetwork(nn.Module):
-    """A batch of images is one graph in training mode; otherwise each image is a graph of its own."""
+    """A batch of images is one graph in training mode; in eval mode each image is its own graph."""
 
-    def __init__(self, extractor: nn.Module, edge_dim: int):
+    def __init__(self, extractor: Any, edge_dim: int):
         super().__init__()
         width = getattr(extractor, "head_hidden_size", extractor.num_features)
         joint = width + edge_dim
@@ -88,23 +89,23 @@ class GraphIQANetwork(nn.Module):
         return self.hyperpredmos(torch.cat([self.gcn_v(graphs), own_edges], -1)).flatten(0, 1)
 
     def edges(self, graphs):
-        """Features (g, n, c) of the images of g graphs -> an embedding of every pair of a graph, (g, n, n, k)."""
+        """Features (g, n, c) of the images of g graphs -> an embedding of each pair of images, (g, n, n, k)."""
         unit = F.normalize(graphs, dim=-1)
         products = (unit[:, :, None] * unit[:, None]).flatten(1, 2)  # (g, n * n, c)
         directions = F.normalize(products, dim=-1)
-        links = normalized_links(directions @ directions.mT)  # (g, n * n, n * n)
-        return self.gcn_e(links, products).unflatten(1, (graphs.shape[1],) * 2)
+        adjacency = normalized_adjacency(directions @ directions.mT)  # (g, n * n, n * n)
+        return self.gcn_e(adjacency, products).unflatten(1, (graphs.shape[1],) * 2)
 
     def distortion(self, images):
         """Crops (n, 3, s, s) of one distortion, as one graph -> its code (1, 256), levels of the crops (n, 2)."""
         graph = self.extractor(images)[None]  # (1, n, c)
         nodes, edges = self.gcn_v(graph), self.edges(graph)
-        codes = self.domain_learner(normalized_links(edges.mean(-1)), nodes)  # (1, n, 256)
+        codes = self.domain_learner(normalized_adjacency(edges.mean(-1)), nodes)  # (1, n, 256)
         return codes.mean(1), self.hyperpred(torch.cat([nodes, edges.mean(2)], -1))[0]
 
 
 class DistortionModule(nn.Sequential):
-    """n crops of a type, n more of it, n of another, (1, 3 n, 3, s, s) -> three codes (1, 256), levels of the first."""
+    """Anchors, positives and negatives, n each, (1, 3 n, 3, s, s) -> three codes (1, 256), levels of the anchors."""
 
     def forward(self, steps):
         (network,), (anchor, *others) = self, steps[0].chunk(3)
@@ -115,49 +116,50 @@ class DistortionModule(nn.Sequential):
 
 
 class DistortionLoss(nn.Module):
-    """Triplet loss of codes, squared error of levels with their noise; these are the target's second column."""
+    """Triplet loss of codes, and squared error of sampled levels; the target's first column is the level."""
 
     def forward(self, output, target):
         codes, levels = output
         triplet = F.triplet_margin_loss(*codes, margin=TRIPLET_MARGIN)
-        return triplet + LEVEL_WEIGHT * F.mse_loss(sample(levels), target[0, : len(levels), 1])
+        return triplet + LEVEL_WEIGHT * F.mse_loss(sample(levels), target[0, : len(levels), 0])
 
 
 class SampledSquaredError(nn.Module):
-    """Squared error of scores that are drawn with their noise."""
+    """Squared error of sampled scores."""
 
     def forward(self, output, target):
         return F.mse_loss(sample(output), target)
 
 
-class GraphIQA(QualityRegressor):
+class GraphIQA(TasksMixin, QualityRegressor):
     r"""Distortion graphs: images of one distortion are nodes, products of their features edges.
 
-    Features :math:`x_i` of a frozen classifier become nodes :math:`v_i`, and graph convolutions over the products of
-    any two :math:`x / \lVert x \rVert` give an edge :math:`e_{ij}` to every pair of images. First, graphs of one type
-    of distortion learn to agree and of two to differ, then quality is learned, with its noise:
-    :math:`q_i \sim \mathcal{N}(m_i, s_i^2), (m_i, s_i) = f(v_i, e_{ii})`. The score is the mean of :math:`m` over
-    crops, each a graph by itself; it has no bounds, **higher is better**.
+    Features :math:`x_i` of a frozen classifier are projected to nodes :math:`v_i`, and graph convolutions over the
+    products of any two :math:`x / \lVert x \rVert` give the edge :math:`e_{ij}` of each pair of images. The first stage
+    trains codes of graphs to agree for one type of distortion and to differ for two, the second predicts quality as a
+    distribution, :math:`q_i \sim \mathcal{N}(m_i, s_i^2), (m_i, s_i) = f(v_i, e_{ii})`. The score is the mean of
+    :math:`m` over crops, each its own graph; it is unbounded, **higher is better**.
 
     Parameters
     ----------
     backbone : str, default="resnet50.tv_in1k"
         Frozen backbone: any network of timm.
     edge_dim : int, default=16
-        Length of an edge's embedding.
+        Dimension of an edge's embedding.
     crop_size : int, default=224
-        Side of the square crops that the network sees, in pixels.
+        Side of the square crops in pixels.
     n_crops : int, default=25
-        Crops of an image whose scores are averaged.
+        Crops scored for each image.
     crops : {"grid", "random"}, default="grid"
-        Whether these lie on a grid or are drawn, which depends on the pixels and `random_state` alone.
+        Evenly spaced, or random as in the official code. Random positions depend on the pixels and on an integer
+        `random_state` (0 for any other) alone: an image always gets the same.
     eval_noise : bool, default=False
-        Whether `predict` draws each crop's score, as the official code does, instead of taking its mean. Draws depend
-        on `random_state` and on the place of an image in X.
+        Whether `predict` samples each crop's score, as the official code does, instead of taking its mean. Samples
+        depend on `random_state` and on the row of an image in X.
     pretrain_steps : int, default=5000
-        Steps of the first stage; 0 leaves it out.
+        Steps of the first stage; 0 skips it.
     pretrain_lr : float, default=1e-5
-        Learning rate of these.
+        Learning rate of the first stage.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -204,11 +206,13 @@ class GraphIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: none by name; the authors' file loads by path, with the `edge_dim` it has, in place of the first
-    stage. A step of that takes `batch_size` images of a type of distortion, as many more and as many of another, and
-    without `distortion` in `fit` makes them of X, whatever its quality: crops, in 25 kinds and five levels of
-    :mod:`sklearn_iqa.distortions`. An epoch takes one random crop of each image, the authors' one 25: hence 50 times
-    25 epochs. They learned labels in raw units, here standardised. Small images are enlarged (bilinear).
+    Published weights: none by name; the authors' file loads by path, with its `edge_dim`, and replaces the first stage.
+    A step of the first stage takes `batch_size` images of a type of distortion as anchors, as many positives of the
+    same and as many negatives of another. Without `distortion` in `fit` they are crops of X, regardless of its quality,
+    distorted in the 25 kinds and five levels of :mod:`sklearn_iqa.distortions`.
+
+    An epoch takes one random crop of each image, that of the authors 25: hence 50 times 25 epochs. Labels are
+    standardised, by the authors not. Small images are enlarged (bilinear).
 
     References
     ----------
@@ -226,6 +230,29 @@ class GraphIQA(QualityRegressor):
     """
 
     key_map = KEY_MAP
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "backbone": [str],
+        "edge_dim": [at_least(1)],
+        "crop_size": [at_least(1)],
+        "eval_noise": ["boolean"],
+        "pretrain_steps": [at_least(0)],
+        "pretrain_lr": [POSITIVE],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "crop_size": 32,
+        "n_crops": 2,
+        "pretrain_steps": 1,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -278,9 +305,9 @@ class GraphIQA(QualityRegressor):
         Parameters
         ----------
         X, y, sample_weight
-            As for every method: images, their quality, how often each is drawn.
+            As for every method: images, their quality, sampling weights.
         distortion : array-like of shape (n,), default=None
-            Type of distortion of each image: names or numbers, at least two. None makes distorted images of X.
+            Type of distortion of each image: names or numbers, at least two different ones. None distorts the images.
         level : array-like of shape (n,), default=None
             Level of each, 1 (least distorted) to 5; goes with `distortion`.
 
@@ -289,8 +316,7 @@ class GraphIQA(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        n_epochs, resume = self.max_epochs, self.warm_start
-        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume, distortion=distortion, level=level)
+        return self._fit(X, y, sample_weight, distortion=distortion, level=level)
 
     def partial_fit(self, X, y, sample_weight=None, *, distortion=None, level=None):
         """Train for one epoch, going on from where the estimator stands; the first call runs the first stage.
@@ -305,7 +331,7 @@ class GraphIQA(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, level=level)
+        return self._partial_fit(X, y, sample_weight, distortion=distortion, level=level)
 
     def _network(self):
         fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
@@ -319,25 +345,31 @@ class GraphIQA(QualityRegressor):
         return SampledSquaredError()
 
     def _stages_before(self, rows, targets):
-        made = np.isnan(targets[0, 1])
-        kinds = range(len(DISTORTIONS)) if made else np.unique(targets[:, 1])
         if self.weights is not None or self.pretrain_steps == 0:
             return
-        if len(kinds) < 2:
+        tasks = task_rows(targets, len(DISTORTIONS))
+        if len(tasks) < 2:
             raise ValueError("distortion has one type in training, but types are compared; give two or no distortion.")
-        groups = [np.flatnonzero(made | (targets[:, 1] == kind)) for kind in kinds]
-        # Of each step the type of anchor and positives, that of the negatives, and images of them.
-        types = torch.rand(self.pretrain_steps, len(groups)).argsort(1)[:, [0, 0, 1]].numpy()
-        row = [groups[kind][torch.randint(len(groups[kind]), (self.batch_size,))] for kind in types.ravel()]
-        row, kind = np.reshape(row, (len(types), -1)), types.repeat(self.batch_size, axis=1)
-        labels = np.stack([kind, torch.randint(1, 6, kind.shape) if made else targets[row, 2], row], axis=-1)
+        # Types of the anchors, positives and negatives of each step, and rows of these types.
+        types = torch.rand(self.pretrain_steps, len(tasks)).argsort(1)[:, [0, 0, 1]].numpy()
+        drawn = [tasks[kind][torch.randint(len(tasks[kind]), (self.batch_size,))] for kind in types.ravel()]
+        row, kind = np.reshape(drawn, (len(types), -1)), types.repeat(self.batch_size, axis=1)
+        made = without_labels(targets)
+        level = torch.randint(1, 6, kind.shape).numpy() if made else targets[row, 2]
+        episodes = np.stack([level, row, kind, level * made], axis=-1)
 
-        def view(_, step):
-            crops = (self._crop(self._open(rows, int(row)), kind, level * made) for kind, level, row in step)
-            return torch.stack(list(crops))
+        def view(x, position, kind, level):
+            return self._crop(x, kind, level)
 
-        parts = DistortionModule(self.network_), DistortionLoss(), 1, Subset(rows, row[:, 0])
-        yield Stage("types and levels", *parts, labels, view, self.pretrain_lr, {"iterator_train__batch_size": 1})
+        yield self._episodes(
+            "types and levels",
+            DistortionModule(self.network_),
+            DistortionLoss(),
+            rows,
+            episodes,
+            view,
+            lr=self.pretrain_lr,
+        )
 
     def _pixels(self, x):
         if min(x.shape[:2]) < self.crop_size:
@@ -352,7 +384,7 @@ class GraphIQA(QualityRegressor):
         crop = transforms.random_crop(self._pixels(x), self.crop_size)
         if level > 0:
             pixels, seed = crop.movedim(0, -1).numpy(), int(torch.randint(2**31 - 1, ()))
-            crop = transforms.to_tensor(distort(pixels, DISTORTIONS[int(kind)], int(level), random_state=seed))
+            crop = transforms.to_tensor(distort(pixels, DISTORTIONS[kind], level, random_state=seed))
         return self._normalized(crop)
 
     def _train_view(self, x):
@@ -370,26 +402,13 @@ class GraphIQA(QualityRegressor):
                 scores = sample(output) if self.eval_noise else output[:, 0]
             yield row, scores
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, low in (("edge_dim", 1), ("crop_size", 1), ("pretrain_steps", 0)):
-            check_scalar(getattr(self, name), name, Integral, min_val=low)
-        check_scalar(self.pretrain_lr, "pretrain_lr", Real, min_val=0, include_boundaries="neither")
-        transforms.check_crops(self.crops)
-
     def _check_targets(self, rows, y, distortion=None, level=None) -> np.ndarray:
         """Quality, number of the type and level: (n, 3); the last two NaN where not given."""
         quality = check_quality(rows, y, type(self).__name__)
         if (distortion is None) != (level is None):
-            raise ValueError("distortion and level go together, but only one was given; give both or none.")
+            raise ValueError("distortion and level belong together, but only one was given; give both or none.")
         if distortion is None:
             return np.column_stack([quality, np.full((len(rows), 2), np.nan)])
-        check_consistent_length(rows, distortion, level)
+        check_consistent_length(rows, level)
         level = check_array(level, ensure_2d=False, dtype=float, input_name="level")
-        return np.column_stack([quality, np.unique(column_or_1d(distortion), return_inverse=True)[1], level])
-
-    def _quality(self, targets):
-        return targets[:, 0] if targets.ndim == 2 else targets
-
-    def _encode_targets(self, targets):
-        return super()._encode_targets(self._quality(targets))
+        return np.column_stack([quality, task_numbers(rows, distortion), level])

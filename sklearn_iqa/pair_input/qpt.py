@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""QPT: a network learns to tell degradations, without labels (Zhao, Yuan, Sun, Li, Wen, CVPR 2023).
+"""QPT: a network learns to distinguish degradations, without labels (Zhao, Yuan, Sun, Li, Wen, CVPR 2023).
 
 There are no official code and no weights; what the paper's abstract and its citations leave open is MoCo's.
 """
 
 import math
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_least, non_negative, within
 from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
@@ -54,15 +54,14 @@ class QPT(FeatureLearner):
     batch_negatives : bool, default=False
         Whether keys of the other images of a step are negatives as well.
     momentum : float, default=0.999
-        How slowly the network of the keys follows the other, in [0, 1]: its share of itself in each step.
+        Fraction of its own weights that the network of the keys keeps in a step, in [0, 1]; the rest is the query's.
     temperature : float, default=0.2
         The :math:`t` of the loss.
     weight_decay : float, default=1e-4
         Weight decay of SGD.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
-        Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform`
+        then works without `fit`, and `fit` goes on from there. None trains from the backbone's own pretraining.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
         "bundled" is read from an installed package, None starts from random numbers.
@@ -109,7 +108,7 @@ class QPT(FeatureLearner):
     cut at random, is degraded.
 
     The projection, the queue and the network of the keys serve training alone: they are not saved, and training that
-    goes on after a journey begins with new ones.
+    continues after unpickling begins with new ones.
 
     References
     ----------
@@ -132,6 +131,31 @@ class QPT(FeatureLearner):
 
     optimizer = torch.optim.SGD
     key_map = KEY_MAP
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **PRETRAINED,
+        "backbone": [str],
+        "crop_size": [at_least(1)],
+        "n_crops": [at_least(1)],
+        "n_rounds": [at_least(1)],
+        "skip": [within(0, 1, closed="left")],
+        "queue_size": [at_least(1)],
+        "batch_negatives": ["boolean"],
+        "momentum": [within(0, 1)],
+        "temperature": [POSITIVE],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "crop_size": 32,
+        "n_crops": 2,
+        "queue_size": 16,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.1,
+    }
 
     def __init__(
         self,
@@ -241,14 +265,6 @@ class QPT(FeatureLearner):
     def _normalized(self, pixels):
         config = timm_backbones.input_config(self.backbone)
         return normalize(pixels, config["mean"], config["std"])
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name in ("crop_size", "n_rounds", "queue_size"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.skip, "skip", Real, min_val=0, max_val=1, include_boundaries="left")
-        check_scalar(self.momentum, "momentum", Real, min_val=0, max_val=1)
-        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")
 
 
 def _width(backbone) -> int:

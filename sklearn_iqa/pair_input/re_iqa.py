@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Re-IQA: features of content and of quality, learned without labels (Saha, Mishra, Bovik, CVPR 2023)."""
 
-from numbers import Integral, Real
-from typing import NamedTuple
+import os
+from numbers import Integral
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_scalar
+from sklearn.utils._param_validation import Interval
 from torch import nn
 from torchvision.transforms import v2
 
 from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_least, non_negative, one_of, within
 from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._base.training import Stage
 from sklearn_iqa._nn import timm_backbones, transforms
@@ -22,7 +24,6 @@ from sklearn_iqa.pair_input._lars import LARS, WarmUpAndCosine
 from sklearn_iqa.pair_input._re_iqa_distortions import BANK, distorted_stack
 
 PARTS = {"content+quality": ("content", "quality"), "content": ("content",), "quality": ("quality",)}
-TRAINED = ("quality", "content+quality", "none")
 SMALLEST_PATCH = 8  # in smaller ones no whole number of pixels may give the overlap
 
 
@@ -34,9 +35,13 @@ class Encoded(NamedTuple):
 
 
 class ReIQANetwork(nn.Module):
-    """Two encoders of one form; the projection heads behind them are for training alone."""
+    """Two encoders of one architecture; the projection heads behind them are for training alone."""
 
-    def __init__(self, content: nn.Module, quality: nn.Module, mean, std):
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self, content: Any, quality: Any, mean, std):
         super().__init__()
         width = getattr(content, "head_hidden_size", content.num_features)
         self.content, self.quality = Projected(content, width), Projected(quality, width)
@@ -78,8 +83,8 @@ class ReIQA(FeatureLearner):
 
     For the content encoder these are two crops of an image, whatever their colours and sharpness. For the quality
     encoder they are two patches of one distorted image that overlap a little: what they share is how the image was
-    distorted. A linear regression on both kinds of features predicts ratings; in those, higher is better or not, as
-    the ratings say.
+    distorted. A linear regression on both kinds of features predicts ratings, in their unit: higher is better where it
+    is so in the ratings.
 
     Parameters
     ----------
@@ -99,7 +104,7 @@ class ReIQA(FeatureLearner):
     queue_size : int, default=65536
         Keys of earlier steps that are kept as negatives.
     momentum : float, default=0.999
-        Share of itself that the encoder of keys keeps in a step.
+        Fraction of its own weights that the encoder of keys keeps in a step, in [0, 1]; the rest is the query's.
     temperature : float, default=0.2
         The :math:`t` of the loss.
     n_groups : int, default=6
@@ -122,9 +127,8 @@ class ReIQA(FeatureLearner):
         A file for the quality encoder alone, such as the authors' `quality_aware_r50.pth`; `transform` then works
         without `fit`. "backbone" takes the backbone's pretraining, None random numbers, as officially.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see
-        Notes. `transform` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform`
+        then works without `fit`, and `fit` goes on from there. None trains from the backbone's own pretraining.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
         "bundled" is read from an installed package, None starts from random numbers.
@@ -187,8 +191,42 @@ class ReIQA(FeatureLearner):
     (4, 384)
     """
 
-    min_size = 64  # its half still gives one place behind a stride of 32
+    min_size = 64  # its half still gives one position at a stride of 32
     optimizer = LARS
+    network_: ReIQANetwork
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **PRETRAINED,
+        "backbone": [str],
+        "parts": [one_of(*PARTS)],
+        "trained": [one_of("quality", "content+quality", "none")],
+        "n_distorted": [Interval(Integral, 0, len(BANK), closed="both")],
+        "second_distortion": [within(0, 1)],
+        "patch_size": [at_least(SMALLEST_PATCH)],
+        "queue_size": [at_least(1)],
+        "momentum": [within(0, 1)],
+        "temperature": [POSITIVE],
+        "n_groups": [at_least(1)],
+        "weight_decay": [non_negative()],
+        "warmup_epochs": [at_least(0)],
+        "content_epochs": [at_least(1)],
+        "content_size": [at_least(1)],
+        "content_lr": [POSITIVE],
+        "content_weights": [str, os.PathLike, None],
+        "quality_weights": [str, os.PathLike, None],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "n_distorted": 1,
+        "patch_size": 16,
+        "queue_size": 16,
+        "n_groups": 1,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (72, 80)
 
     def __init__(
         self,
@@ -256,8 +294,8 @@ class ReIQA(FeatureLearner):
                 f"backbone={self.backbone!r} takes images of one size, but Re-IQA sees whole ones; take a "
                 "convolutional network such as 'resnet50'."
             )
-        encoders = (timm_backbones.build_backbone(self.backbone, num_classes=0) for _ in range(2))
-        return ReIQANetwork(*encoders, config["mean"], config["std"])
+        content, quality = (timm_backbones.build_backbone(self.backbone, num_classes=0) for _ in range(2))
+        return ReIQANetwork(content, quality, config["mean"], config["std"])
 
     def _load_backbone(self, network):
         if self.content_weights is None:
@@ -375,19 +413,7 @@ class ReIQA(FeatureLearner):
         # Of half the pairs, others at each scale, queries become keys.
         return torch.cat([pairs[:middle].flip(1), pairs[middle:], half_pairs[:middle], half_pairs[middle:].flip(1)])
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, options in (("parts", tuple(PARTS)), ("trained", TRAINED)):
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {options}.")
+    def _check_combinations(self):
         for name in ("content_weights", "quality_weights"):
             if self.weights is not None and getattr(self, name) is not None:
                 raise ValueError(f"weights are those of both encoders, but {name} is given as well; give one of them.")
-        lowest = {"patch_size": SMALLEST_PATCH, "n_distorted": 0, "warmup_epochs": 0}
-        for name in ("patch_size", "queue_size", "n_groups", "warmup_epochs", "content_epochs", "content_size"):
-            check_scalar(getattr(self, name), name, Integral, min_val=lowest.get(name, 1))
-        check_scalar(self.n_distorted, "n_distorted", Integral, min_val=0, max_val=len(BANK))
-        for name in ("momentum", "second_distortion"):
-            check_scalar(getattr(self, name), name, Real, min_val=0, max_val=1)
-        for name in ("temperature", "content_lr"):
-            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")

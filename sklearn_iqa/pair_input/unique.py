@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """UNIQUE: quality and its uncertainty, learned from pairs of many data sets (Zhang et al., IEEE TIP 2021)."""
 
-from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import skorch.callbacks
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
@@ -26,7 +26,7 @@ KEY_MAP = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
 
 
 class UNIQUEOutput(NamedTuple):
-    """What the network says of n images: quality and its standard deviation, two tensors of shape (n,)."""
+    """Output of the network for n images: quality and its standard deviation, two tensors of shape (n,)."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -45,7 +45,7 @@ class UNIQUENetwork(nn.Module):
 
     def __init__(self, backbone: str = "resnet34.tv_in1k"):
         super().__init__()
-        self.backbone = build_backbone(backbone, num_classes=0)
+        self.backbone: Any = build_backbone(backbone, num_classes=0)
         self.fc = nn.Linear(cast(int, self.backbone.num_features) ** 2, 2)
         nn.init.kaiming_normal_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
@@ -89,17 +89,17 @@ class UNIQUELoss(nn.Module):
 
 
 class FrozenBackboneEpochs(skorch.callbacks.Callback):
-    """Keeps the backbone's weights as they are for some epochs; its BatchNorm statistics move nevertheless."""
+    """Freezes the backbone's weights for some epochs; its BatchNorm statistics still move."""
 
     def __init__(self, n_epochs: int):
         self.n_epochs = n_epochs
 
     def on_epoch_begin(self, net, **kwargs):
-        """Freeze the backbone, or let it learn."""
+        """Freeze the backbone, or train it."""
         net.module_.backbone.requires_grad_(len(net.history) > self.n_epochs)
 
     def on_train_end(self, net, **kwargs):
-        """Leave a network all of whose weights can learn."""
+        """Unfreeze the backbone, whatever epoch was the last."""
         net.module_.backbone.requires_grad_(True)
 
 
@@ -124,7 +124,7 @@ class UNIQUE(QualityRegressor):
     warmup_epochs : int, default=3
         First epochs, in which the backbone's weights are frozen; they count as part of `max_epochs`.
     lr_step : int, default=3
-        Epochs after which the learning rate falls to a tenth, again and again, counted over all calls of `partial_fit`.
+        Epochs after which the learning rate falls to a tenth, repeatedly, counted over all calls of `partial_fit`.
     weight_decay : float, default=5e-4
         Weight decay of Adam (L2, added to the gradient).
     weights : str or path, default=None
@@ -207,6 +207,26 @@ class UNIQUE(QualityRegressor):
     min_size = 32  # below, many a backbone has no pixel left
     key_map = KEY_MAP
 
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "backbone": [str],
+        "crop_size": [at_least(1)],
+        "warmup_epochs": [at_least(0)],
+        "lr_step": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "crop_size": 32,
+        "warmup_epochs": 1,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
+
     def __init__(
         self,
         *,
@@ -270,9 +290,9 @@ class UNIQUE(QualityRegressor):
         Raises
         ------
         ValueError, TypeError
-            When X, y, domains or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y, domains or a parameter cannot be used; the message says which, and what to do.
         """
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, domains=domains)
+        return self._fit(X, y, sample_weight, domains=domains)
 
     def partial_fit(self, X, y, sample_weight=None, *, domains=None):
         """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
@@ -287,7 +307,7 @@ class UNIQUE(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, domains=domains)
+        return self._partial_fit(X, y, sample_weight, domains=domains)
 
     def predict(self, X, return_std=False):
         """Quality of each image of X.
@@ -310,7 +330,7 @@ class UNIQUE(QualityRegressor):
         Raises
         ------
         NotFittedError, ValueError, TypeError, FileNotFoundError
-            When nothing was fitted or loaded, or a row of X cannot be used; the sentence says what to do.
+            When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
             return super().predict(X)
@@ -359,10 +379,7 @@ class UNIQUE(QualityRegressor):
             ],
         }
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, low in (("crop_size", 1), ("warmup_epochs", 0), ("lr_step", 1)):
-            check_scalar(getattr(self, name), name, Integral, min_val=low)
+    def _check_combinations(self):
         if input_config(self.backbone)["fixed_input_size"]:
             raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")
 

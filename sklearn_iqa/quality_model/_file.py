@@ -19,7 +19,7 @@ ARRAYS = (
 
 
 def write_head(head: QualityHead, path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
-    """Write a fitted head as safetensors: arrays, parameters and what else is to be known about it.
+    """Write a fitted head as safetensors: arrays, parameters and metadata.
 
     Parameters
     ----------

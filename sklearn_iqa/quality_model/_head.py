@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The regression behind the features of the default model."""
 
-from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 from scipy import linalg, sparse
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_consistent_length, check_random_state, check_scalar, check_X_y
+from sklearn.utils import check_consistent_length, check_random_state, check_X_y
 from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-LIMIT = 5.0  # standardised features beyond it are cut: one odd channel must not decide
-SMALL = 1e-8  # below it a deviation is none
+from sklearn_iqa._base.parameters import POSITIVE, at_least
+
+LIMIT = 5.0  # standardised features are clipped to it: one outlying channel must not decide
+SMALL = 1e-8  # a standard deviation below it counts as zero
 JITTER = 1e-6  # on the diagonal of the landmarks' kernel, which is 1
 COVERAGE, NORMAL_QUANTILE = 0.9, 1.6448536269514722  # of a normal, 90 % lie within so many deviations
 
@@ -73,12 +75,22 @@ class QualityHead(RegressorMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn_iqa.quality_model._loader import QualityHead
+    >>> from sklearn_iqa.quality_model._head import QualityHead
     >>> X = np.random.default_rng(0).normal(size=(200, 5))
     >>> mean, std = QualityHead(alpha=0.01).fit(X, np.sin(X[:, 0])).predict(X, return_std=True)
     >>> mean.shape, std.shape
     ((200,), (200,))
     """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        "n_components": [at_least(1)],
+        "n_kernel_components": [at_least(1)],
+        "n_landmarks": [at_least(1)],
+        "gamma": [POSITIVE],
+        "linear_weight": [POSITIVE],
+        "alpha": [POSITIVE],
+        "random_state": ["random_state"],
+    }
 
     def __init__(
         self,
@@ -100,7 +112,7 @@ class QualityHead(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X, y, *, pseudo_X=None, pseudo_y=None, pseudo_groups=None, pseudo_weight=1.0):
-        """Learn from ratings, and from rows whose order is known although nobody rated them.
+        """Fit to ratings, and to unrated rows of presumed order.
 
         Parameters
         ----------
@@ -128,23 +140,20 @@ class QualityHead(RegressorMixin, BaseEstimator):
         ValueError, TypeError
             When a parameter or the data cannot be used.
         """
-        for name in ("n_components", "n_kernel_components", "n_landmarks"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        for name in ("gamma", "linear_weight", "alpha"):
-            check_scalar(getattr(self, name), name, Real, min_val=0, include_boundaries="neither")
+        self._validate_params()
         X, y = validate_data(self, X, y, y_numeric=True, dtype=np.float64, ensure_min_samples=2)
         rng = check_random_state(self.random_state)
         self.mean_ = X.mean(0).astype(np.float32)
         deviation = X.std(0)
-        # A feature that never varied has no scale: it stays as it is.
+        # A constant feature has no scale: it is only centred.
         self.scale_ = np.where(deviation > SMALL, deviation, 1).astype(np.float32)
         self.y_mean_ = np.asarray(y.mean())
         z, target = self._standardised(X), y - self.y_mean_
         pseudo_z, pseudo_y, center = self._checked_pseudo(pseudo_X, pseudo_y, pseudo_groups)
         root = np.sqrt(pseudo_weight)
 
-        # Principal components; those of the kernels are rounded to the form in which they are kept.
-        everything = np.concatenate([z, root * center(pseudo_z)]).astype(np.float32)  # twice as fast
+        # Principal components; those of the kernels are rounded to the precision of the file.
+        everything = np.concatenate([z, root * center(pseudo_z)]).astype(np.float32)  # halves the time of the SVD
         n_components = min(self.n_components, *everything.shape)
         seed = rng.randint(2**31 - 1)
         _, _, directions = randomized_svd(everything, n_components, n_iter=2, random_state=seed)

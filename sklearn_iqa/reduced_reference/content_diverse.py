@@ -3,19 +3,19 @@
 
 import functools
 import math
-from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch.callbacks
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy.optimize import leastsq
 from scipy.special import expit
-from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.crops import enlarge
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.perceptual import NonNegativeHeads, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import transforms
@@ -26,13 +26,6 @@ KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"\.filter$", None), (r"^(mean|std)$"
 ELO_SCALE = 400.0  # a difference of ratings by this much means odds of ten to one
 # What training maps the lowest and the highest label to. The authors' KADID-10k labels lie in 1..5, distances in 0..1.
 LABEL_RANGES = {"bce": (1.0, 5.0), "ranking": (1.0, 5.0), "mse": (0.0, 1.0), "elo": None}
-OPTIONS = {
-    "distance": ("dists", "lpips", "lpips-l2pool"),
-    "net": tuple(SLICED_BACKBONES),
-    "trainable": ("all", "heads"),
-    "pair_loss": tuple(LABEL_RANGES),
-    "correlation_error": ("abs", "mse"),
-}
 WEIGHTS = ("pair_weight", "pearson_weight", "spearman_weight", "kendall_weight")
 
 
@@ -254,6 +247,36 @@ class ContentDiverseIQA(QualityRegressor):
     inputs = ("query", "reference")
     higher_is_better = False
     key_map = KEY_MAP
+    network_: PerceptualDistance | DISTSDistance
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "distance": [one_of("dists", "lpips", "lpips-l2pool")],
+        "net": [one_of(*SLICED_BACKBONES)],
+        "trainable": [one_of("all", "heads")],
+        "pair_loss": [one_of(*PAIR_LOSSES)],
+        "pair_weight": [non_negative()],
+        "pearson_weight": [non_negative()],
+        "spearman_weight": [non_negative()],
+        "kendall_weight": [non_negative()],
+        "correlation_error": [one_of("abs", "mse")],
+        "logistic": ["boolean"],
+        "temperature": [POSITIVE],
+        "margin": [non_negative()],
+        "non_negative": ["boolean"],
+        "crop_size": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "net": "squeeze",
+        "crop_size": 32,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -330,8 +353,9 @@ class ContentDiverseIQA(QualityRegressor):
         Returns
         -------
         distance_map : ndarray of shape (height, width), float32
-            Share of each position in the distance of the pair: their mean is the distance, up to the resizing of coarse
-            maps. With "dists" a position where the query differs against the common trend has a share below zero.
+            Contribution of each position to the distance of the pair: their mean is the distance, up to the resizing of
+            coarse maps. With "dists" a position where the query differs against the common trend contributes less than
+            zero.
         """
         check_is_fitted(self)
         self._ensure_network()
@@ -363,9 +387,8 @@ class ContentDiverseIQA(QualityRegressor):
         return {"optimizer__weight_decay": self.weight_decay, "callbacks": callbacks}
 
     def _train_view(self, x):
-        if min(x[0].shape[:2]) < self.crop_size:
-            x = tuple(transforms.resize_shorter(one, self.crop_size, Image.Resampling.BICUBIC) for one in x)
-        crop = transforms.random_flip(transforms.random_crop(self._pixels(x), self.crop_size))
+        pixels = self._pixels(enlarge(x, self.crop_size))
+        crop = transforms.random_flip(transforms.random_crop(pixels, self.crop_size))
         return torch.rot90(crop, int(torch.randint(4, ())), (-2, -1))
 
     def _views(self, x):
@@ -388,12 +411,3 @@ class ContentDiverseIQA(QualityRegressor):
             return targets
         (lowest, highest), (low, high) = self.y_range_, LABEL_RANGES[self.pair_loss]
         return low + (targets - lowest) * (high - low) / (highest - lowest or 1)
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, options in OPTIONS.items():
-            if getattr(self, name) not in options:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; take one of {', '.join(options)}.")
-        for name in (*WEIGHTS, "margin"):
-            check_scalar(getattr(self, name), name, Real, min_val=0)
-        check_scalar(self.temperature, "temperature", Real, min_val=0, include_boundaries="neither")

@@ -4,29 +4,30 @@
 import copy
 import zlib
 from collections import OrderedDict
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
-from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 from torch import nn
 from torchvision.transforms.functional import rotate
 
+from sklearn_iqa._base.crops import enlarge
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    POSITIVE,
+    PRETRAINED,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+)
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import check_tuples
 from sklearn_iqa._base.training import Stage
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._nn.transforms import (
-    check_crops,
-    crops_to_score,
-    normalize,
-    random_crop,
-    random_flip,
-    resize_shorter,
-    to_tensor,
-)
+from sklearn_iqa._nn.transforms import crops_to_score, normalize, random_crop, random_flip, to_tensor
 
 N_LEVELS, N_CHANNELS, GRID = 4, 64, 7  # maps of the backbone, the channels and the side that they are reduced to
 TEACHER_STEP, STEP = 20, 30  # epochs after which the rate falls to a tenth, the student's again and again
@@ -243,7 +244,7 @@ class CVRKDIQA(QualityRegressor):
     Notes
     -----
     Published weights: none can be fetched by name. The authors' `NAR_student_cross_dataset.pth` (KADID-10k; MIT) loads
-    by path; so does `FR_teacher_cross_dataset.pth`, which wants originals. They average ten draws of random crops.
+    by path; so does `FR_teacher_cross_dataset.pth`, which needs originals. They average ten draws of random crops.
 
     In training each query sees the reference of another row of its batch, drawn among those of other content; its crops
     stand anywhere, mirrored and turned at random. In a batch of one content it is the own reference. The authors took
@@ -268,6 +269,33 @@ class CVRKDIQA(QualityRegressor):
     same_size = False
     label_range = (1.0, 5.0)  # of KADID-10k
     key_map = KEY_MAP
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "crop_size": [at_least(1)],
+        "backbone": [str],
+        "embed_dim": [at_least(1)],
+        "depth": [at_least(1)],
+        "distilled_blocks": [SequenceOf(at_least(0)), None],
+        "teacher_epochs": [at_least(1)],
+        "teacher_lr": [POSITIVE],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_crops": 1,
+        "crop_size": 32,
+        "backbone": "test_resnet",
+        "embed_dim": 16,
+        "depth": 1,
+        "teacher_epochs": 1,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -341,7 +369,8 @@ class CVRKDIQA(QualityRegressor):
     def _training_module(self, network):
         teacher, learned = self._teacher(), {name: torch.tensor(array) for name, array in self.teacher_.items()}
         teacher.load_state_dict(learned, strict=False)  # all but the backbone
-        return Distillation(network, teacher, self.distilled_blocks or range(2 * self.depth))
+        every = range(2 * self.depth)
+        return Distillation(network, teacher, every if self.distilled_blocks is None else self.distilled_blocks)
 
     def _teacher(self):
         backbone = self.network_.feature_extractor  # one for both
@@ -381,19 +410,12 @@ class CVRKDIQA(QualityRegressor):
         return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)], dim=-4)
 
     def _pixels(self, image):
-        if min(image.shape[:2]) < self.crop_size:
-            image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
         config = timm_backbones.input_config(self.backbone)
-        return normalize(to_tensor(image), config["mean"], config["std"])
+        return normalize(to_tensor(enlarge(image, self.crop_size)), config["mean"], config["std"])
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name in ("crop_size", "embed_dim", "depth", "teacher_epochs"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.teacher_lr, "teacher_lr", Real, min_val=0, include_boundaries="neither")
-        blocks, n_blocks = list(self.distilled_blocks or [0]), 2 * self.depth
+    def _check_combinations(self):
+        blocks, n_blocks = [0] if self.distilled_blocks is None else list(self.distilled_blocks), 2 * self.depth
         config = timm_backbones.input_config(self.backbone)
-        check_crops(self.crops)
         if blocks != sorted({*blocks} & {*range(n_blocks)}):
             raise ValueError(f"distilled_blocks={blocks} must ascend within 0..{n_blocks - 1}, the last of 2 * depth.")
         if config["fixed_input_size"] and self.crop_size != config["input_size"][1]:

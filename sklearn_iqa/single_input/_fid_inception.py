@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Networks whose features tell what is usual: the Fréchet Inception Distance's Inception-v3, and any of timm.
+"""Feature networks for densities: the Fréchet Inception Distance's Inception-v3, or any backbone of timm.
 
-That Inception is torchvision's with the pools of TensorFlow.
+That Inception is torchvision's with the pooling layers of TensorFlow.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torchvision.models import inception
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config
 
 FID_SIDE = 299
-# The official code numbers the layers of the FID's Inception-v3 by blocks.
+# The official code numbers the layers of the FID's Inception-v3 by block.
 FID_BLOCKS = (
     ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3"),
     ("Conv2d_3b_1x1", "Conv2d_4a_3x3"),
@@ -31,7 +31,7 @@ KEY_MAP = (
 
 
 class PoolInside:
-    """Left of a block of torchvision's Inception: its average pool leaves the border's zeros out, as TensorFlow's."""
+    """Left of a block of torchvision's Inception: average pooling excludes the zero padding, as in TensorFlow."""
 
     def _forward(self, x):
         pooled = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
@@ -51,7 +51,7 @@ class BlockE(PoolInside, inception.InceptionE):
 
 
 class LastBlockE(inception.InceptionE):
-    """The last block of the FID's network has a maximum in place of the average."""
+    """The last block of the FID's network pools by the maximum instead of the average."""
 
     def _forward(self, x):
         return [*super()._forward(x)[:-1], self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))]
@@ -78,7 +78,7 @@ class FIDInception(nn.Module):
 
 
 class PooledTimm(nn.Module):
-    """Any timm network in its place: images -> pooled features."""
+    """A timm backbone: images, resized to its input size and normalised -> pooled features."""
 
     def __init__(self, backbone: str):
         super().__init__()

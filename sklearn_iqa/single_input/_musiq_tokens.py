@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Images of any size and shape as tokens: patches of several scales with their place, and convolutions to embed them.
+"""Images of any size and shape as tokens: patches of several scales with their position, and layers to embed them.
 
 Source: Ke et al., "MUSIQ: Multi-scale Image Quality Transformer", ICCV 2021.
 """
@@ -14,23 +14,23 @@ from torch import nn
 __all__ = ["GRID", "PATCH", "PIXELS", "Bottleneck", "StandardizedConv", "multiscale_tokens"]
 
 PATCH, GRID = 32, 10  # side of a patch in pixels; cells per axis of the grid to which positions are hashed
-PIXELS = 3 * PATCH**2  # numbers of a token; position, scale and mask stand behind them
+PIXELS = 3 * PATCH**2  # values of a token; position, scale and mask follow
 
 
 def multiscale_tokens(
     image: torch.Tensor, longer_sides: Iterable[int], lengths: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """Tokens of an image and of its resized copies, those of the smallest copy first.
+    """Tokens of an image and of its resized copies, the smallest copy first.
 
     Parameters
     ----------
     image : Tensor of shape (3, h, w)
-        In -1..1: what sticks out at the borders is filled with zeros, mid grey.
+        In -1..1; patches beyond the border are padded with zeros, mid grey.
     longer_sides : iterable of int
         Longer side of each copy in pixels; smaller images are enlarged. Bicubic, not antialiased.
     lengths : sequence of int, default=None
-        Number of tokens of each scale: what is more is cut, and what is less is filled with tokens of zeros, whose mask
-        is 0. None leaves the numbers as they are.
+        Number of tokens of each scale: longer sequences are truncated, shorter ones padded with zeros, whose mask is 0.
+        None keeps all tokens and pads none.
 
     Returns
     -------
@@ -65,11 +65,11 @@ def _tokens(image: torch.Tensor, scale: int) -> torch.Tensor:
 
 
 class StandardizedConv(nn.Conv2d):
-    """A convolution whose filters have mean 0 and deviation 1."""
+    """A convolution whose filters are standardised: mean 0, standard deviation 1."""
 
     def forward(self, maps):
         """As `nn.Conv2d`."""
-        # NOTE[DIFF] flax: the deviation is divided by n, in pyiqa and here by n - 1; GroupNorm undoes all but 4e-7.
+        # NOTE[DIFF] flax: the variance has n, in pyiqa and here n - 1; GroupNorm cancels all but 4e-7 of it.
         std, mean = torch.std_mean(self.weight, dim=(1, 2, 3), keepdim=True)
         return F.conv2d(maps, (self.weight - mean) / (std + 1e-5), stride=self.stride, padding=self.padding)
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""DB-CNN: bilinear pooling of a classifier's maps and those of a network for distortions (Zhang et al., TCSVT 2020)."""
+"""DB-CNN: bilinear pooling of an ImageNet backbone and one for distortions (Zhang et al., TCSVT 2020)."""
 
+import os
 from itertools import pairwise
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_scalar
 from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.training import Stage, Subset
 from sklearn_iqa._nn import timm_backbones, transforms
@@ -24,7 +25,7 @@ STRIDE = 16  # pixels per position in the maps of both backbones
 SCNN_WIDTHS, SCNN_STRIDES = (3, 48, 48, 64, 64, 64, 64, 128, 128, 128), (1, 2, 1, 2, 1, 2, 1, 1, 2)
 SCNN_SIDE, SCNN_CROP = 256, 224  # shorter side of an image and side of its crop, when the S-CNN is trained
 SCNN_LR, SCNN_LAST_LR = 1e-2, 1e-5
-# NOTE[DIFF] paper: levels of its own, made in Matlab, and pink noise where impulse noise stands here.
+# NOTE[DIFF] paper: other levels, made in Matlab, and pink noise instead of impulse noise.
 KINDS = ("jpeg", "jpeg2000", "gaussian_blur", "white_noise", "contrast_change", "impulse_noise", "color_quantization")
 CLASSES = (
     *((kind, level) for kind in KINDS for level in range(1, 6)),
@@ -38,7 +39,7 @@ SCNN_FILE = WeightsFile(
     url=f"{SOURCE}/raw/16c3156054a30a3eabb45dffcf538f42452a14f3/pretrained_scnn/scnn.pkl",
 )
 RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-PUBLISHED = tuple(  # file names end with the digest's beginning
+PUBLISHED = tuple(  # file names end with the first digits of the digest
     PublishedWeights(
         name,
         (WeightsFile(filename, filename[-12:-4], url=RELEASE + filename),),
@@ -64,7 +65,7 @@ def scnn_backbone() -> nn.Sequential:
 
 
 class SCNN(nn.Module):
-    """Normalised crops (n, 3, s, s) -> logits (n, 39): which distortion and how strong; a backbone's classifier."""
+    """Normalised crops (n, 3, s, s) -> logits (n, 39) of kind and level of distortion; trains the second backbone."""
 
     def __init__(self, backbone: nn.Sequential):
         super().__init__()
@@ -77,13 +78,13 @@ class SCNN(nn.Module):
         kaiming(self.projection)
 
     def forward(self, crops):
-        """The official average pool of 14 x 14 covers the whole map of a crop of 224, hence the mean."""
+        """Global mean: the official average pooling of 14 x 14 covers the whole map of a crop of 224."""
         pooled = self.features(crops).mean((2, 3), keepdim=True)  # (n, 128, 1, 1)
         return self.classifier(self.projection(pooled).flatten(1))
 
 
 class DBCNNNetwork(nn.Module):
-    """Images (n, 3, h, w), normalised with ImageNet's mean and deviation -> score (n,)."""
+    """Images (n, 3, h, w), normalised with ImageNet's mean and standard deviation -> score (n,)."""
 
     def __init__(self, features1: nn.Module, *, level: int, width: int, mean, std):
         super().__init__()
@@ -95,10 +96,10 @@ class DBCNNNetwork(nn.Module):
         kaiming(self.fc)
 
     def bilinear(self, images):
-        """Mean over all positions of the products of every two channels, one of each backbone: (n, c, 128)."""
+        """Mean over positions of the products of each channel pair, one of each backbone: (n, c, 128)."""
         own = normalize(images, self.mean, self.std)
         (classes,) = self.features1.forward_intermediates(own, indices=[self.level], intermediates_only=True)
-        classes = F.relu(classes)  # as VGG's last layer; others end without, and the root below needs it
+        classes = F.relu(classes)  # VGG ends with one; other backbones need it for the root in `features`
         distortions = self.features2(images)
         if distortions.shape[2:] != classes.shape[2:]:  # one backbone rounds sizes down, the other up
             distortions = F.interpolate(distortions, classes.shape[2:], mode="bilinear", align_corners=True)
@@ -106,7 +107,7 @@ class DBCNNNetwork(nn.Module):
         return classes.flatten(2) @ distortions.flatten(2).mT / n_positions
 
     def features(self, images):
-        """What the last layer sees: roots of the products, divided by their length, (n, c * 128)."""
+        """Input of the last layer: roots of the products, L2-normalised, (n, c * 128)."""
         return F.normalize((self.bilinear(images).flatten(1) + 1e-8).sqrt())
 
     def forward(self, images):
@@ -115,7 +116,7 @@ class DBCNNNetwork(nn.Module):
 
 
 class FrozenBackbones(nn.Module):
-    """The network whose last layer alone learns; BatchNorm goes on to count, as in the official code."""
+    """The network with only the last layer trainable; BatchNorm statistics are updated, as in the official code."""
 
     def __init__(self, network: DBCNNNetwork):
         super().__init__()
@@ -129,35 +130,35 @@ class FrozenBackbones(nn.Module):
 
 
 def kaiming(part: nn.Module) -> None:
-    """Draw the weights of convolutions and linear layers as the official code does."""
+    """Initialise convolutions and linear layers as the official code does."""
     for module in part.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
 
 
 class GradientDescent(Callback):
-    """SGD with momentum, in the stages before that of Adam."""
+    """SGD with momentum, for the stages before that of Adam."""
 
     def __init__(self, weight_decay: float):
         self.weight_decay = weight_decay
 
     def on_train_begin(self, net, **kwargs):
-        """Exchange the optimiser; what stands behind this callback finds the new one."""
+        """Replace the optimiser; callbacks after this one find the new one."""
         parameters = net.module_.parameters()
         net.optimizer_ = torch.optim.SGD(parameters, lr=net.lr, momentum=0.9, weight_decay=self.weight_decay)
 
 
 class DBCNN(QualityRegressor):
-    r"""Deep Bilinear CNN: what is in the image and how it is distorted, multiplied at every place.
+    r"""Deep Bilinear CNN: bilinear pooling of content features and distortion features.
 
-    One backbone, a classifier of ImageNet, answers to content and to distortions of real cameras; the other, the S-CNN,
-    has learned to name synthetic distortions. With their maps :math:`F_1` (512 channels) and :math:`F_2` (128) over
-    :math:`hw` places, the score is linear in the pooled products,
+    One backbone, a classifier of ImageNet, represents content and authentic distortions; the other, the S-CNN, is
+    trained to classify synthetic distortions. With their maps :math:`F_1` (512 channels) and :math:`F_2` (128) over
+    :math:`hw` positions, the score is linear in the pooled products,
 
     .. math:: q = w^\top \frac{v}{\lVert v \rVert} + b, \qquad v = \sqrt{F_1 F_2^\top / hw + 10^{-8}} .
 
-    It has no bounds and, for the published weights, lies mostly in 0..1; **higher is better**.
+    It is unbounded and mostly in 0..1 for the published weights; **higher is better**.
 
     Parameters
     ----------
@@ -167,11 +168,11 @@ class DBCNN(QualityRegressor):
         Trained S-CNN with its classifier, when `weights` is None: "published" is the authors' file, fetched at `fit`.
         None trains one in `fit`, see Notes.
     scnn_epochs : int, default=30
-        Passes over all images in all 39 classes to train the S-CNN; 0 leaves its random numbers.
+        Passes over all images in all 39 classes to train the S-CNN; 0 keeps its random weights.
     head_epochs : int, default=50
-        Passes over the training data in which the last layer learns alone; 0 leaves this step out.
+        Passes over the training data that train the last layer alone; 0 skips this stage.
     head_lr : float, default=1e-3
-        Learning rate of these.
+        Learning rate of this stage.
     crop_size : int, default=384
         Side of the square that training cuts from each image, in pixels; at least 16.
     weights : str or path, default=None
@@ -208,7 +209,7 @@ class DBCNN(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: images (n, 3, h, w), normalised with ImageNet's mean and deviation -> score (n,).
+        The network: images (n, 3, h, w), normalised with ImageNet's mean and standard deviation -> score (n,).
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
@@ -222,16 +223,16 @@ class DBCNN(QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k", "livec", "tid2013", trained by pyiqa; the authors published the S-CNN alone, without
-    its variant that has no BatchNorm. A whole image is judged at its own size.
+    Published weights: "koniq10k", "livec", "tid2013", trained by pyiqa; the authors published the S-CNN alone. Its
+    variant without BatchNorm does not fit. The network scores the whole image at its native size.
 
     `fit` runs three stages, the first two only where `weights` is None. (1) Without `scnn_weights` the S-CNN learns to
-    name 39 classes, nine distortions by level, made on the fly from crops of the training images: by SGD with momentum,
-    rate 1e-2 to 1e-5. The authors took 21,869 photographs of two other sets; few or distorted images of one's own make
-    a weaker S-CNN than theirs, and 39 crops of each take long. Their rates are those of their code, which multiplies
-    the intended ones by 0.1. (2) The last layer alone, SGD. (3) Everything, Adam, `max_epochs` long. The squared error
-    is that of labels in 0..1, as in pyiqa; the authors left labels as they were and kept the epoch that was best on
-    their test part. An image whose shorter side is below `crop_size` is enlarged for training (bilinear).
+    classify 39 classes, nine distortions by level, made on the fly from crops of the training images: SGD with
+    momentum, rate 1e-2 to 1e-5. The authors took 21,869 photographs of two other sets; few or already distorted images
+    train a weaker S-CNN, and 39 crops of each take long. The rates are those of the official code, which multiplies the
+    intended ones by 0.1. (2) The last layer alone, SGD. (3) All layers, Adam, `max_epochs` epochs. The loss is the
+    squared error of labels in 0..1, as in pyiqa; the authors kept the unit of their labels and the epoch that was best
+    on their test set. An image whose shorter side is below `crop_size` is enlarged for training (bilinear).
 
     References
     ----------
@@ -253,6 +254,29 @@ class DBCNN(QualityRegressor):
     label_range = (0.0, 1.0)
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "backbone": [str],
+        "scnn_weights": [str, os.PathLike, None],
+        "scnn_epochs": [at_least(0)],
+        "head_epochs": [at_least(0)],
+        "head_lr": [POSITIVE],
+        "crop_size": [at_least(STRIDE)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "scnn_epochs": 0,
+        "head_epochs": 1,
+        "crop_size": 32,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -305,7 +329,7 @@ class DBCNN(QualityRegressor):
             raise ValueError(f"backbone={self.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'.")
         backbone.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
         config = timm_backbones.input_config(self.backbone)
-        # Images come normalised for the S-CNN; this brings them to the backbone's own normalisation: 0 and 1 for VGG.
+        # Images are normalised for the S-CNN; this converts them to the backbone's own normalisation: 0 and 1 for VGG.
         mean = tuple((own - m) / s for own, m, s in zip(config["mean"], IMAGENET_MEAN, IMAGENET_STD, strict=True))
         std = tuple(own / s for own, s in zip(config["std"], IMAGENET_STD, strict=True))
         width = entries[levels[-1]]["num_chs"]
@@ -330,7 +354,7 @@ class DBCNN(QualityRegressor):
             return
         descent = ("descent", GradientDescent(self.weight_decay))
         if self.scnn_weights is None and self.scnn_epochs > 0:
-            # From the first rate to the last in equal steps of the logarithm.
+            # Geometric from the first rate to the last.
             gamma = (SCNN_LAST_LR / SCNN_LR) ** (1 / max(1, self.scnn_epochs - 1))
             yield Stage(
                 "S-CNN",
@@ -360,8 +384,8 @@ class DBCNN(QualityRegressor):
             )
 
     def _distorted_crop(self, image, one_hot):
-        """A crop of an image, distorted as its class says: (3, s, s), normalised."""
-        # NOTE[DIFF] official: distorted first, then resized and cut, which takes longer and weakens fine distortions.
+        """A crop of an image with the distortion of its class: (3, s, s), normalised."""
+        # NOTE[DIFF] official: distorts, then resizes and crops, which takes longer and weakens fine distortions.
         kind, level = CLASSES[int(one_hot.argmax())]
         side = min(SCNN_CROP, self.crop_size)
         image = transforms.resize_shorter(image, round(side * SCNN_SIDE / SCNN_CROP), Image.Resampling.BILINEAR)
@@ -382,11 +406,6 @@ class DBCNN(QualityRegressor):
     def _views(self, x):
         return self._normalized(x)[None]  # (1, 3, h, w)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.crop_size, "crop_size", Integral, min_val=STRIDE)
-        check_scalar(self.head_lr, "head_lr", Real, min_val=0, include_boundaries="neither")
-        for name in ("scnn_epochs", "head_epochs"):
-            check_scalar(getattr(self, name), name, Integral, min_val=0)
+    def _check_combinations(self):
         if timm_backbones.input_config(self.backbone)["fixed_input_size"]:
             raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""DEIQT: a panel of learned queries judges what a vision transformer saw in an image (Qin et al., AAAI 2023)."""
+"""DEIQT: an attention panel decodes the tokens of a vision transformer (Qin et al., AAAI 2023)."""
 
-from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch.callbacks
 import torch
 from PIL import Image
-from sklearn.utils import check_scalar
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.parameters import CROPS, PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones, transforms
 
-CLIPPED = 5.0  # longest gradient of one step
-WARMUP_START = 1e-3  # share of the learning rate with which the warm-up begins: 2e-7 of 2e-4
-UNDECAYED = ("*bias", "*norm*.weight", "*gamma*", "*pos_embed", "*_token")  # vectors, positions and tokens
+CLIPPED = 5.0  # norm to which gradients are clipped
+WARMUP_START = 1e-3  # fraction of the learning rate at the start of the warm-up: 2e-7 of 2e-4
+UNDECAYED = ("*bias", "*norm*.weight", "*gamma*", "*pos_embed", "*_token")  # without weight decay
 KEY_MAP = (
     (r"^(cls_token|pos_embed|patch_embed|blocks|norm)\b", r"vit.\1"),
     (r"\.gamma_([12])$", r".ls\1.gamma"),
@@ -24,9 +24,9 @@ KEY_MAP = (
 
 
 class PanelHead(nn.Module):
-    """Panel members, each a vector of its own added to the class token, query the patches and judge them alike."""
+    """Panel members, each a learned vector added to the class token, attend to the patches and share a linear head."""
 
-    def __init__(self, width, n_heads, n_members):
+    def __init__(self, width: int, n_heads: int, n_members: int):
         super().__init__()
         self.bunch_embedding = nn.Parameter(torch.empty(1, n_members, width))
         layer = nn.TransformerDecoderLayer(
@@ -42,14 +42,14 @@ class PanelHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, class_token, patches):
-        """(n, 1, c) and (n, t, c) -> opinion of each member (n, n_members)."""
+        """(n, 1, c) and (n, t, c) -> score of each member (n, n_members)."""
         return self.heads(self.bunch_decoder(self.bunch_embedding + class_token, patches))[..., 0]
 
 
 class DEIQTNetwork(nn.Module):
-    """Crops (n, 3, s, s), normalised for the ViT and of its input size -> opinions of the panel (n, n_members)."""
+    """Crops (n, 3, s, s), normalised for the ViT and of its input size -> scores of the panel (n, n_members)."""
 
-    def __init__(self, vit, n_members):
+    def __init__(self, vit: Any, n_members: int):
         super().__init__()
         self.vit = vit
         self.head = PanelHead(vit.embed_dim, vit.blocks[0].attn.num_heads, n_members)
@@ -60,18 +60,18 @@ class DEIQTNetwork(nn.Module):
 
 
 class PanelLoss(nn.SmoothL1Loss):
-    """Smooth absolute error of the panel's mean."""
+    """Smooth L1 loss of the panel's mean."""
 
-    def forward(self, opinions, target):  # (n, n_members), (n,)
-        return super().forward(opinions.mean(1), target)
+    def forward(self, scores, target):  # (n, n_members), (n,)
+        return super().forward(scores.mean(1), target)
 
 
 class DEIQT(QualityRegressor):
-    r"""Data-efficient image quality transformer: the mean opinion of a panel that reads one vision transformer.
+    r"""Data-efficient image quality transformer: a vision transformer with an attention-panel decoder.
 
-    Fine-tuning is seen as interpreting what a pretrained transformer knows. Its class token :math:`z_0`, plus a learned
-    vector :math:`e_m` for each of M = 6 panel members, queries the tokens :math:`Z` of the patches through one decoder
-    layer :math:`D`, and a shared vector :math:`a` reads the answers:
+    The class token :math:`z_0` of a pretrained transformer, plus a learned vector :math:`e_m` for each of M = 6 panel
+    members, attends to the patch tokens :math:`Z` in one decoder layer :math:`D`, and a shared vector :math:`a` maps
+    the outputs to scores:
 
     .. math:: q = \frac1M \sum_{m=1}^{M} a \cdot D(z_0 + e_m,\, Z).
 
@@ -84,20 +84,20 @@ class DEIQT(QualityRegressor):
     n_crops : int, default=10
         Crops scored for each image.
     crops : {"grid", "random"}, default="grid"
-        Where they are: spread evenly, or at random as in the official code. Random places depend on the pixels and on
-        an integer `random_state` (0 for any other) alone: an image always gets the same.
+        Evenly spaced, or random as in the official code. Random positions depend on the pixels and on an integer
+        `random_state` (0 for any other) alone: an image always gets the same.
     image_size : tuple of int or None, default=None
-        Height and width to which images are resized before they are cropped, whatever their aspect; the official code
-        has (512, 384) for KonIQ-10k and SPAQ, where it exchanges the sides. None crops them as they are.
+        Height and width in pixels to which images are resized before they are cropped, ignoring their aspect; the
+        official code has (512, 384) for KonIQ-10k and SPAQ, where it swaps the sides. None keeps their size.
     backbone : str, default="deit3_small_patch16_224.fb_in1k"
-        Any plain vision transformer of timm with a class token; it sets the size of the crops.
+        Any plain vision transformer of timm with a class token; its input size is that of the crops.
     warmup_epochs : int, default=30
-        First epochs, in which the learning rate rises from a thousandth to all of it; they count as part of
+        First epochs, over which the learning rate rises linearly from a thousandth of `lr` to `lr`; part of
         `max_epochs`.
     lr_step : int, default=30
-        Epochs after the warm-up after which the learning rate falls to a tenth, again and again.
+        After the warm-up the learning rate falls to a tenth every so many epochs.
     weight_decay : float, default=0.05
-        Weight decay of AdamW, on matrices alone.
+        Weight decay of AdamW, for matrices only.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -130,8 +130,8 @@ class DEIQT(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: crops (n, 3, side, side), normalised for the backbone and of its input size -> opinions of the
-        panel (n, n_members), whose mean is the score of a crop.
+        The network: crops (n, 3, side, side), normalised for the backbone and of its input size -> scores of the panel
+        members (n, n_members), whose mean is the score of a crop.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
@@ -145,14 +145,15 @@ class DEIQT(QualityRegressor):
 
     Notes
     -----
-    Published weights: none; what the official trainer writes loads by path, and then points as its labels did.
+    Published weights: none; checkpoints of the official trainer load by path, and their scores have the direction of
+    the labels they were trained on.
 
-    An official epoch takes ten random crops of each image, and there are nine: here an epoch takes one, so that 90
-    epochs, 30 of warm-up and steps of 30 are the same. Labels are standardised before the smooth absolute error, which
-    is quadratic up to one standard deviation; the official code takes them as they are, so that its loss depends on
-    their unit (the paper has the absolute error). Users report that the released settings miss the paper's figures.
+    The official code trains for nine epochs of ten random crops per image; here an epoch takes one, and 90 epochs, 30
+    of warm-up and steps of 30 are the same. Labels are standardised before the smooth L1 loss, which is quadratic up to
+    one standard deviation; the official code does not, so that its loss depends on their unit (the paper has the L1
+    loss). Users report that the released settings do not reach the paper's figures.
 
-    An image whose shorter side is below a crop's (224) is enlarged to it (bicubic); the official code fails there.
+    An image whose shorter side is below that of a crop (224) is enlarged to it (bicubic); the official code fails.
 
     References
     ----------
@@ -172,6 +173,32 @@ class DEIQT(QualityRegressor):
 
     optimizer = torch.optim.AdamW
     key_map = KEY_MAP
+    network_: DEIQTNetwork
+    image_size: tuple[int, int] | None
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "n_members": [at_least(1)],
+        "image_size": [SequenceOf(at_least(1), min_length=2, max_length=2), None],
+        "backbone": [str],
+        "warmup_epochs": [at_least(0)],
+        "lr_step": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_crops": 2,
+        "backbone": "test_vit",
+        "warmup_epochs": 1,
+        "lr_step": 2,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (160, 168)
 
     def __init__(
         self,
@@ -219,37 +246,37 @@ class DEIQT(QualityRegressor):
         self.verbose = verbose
 
     def predict(self, X, return_std=False):
-        """Quality of each image of X, and how far the panel disagrees.
+        """Quality of each image of X, and the standard deviation over the panel.
 
         Parameters
         ----------
         X : container of n images
             See the user guide, "What X and y are".
         return_std : bool, default=False
-            Whether to give the spread of the panel as well.
+            Whether to return the standard deviation over the panel as well.
 
         Returns
         -------
         score : ndarray of shape (n,), float64
             Mean over the panel. After `fit` in the unit of its y, higher is better; with loaded weights alone the
-            network's own number.
+            output of the network.
         spread : ndarray of shape (n,), float64
-            Standard deviation over the members, each with its mean over the crops, in the unit of the score; with
-            `return_std` only. The members share all but one vector and were trained on their mean: it ranks how sure
-            the panel is, and is no error bar.
+            Standard deviation over the members, of each the mean over the crops, in the unit of the score; with
+            `return_std` only. The members share all but one vector and were trained on their mean: it ranks images by
+            uncertainty and is no calibrated error bar.
 
         Raises
         ------
         NotFittedError, ValueError, TypeError, FileNotFoundError
-            When nothing was fitted or loaded, or a row of X cannot be used; the sentence says what to do.
+            When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
             return super().predict(X)
-        opinions = self.predict_panel(X)
-        return opinions.mean(1), opinions.std(1)
+        scores = self.predict_panel(X)
+        return scores.mean(1), scores.std(1)
 
     def predict_panel(self, X):
-        """Opinion of each member of the panel on each image of X.
+        """Score of each panel member for each image of X.
 
         Parameters
         ----------
@@ -258,13 +285,13 @@ class DEIQT(QualityRegressor):
 
         Returns
         -------
-        opinions : ndarray of shape (n, n_members), float64
-            In the unit of `predict`, which gives their mean.
+        scores : ndarray of shape (n, n_members), float64
+            In the unit of `predict`, which returns their mean.
         """
         check_is_fitted(self)
         outputs = dict(self._infer_all(self._rows(X)))
-        opinions = np.stack([outputs[row].double().mean(0).numpy() for row in range(len(outputs))])
-        return self._to_label_unit(opinions)
+        scores = np.stack([outputs[row].double().mean(0).numpy() for row in range(len(outputs))])
+        return self._to_label_unit(scores)
 
     def _network(self):
         vit = timm_backbones.build_backbone(self.backbone, num_classes=0)
@@ -284,7 +311,7 @@ class DEIQT(QualityRegressor):
     def _net_params(self):
         n_before, warmup, lr_step = self.n_iter_, self.warmup_epochs, self.lr_step
 
-        def factor(n):  # of epoch n since the net was made; a closed form, since partial_fit makes the schedule anew
+        def factor(n):  # of epoch n of this net; in closed form, since partial_fit builds the schedule anew
             epoch = n_before + n
             if epoch < warmup:
                 return WARMUP_START + (1 - WARMUP_START) * epoch / warmup
@@ -320,11 +347,3 @@ class DEIQT(QualityRegressor):
             image = transforms.resize_shorter(image, self._side, Image.Resampling.BICUBIC)
         config = timm_backbones.input_config(self.backbone)
         return transforms.normalize(transforms.to_tensor(image), config["mean"], config["std"])
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, low in (("n_members", 1), ("warmup_epochs", 0), ("lr_step", 1)):
-            check_scalar(getattr(self, name), name, Integral, min_val=low)
-        transforms.check_crops(self.crops)
-        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
-            raise ValueError(f"image_size={self.image_size} must be (height, width) in pixels, or None.")

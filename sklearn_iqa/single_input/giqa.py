@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GIQA: "is it better than threshold t?", asked several times (Gu et al., ECCV 2020).
+"""MBC-GIQA: binary classifiers of quality above thresholds (Gu et al., ECCV 2020).
 
 The paper's two other scorers, by the density of features of good images, are in `giqa_inception`.
 """
 
-from numbers import Integral
-from typing import Any, NamedTuple
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import skorch.callbacks
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import Options
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
+from sklearn_iqa._base.parameters import STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
 
@@ -27,8 +29,8 @@ CIFAR_MEAN, CIFAR_STD = (
 # VGG-19: width of each stage, as a multiple of the first, and its number of convolutions.
 VGG19 = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))
 ROTATION = 15  # degrees, at most, in training
-# Input side -> (max pools, further convolutions before the sixth), official configurations. The sides up to 128 see
-# patches: at test the map of the whole image is cut into pieces of the trained size.
+# Input side -> (max pools, further convolutions before the sixth), official configurations. Up to a side of 128 the
+# network is trained on patches, and at test the map of the whole image is cut into patches of the trained size.
 POOLS = {32: (3, 0), 64: (4, 0), 128: (5, 0), 192: (6, 0), 224: (5, 0), 256: (6, 2)}
 LARGEST_PATCH = 128
 STEPS = (1 / 4, 1 / 2, 3 / 4)  # of the epochs, where the learning rate falls tenfold
@@ -37,7 +39,7 @@ KEY_MAP = ((r"^module\.", ""),)
 
 
 class GIQAOutput(NamedTuple):
-    """What the network says of n images: probabilities (n, n_classifiers), and the same before the sigmoid."""
+    """Output of the network for n images: probabilities (n, n_classifiers) and their logits."""
 
     probabilities: torch.Tensor
     logits: torch.Tensor
@@ -51,7 +53,7 @@ class GIQANetwork(nn.Module):
     n_classifiers : int
         Outputs.
     input_size : {32, 64, 128, 192, 224, 256}
-        Side of the training crops in pixels, which decides on the number of max pools.
+        Side of the training crops in pixels, which determines the number of max pools.
     n_channels : int, default=64
         Channels of the first stage.
     """
@@ -78,7 +80,7 @@ class GIQANetwork(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # all have one
             elif isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
@@ -86,8 +88,8 @@ class GIQANetwork(nn.Module):
     def forward(self, images):
         """(n, 3, h, w), normalised, h and w at least the input size -> `GIQAOutput`, the mean over patches."""
         features = self.features(images)  # (n, c, h', w')
-        pieces = F.unfold(features, self.n_cells, stride=self.n_cells).mT  # (n, p, c * n_cells^2)
-        logits = self.regression2(self.regression1(pieces).relu())  # (n, p, n_classifiers)
+        patches = F.unfold(features, self.n_cells, stride=self.n_cells).mT  # (n, p, c * n_cells^2)
+        logits = self.regression2(self.regression1(patches).relu())  # (n, p, n_classifiers)
         return GIQAOutput(logits.sigmoid().mean(1), logits.mean(1))
 
 
@@ -99,30 +101,30 @@ class ClassifiersLoss(nn.Module):
     """Mean binary cross-entropy of all classifiers."""
 
     def forward(self, output, targets):
-        """`GIQAOutput` of n images and their answers (n, n_classifiers) in {0, 1} -> number."""
+        """`GIQAOutput` of n images and their classes (n, n_classifiers) in {0, 1} -> number."""
         return F.binary_cross_entropy(output.probabilities, targets)
 
 
 class GIQA(QualityRegressor):
     r"""Generated Image Quality Assessment by multiple binary classifiers (MBC-GIQA).
 
-    The labels y may be as noisy as the iteration at which a generator made an image. They are cut at thresholds
-    :math:`t_j`, a classifier learns each question :math:`y > t_j`, and the score is the number of expected yeses,
+    The labels y may be as noisy as the iteration at which a generator made an image. A binary classifier for each of
+    several thresholds :math:`t_j` predicts :math:`y > t_j`, and the score is the sum of their probabilities,
 
     .. math:: s(x) = \sum_j P(y > t_j \mid x) .
 
-    One more classifier tells real images from generated ones. With loaded weights alone the score is in
+    One more classifier discriminates real images from generated ones. With loaded weights alone the score is in
     0..n_thresholds + 1, **higher is better**.
 
     Parameters
     ----------
     n_thresholds : int, default=7
-        Thresholds; there is one classifier more.
+        Number of thresholds; there is one classifier more.
     thresholds : tuple of float, default=None
-        The thresholds in the unit of y, rising. None takes quantiles of y in `fit`, evenly spaced.
+        The thresholds in the unit of y, increasing. None takes evenly spaced quantiles of y in `fit`.
     input_size : {32, 64, 128, 192, 224, 256}, default=192
-        Side of the crops in pixels. Up to 128 the network learns from patches, and an image's answers are the mean over
-        all of its patches; from 192 on its centre is seen.
+        Side of the crops in pixels. Up to 128 they are patches, and the probabilities of an image are the mean over all
+        of its patches; from 192 on they are those of its central crop.
     n_channels : int, default=64
         Channels of the network's first stage; 64 makes VGG-19.
     weight_decay : float, default=5e-4
@@ -179,12 +181,12 @@ class GIQA(QualityRegressor):
     Notes
     -----
     For a generator's images take the iteration as y; the paper's thresholds are 190, 280, ..., 730 thousand. Without
-    real images the last classifier learns to say no.
+    real images the last classifier learns to predict 0.
 
-    The network starts from random numbers, as in the paper; the authors published no weights of it. In training the
-    official code rotates and mirrors crops of 192 from images of 256 pixels; here crops come from the native image.
-    Input sizes 32 and 64 leave out the last max pools (inferred). The published code has no licence; this one was
-    written from a description.
+    The network starts from random weights, as in the paper; the authors published none. In training the official code
+    rotates and mirrors crops of 192 from images of 256 pixels; here crops come from the native image. Input sizes 32
+    and 64 omit the last max pools (inferred). The published code has no licence; this one was written from a
+    description.
 
     References
     ----------
@@ -203,6 +205,24 @@ class GIQA(QualityRegressor):
 
     optimizer = torch.optim.SGD
     key_map = KEY_MAP
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        "n_thresholds": [at_least(1)],
+        "thresholds": [SequenceOf(Real), None],
+        "input_size": [Options(Integral, set(POOLS))],
+        "n_channels": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_thresholds": 2,
+        "input_size": 32,
+        "n_channels": 2,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.01,
+    }
 
     def __init__(
         self,
@@ -259,11 +279,11 @@ class GIQA(QualityRegressor):
         X : container of n images
             See the user guide, "What X and y are".
         y : array-like of shape (n,)
-            Quality of each row, or anything that mostly rises with it, such as the iteration of a generator.
+            Quality of each row, or a noisy proxy that increases with it, such as the iteration of a generator.
         sample_weight : array-like of shape (n,), default=None
             How often a row is drawn for training, relative to the others; None draws each once per epoch.
         real : array-like of shape (n,) of bool, default=None
-            Which rows are real images, above all thresholds; their y is not used.
+            Which rows are real images, labelled as above all thresholds; their y is not used.
 
         Returns
         -------
@@ -273,12 +293,12 @@ class GIQA(QualityRegressor):
         Raises
         ------
         ValueError, TypeError
-            When X, y, real or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y, real or a parameter cannot be used; the message names it and says what to do.
         """
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, real=real)
+        return self._fit(X, y, sample_weight, real=real)
 
     def predict_probabilities(self, X):
-        """Probability that each image is above each threshold, and that it is real.
+        """Probabilities that an image is above each threshold, and that it is real.
 
         Parameters
         ----------
@@ -325,13 +345,7 @@ class GIQA(QualityRegressor):
             "callbacks": [("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor))],
         }
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.n_thresholds, "n_thresholds", Integral, min_val=1)
-        check_scalar(self.n_channels, "n_channels", Integral, min_val=1)
-        if self.input_size not in POOLS:
-            sizes = ", ".join(map(str, POOLS))
-            raise ValueError(f"input_size={self.input_size!r} is unknown; take one of {sizes}.")
+    def _check_combinations(self):
         if self.thresholds is not None:
             given = np.asarray(self.thresholds, dtype=float)
             if given.shape != (self.n_thresholds,) or not (np.diff(given) > 0).all():
@@ -346,7 +360,7 @@ class GIQA(QualityRegressor):
         real = np.zeros(len(y)) if real is None else column_or_1d(real, dtype=np.float64)
         check_consistent_length(rows, real)
         if not np.isin(real, (0, 1)).all() or real.all():
-            raise ValueError("real must be true or false for each row, and false for some; these learn from y.")
+            raise ValueError("real must be true or false for each row, and false for some, which are learned from y.")
         return np.stack([y, real], axis=1)
 
     def _quality(self, targets):
@@ -356,8 +370,8 @@ class GIQA(QualityRegressor):
 
     def _start(self, targets, sample_weight):
         if self.thresholds is None:
-            shares = np.arange(1, self.n_thresholds + 1) / (self.n_thresholds + 1)
-            self.thresholds_ = np.quantile(targets[targets[:, 1] == 0, 0], shares)
+            levels = np.arange(1, self.n_thresholds + 1) / (self.n_thresholds + 1)
+            self.thresholds_ = np.quantile(targets[targets[:, 1] == 0, 0], levels)
         else:
             self.thresholds_ = np.asarray(self.thresholds, dtype=np.float64)
 

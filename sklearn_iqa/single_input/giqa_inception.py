@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""GIQA by density: how likely an image's features are among those of good images (Gu et al., ECCV 2020)."""
+"""GMM-GIQA and KNN-GIQA: the density of an image's features among those of good images (Gu et al., ECCV 2020)."""
 
 from abc import abstractmethod
-from numbers import Integral, Real
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_scalar
+from sklearn.utils._param_validation import Interval, RealNotInt
 
+from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, at_least, non_negative, within
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.timm_backbones import load_backbone
 from sklearn_iqa._nn.transforms import to_tensor
@@ -26,31 +28,48 @@ FID_FILE = WeightsFile(
 DISTANCE_OFFSET = 1e-6  # torch.nn.functional.pairwise_distance adds it to every difference
 
 
-def fitted_pca(n_components, bank: np.ndarray, seed: int) -> PCA | None:
-    return None if n_components is None else PCA(n_components, random_state=seed).fit(bank)
+class FeatureDensityMixin:
+    """Fits a density to the features of good images, the bank; stands left of `QualityRegressor`.
 
+    A method fits the reduced features of the bank (`_fit_reduced`) and gives the score of others (`_reduced_scores`).
+    """
 
-def reduced(pca: PCA | None, features: np.ndarray) -> np.ndarray:
-    return features if pca is None else pca.transform(features)
-
-
-class GoodImagesMixin:
-    """Fits a density to the features of good images; stands left of `QualityRegressor`."""
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **RUNNING,
+        **PRETRAINED,
+        "pca": [at_least(1), Interval(RealNotInt, 0, 1, closed="neither"), None],
+        "reference_fraction": [within(0, 1, closed="right")],
+        "backbone": [str],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "pca": 2,
+        "reference_fraction": 0.5,
+        "backbone": "test_resnet",
+        "backbone_weights": None,
+    }
+    _smallest_bank: ClassVar[str]  # the parameter that the bank needs as many images as
 
     key_map = KEY_MAP
-    published = ()
-    weights = None
+    weights: Any = None
+
+    pca: Any
+    reference_fraction: float
+    backbone: str
+    backbone_weights: Any
+    verbose: Any
+    _fit: Callable[..., Any]
+    _infer_all: Callable[..., Any]
 
     def fit(self, X, y=None):
-        """Learn what good images look like.
+        """Fit the density to the features of good images.
 
         Parameters
         ----------
         X : container of n images
             See the user guide, "What X and y are".
         y : array-like of shape (n,), default=None
-            Quality of each image, higher is better, in any unit; the best images then make the bank, and `predict`
-            speaks this unit. None: all images are good, and `predict` gives the published number.
+            Quality of each image, higher is better, in any unit: the best images are the bank, and `predict` returns
+            scores in this unit. None: all images are the bank, and `predict` returns the published number.
 
         Returns
         -------
@@ -60,9 +79,9 @@ class GoodImagesMixin:
         Raises
         ------
         ValueError, TypeError
-            When X, y or a parameter cannot be used; the sentence says which, and what to do.
+            When X, y or a parameter cannot be used; the message names it and says what to do.
         """
-        return self._fit(X, y, None, n_epochs=1, resume=False)
+        return self._fit(X, y)
 
     def _network(self):
         return FIDInception() if self.backbone == FID else PooledTimm(self.backbone)
@@ -74,14 +93,14 @@ class GoodImagesMixin:
         if self.backbone_weights is None:
             return
         if self.backbone_weights == "bundled":
-            raise ValueError(f"backbone={FID!r} comes in no wheel; set backbone_weights to 'imagenet', a path or None.")
+            raise ValueError(f"backbone={FID!r} is not bundled; set backbone_weights to 'imagenet', a path or None.")
         path = self.backbone_weights
         if path == "imagenet":
             path = fetch(FID_FILE, verbose=self.verbose)
         load_state(network, read_state(path), key_map=self.key_map, origin=f"backbone_weights={str(path)!r}")
 
     def _loss(self):
-        raise NotImplementedError("densities are fitted, not descended")
+        raise NotImplementedError("A density is fitted without a loss.")
 
     def _train_view(self, image):
         return self._views(image)[0]
@@ -89,36 +108,45 @@ class GoodImagesMixin:
     def _views(self, image):
         return to_tensor(image)[None]
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(
-            self.reference_fraction, "reference_fraction", Real, min_val=0, max_val=1, include_boundaries="right"
-        )
-
     def _check_targets(self, rows, y):
         return np.full(len(rows), np.nan) if y is None else check_quality(rows, y, type(self).__name__)
 
     def _start(self, targets, sample_weight):
-        """Nothing: the unit of y is learned in `_train`."""
+        """Nothing: `_train` fits the line to the unit of y."""
 
     def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
-        features: list = [None] * len(rows)
-        for row, output in self._infer_all(rows):
-            features[row] = output[0].double().numpy()
+        outputs = dict(self._infer_all(rows))
+        features = np.stack([outputs[row][0].double().numpy() for row in range(len(rows))])
         bank = np.ones(len(rows), dtype=bool)
         if not np.isnan(targets).all():
             n_best = max(2, round(self.reference_fraction * len(rows)))
             bank[np.argsort(-targets, kind="stable")[n_best:]] = False
-        features = np.stack(features)
         self._fit_density(features[bank], seed)
-        judged = np.flatnonzero(~bank)
-        if len(judged) > 1:  # images of the bank itself are nearer to it than others of their quality
-            scores = self._densities(features[judged])
-            spread, quality = scores.var(), targets[judged]
-            slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / spread if spread > 0 else 0.0
+        others = np.flatnonzero(~bank)
+        if len(others) > 1:  # images of the bank itself are nearer to it than others of their quality
+            scores = self._densities(features[others])
+            variance, quality = scores.var(), targets[others]
+            slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / variance if variance > 0 else 0.0
             self.label_scale_ = (slope, quality.mean() - slope * scores.mean())
-
         self.bank_size_ = int(bank.sum())
+
+    def _fit_density(self, bank: np.ndarray, seed: int) -> None:
+        """Fit the reduction and the density to the features (n, n_features) of good images."""
+        smallest = getattr(self, self._smallest_bank)
+        if len(bank) < smallest:
+            raise ValueError(
+                f"{type(self).__name__} has {self._smallest_bank}={smallest}, but the bank has {len(bank)} images; "
+                f"give more good images, or lower {self._smallest_bank}."
+            )
+        self.pca_ = None if self.pca is None else PCA(self.pca, random_state=seed).fit(bank)
+        self._fit_reduced(self._reduced(bank), seed)
+
+    def _densities(self, features: np.ndarray) -> np.ndarray:
+        """Features (n, n_features) -> published numbers (n,), higher is better."""
+        return self._reduced_scores(self._reduced(features))
+
+    def _reduced(self, features: np.ndarray) -> np.ndarray:
+        return features if self.pca_ is None else self.pca_.transform(features)
 
     def _score(self, output):
         return float(self._densities(output[:1].double().numpy())[0])
@@ -132,15 +160,15 @@ class GoodImagesMixin:
         return tags
 
     @abstractmethod
-    def _fit_density(self, bank: np.ndarray, seed: int) -> None:
-        """Learn from the features (n, n_features) of good images."""
+    def _fit_reduced(self, bank: np.ndarray, seed: int) -> None:
+        """Fit the density to the bank's reduced features (n, n_components)."""
 
     @abstractmethod
-    def _densities(self, features: np.ndarray) -> np.ndarray:
-        """Features (n, n_features) -> published numbers (n,), higher is better."""
+    def _reduced_scores(self, features: np.ndarray) -> np.ndarray:
+        """Reduced features (n, n_components) -> published numbers (n,), higher is better."""
 
 
-class GMMGIQA(GoodImagesMixin, QualityRegressor):
+class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `fit` takes no weights
     r"""Generated Image Quality Assessment by a mixture of Gaussians (GMM-GIQA).
 
     Features of good images are reduced by PCA, and a mixture of Gaussians is fitted to them. The score of an image is
@@ -149,14 +177,14 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
     Parameters
     ----------
     n_components : int, default=5
-        Gaussians in the mixture.
+        Number of Gaussians in the mixture.
     reg_covar : float, default=1e-6
-        Added to the diagonal of the covariances; more helps with few images.
+        Regularisation added to the diagonal of the covariances; few images need more.
     pca : float, int or None, default=0.95
-        Principal components that the features are reduced to: a number of them, the share of variance to keep, or None
-        for the features as they are.
+        Reduction of the features: the number of principal components, the fraction of variance to keep, in (0, 1), or
+        None for the features as they are.
     reference_fraction : float, default=0.25
-        Share of the images, those of highest y, that make the bank when `fit` is given y, in (0, 1].
+        Fraction of the images, those of highest y, in the bank when `fit` is given y, in (0, 1].
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
@@ -176,11 +204,11 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
     network_ : torch.nn.Module
         The network: images (n, 3, height, width) in 0..1 -> features (n, n_features).
     pca_ : sklearn.decomposition.PCA or None
-        The reduction of the features.
+        The fitted reduction; None with ``pca=None``.
     mixture_ : sklearn.mixture.GaussianMixture
         The density.
     bank_size_ : int
-        Images in the bank.
+        Number of images in the bank.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` with y only.
     device_ : torch.device
@@ -193,15 +221,14 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
 
     Notes
     -----
-    The bank matters most: the paper takes tens of thousands of real images of one kind (faces, cats), and scores say
-    little of images of another kind. `fit` with y, where the best images make the bank and the others the unit, is not
-    in the paper. A generator's quality score is the mean over its images with a bank of real ones; its diversity score
-    is the mean over real images with a bank of its own.
+    Scores depend on the bank: the paper takes tens of thousands of real images of one kind (faces, cats), and scores of
+    images of another kind mean little. `fit` with y, where the best images are the bank and the others determine the
+    unit, is not in the paper. A generator's quality score is the mean over its images with a bank of real ones; its
+    diversity score is the mean over real images with a bank of its own.
 
-    The network is torchvision's Inception-v3 with the pools and weights of the Fréchet Inception Distance; "imagenet"
-    fetches `pt_inception-2015-12-05-6726825d.pth` of mseitzer/pytorch-fid. Images are resized to 299 x 299
-    inside it, without antialiasing, as officially. The published code has no licence; this one was written from a
-    description.
+    The network is torchvision's Inception-v3 with the pooling and weights of the Fréchet Inception Distance; "imagenet"
+    fetches `pt_inception-2015-12-05-6726825d.pth` of mseitzer/pytorch-fid. It resizes images to 299 x 299, without
+    antialiasing, as officially. The published code has no licence; this one was written from a description.
 
     References
     ----------
@@ -217,6 +244,14 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
     >>> giqa.fit(images).predict(images[:2]).shape
     (2,)
     """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **FeatureDensityMixin._parameter_constraints,
+        "n_components": [at_least(1)],
+        "reg_covar": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {**FeatureDensityMixin._test_params, "n_components": 1}
+    _smallest_bank = "n_components"
 
     def __init__(
         self,
@@ -243,28 +278,18 @@ class GMMGIQA(GoodImagesMixin, QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.n_components, "n_components", Integral, min_val=1)
+    def _fit_reduced(self, bank, seed):
+        self.mixture_ = GaussianMixture(self.n_components, reg_covar=self.reg_covar, random_state=seed).fit(bank)
 
-    def _fit_density(self, bank, seed):
-        if len(bank) < self.n_components:
-            raise ValueError(
-                f"{type(self).__name__} fits n_components={self.n_components} Gaussians, but the bank has {len(bank)} "
-                "images; give more good images, or fewer components."
-            )
-        self.pca_ = fitted_pca(self.pca, bank, seed)
-        self.mixture_ = GaussianMixture(self.n_components, reg_covar=self.reg_covar, random_state=seed)
-        self.mixture_.fit(reduced(self.pca_, bank))
-
-    def _densities(self, features):
-        return self.mixture_.score_samples(reduced(self.pca_, features))
+    def _reduced_scores(self, features):
+        return self.mixture_.score_samples(features)
 
 
-class KNNGIQA(GoodImagesMixin, QualityRegressor):
-    r"""Generated Image Quality Assessment by the nearest good images (KNN-GIQA).
+class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `fit` takes no weights
+    r"""Generated Image Quality Assessment by the nearest neighbours among good images (KNN-GIQA).
 
-    The score is the sum of the inverse distances to the :math:`K` nearest images of the bank,
+    The score is the sum of the inverse distances of an image's features to those of its :math:`K` nearest neighbours
+    in the bank of good images,
 
     .. math:: s(x) = \sum_{k=1}^{K} 1 / \lVert f(x) - f(x_k) \rVert_1 ,
 
@@ -273,12 +298,12 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
     Parameters
     ----------
     n_neighbors : int, default=1
-        Nearest images, K.
+        Number of neighbours, K.
     pca : float, int or None, default=0.95
-        Principal components that the features are reduced to: a number of them, the share of variance to keep, or None
-        for the features as they are.
+        Reduction of the features: the number of principal components, the fraction of variance to keep, in (0, 1), or
+        None for the features as they are.
     reference_fraction : float, default=0.25
-        Share of the images, those of highest y, that make the bank when `fit` is given y, in (0, 1].
+        Fraction of the images, those of highest y, in the bank when `fit` is given y, in (0, 1].
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
@@ -298,13 +323,13 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
     network_ : torch.nn.Module
         The network: images (n, 3, height, width) in 0..1 -> features (n, n_features).
     pca_ : sklearn.decomposition.PCA or None
-        The reduction of the features.
+        The fitted reduction; None with ``pca=None``.
     bank_ : ndarray of shape (n_images, n_components)
         The features of the good images, reduced.
     neighbors_ : sklearn.neighbors.NearestNeighbors
         The search in the bank.
     bank_size_ : int
-        Images in the bank.
+        Number of images in the bank.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` with y only.
     device_ : torch.device
@@ -317,15 +342,10 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
 
     Notes
     -----
-    The bank matters most: the paper takes tens of thousands of real images of one kind (faces, cats), and scores say
-    little of images of another kind. `fit` with y, where the best images make the bank and the others the unit, is not
-    in the paper. A generator's quality score is the mean over its images with a bank of real ones; its diversity score
-    is the mean over real images with a bank of its own.
+    Scores depend on the bank, which should hold thousands of real images of the kind that is scored. Bank, network and
+    `fit` with y are those of `GMMGIQA`, see its Notes.
 
-    The network is torchvision's Inception-v3 with the pools and weights of the Fréchet Inception Distance; "imagenet"
-    fetches `pt_inception-2015-12-05-6726825d.pth` of mseitzer/pytorch-fid. Images are resized to 299 x 299
-    inside it, without antialiasing, as officially. The published code has no licence; this one was written from a
-    description.
+    The official code adds 1e-6 to every difference, so that an image of the bank has a finite score; so does this one.
 
     References
     ----------
@@ -341,6 +361,14 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
     >>> giqa.fit(images).predict(images[:2]).shape
     (2,)
     """
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **FeatureDensityMixin._parameter_constraints,
+        "n_neighbors": [at_least(1)],
+    }
+    _smallest_bank = "n_neighbors"
+
+    score_range = (0.0, np.inf)
 
     def __init__(
         self,
@@ -365,25 +393,12 @@ class KNNGIQA(GoodImagesMixin, QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    score_range = (0.0, np.inf)
+    def _fit_reduced(self, bank, seed):
+        self.bank_ = bank
+        self.neighbors_ = NearestNeighbors(n_neighbors=self.n_neighbors, metric="manhattan").fit(bank)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
-
-    def _fit_density(self, bank, seed):
-        if len(bank) < self.n_neighbors:
-            raise ValueError(
-                f"{type(self).__name__} looks for n_neighbors={self.n_neighbors}, but the bank has {len(bank)} images; "
-                "give more good images, or fewer neighbours."
-            )
-        self.pca_ = fitted_pca(self.pca, bank, seed)
-        self.bank_ = reduced(self.pca_, bank)
-        self.neighbors_ = NearestNeighbors(n_neighbors=self.n_neighbors, metric="manhattan").fit(self.bank_)
-
-    def _densities(self, features):
-        places = reduced(self.pca_, features)
-        nearest = self.bank_[self.neighbors_.kneighbors(places, return_distance=False)]
+    def _reduced_scores(self, features):
+        nearest = self.bank_[self.neighbors_.kneighbors(features, return_distance=False)]
         # NOTE[DIFF] paper: any distance; code: L1, with a small number added to every difference, so that an image of
         # the bank has a finite score.
-        return (1 / np.abs(places[:, None] - nearest + DISTANCE_OFFSET).sum(2)).sum(1)
+        return (1 / np.abs(features[:, None] - nearest + DISTANCE_OFFSET).sum(2)).sum(1)

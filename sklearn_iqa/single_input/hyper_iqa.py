@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""HyperIQA: a network that writes, for each image, the small network that judges it (Su et al., CVPR 2020)."""
+"""HyperIQA: a hyper network generates the weights of a target network for each image (Su et al., CVPR 2020)."""
 
 from itertools import pairwise
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_scalar
 from skorch.callbacks import LRScheduler
 from torch import nn
 
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    POSITIVE,
+    PRETRAINED,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+)
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import (
-    check_crops,
     crops_to_score,
     normalize,
     random_crop,
@@ -25,11 +33,11 @@ from sklearn_iqa._nn.transforms import (
 )
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
-N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are written
-TARGET = (224, 112, 56, 28, 14)  # widths of the network that is written; one score comes behind
-# Of the backbone's maps: channels that each is reduced to (the last stays), side of its pool, numbers taken from it.
-TAPS = ((16, 8, 16), (32, 4, 16), (64, 2, 16), (None, 1, 176))
-RATIO_EPOCHS = 250  # after which all learn equally fast, lr_step apart: the first ten of the authors' sixteen epochs
+N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are generated
+TARGET = (224, 112, 56, 28, 14)  # widths of the target network, before its one output
+# Of each of the backbone's maps: channels after reduction (None: all), side after pooling, features taken from it.
+MAP_FEATURES = ((16, 8, 16), (32, 4, 16), (64, 2, 16), (None, 1, 176))
+RATIO_EPOCHS = 250  # with `lr_ratio`, afterwards without: the first ten of the authors' sixteen epochs
 KEY_MAP = ((r"^res\.lda(\d)_", r"lda\1_"),)
 PYIQA = WeightsFile(
     "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
@@ -56,10 +64,10 @@ class HyperIQANetwork(nn.Module):
 
     def __init__(self, backbone):
         super().__init__()
-        n_features = [level["num_chs"] for level in backbone.feature_info][-len(TAPS) :]
-        backbone.prune_intermediate_layers(len(TAPS))
+        n_features = [level["num_chs"] for level in backbone.feature_info][-len(MAP_FEATURES) :]
+        backbone.prune_intermediate_layers(len(MAP_FEATURES))
         self.res = backbone
-        for number, (n, (n_kept, side, n_out)) in enumerate(zip(n_features, TAPS, strict=True), start=1):
+        for number, (n, (n_kept, side, n_out)) in enumerate(zip(n_features, MAP_FEATURES, strict=True), start=1):
             if n_kept:
                 self.add_module(f"lda{number}_pool", nn.Sequential(nn.Conv2d(n, n_kept, 1, bias=False)))
             self.add_module(f"lda{number}_fc", nn.Linear((n_kept or n) * side**2, n_out))
@@ -76,20 +84,20 @@ class HyperIQANetwork(nn.Module):
 
     def maps(self, crops):
         """Crops (n, 3, s, s) -> the backbone's last four maps, each (n, c, rows, columns)."""
-        return self.res.forward_intermediates(crops, indices=len(TAPS), intermediates_only=True)
+        return self.res.forward_intermediates(crops, indices=len(MAP_FEATURES), intermediates_only=True)
 
     def distortion(self, maps):
-        """Maps of the backbone -> what is judged (n, 224): 16, 16, 16 and 176 numbers from them."""
+        """Maps of the backbone -> input of the target network (n, 224): 16, 16, 16 and 176 features."""
         parts = []
-        for number, (one, (n_kept, side, _)) in enumerate(zip(maps, TAPS, strict=True), start=1):
-            # The pool stands before the convolution, which sees one position at a time: the same, for less.
+        for number, (one, (n_kept, side, _)) in enumerate(zip(maps, MAP_FEATURES, strict=True), start=1):
+            # Pooling commutes with the 1 x 1 convolution and is cheaper before it.
             pooled = F.adaptive_avg_pool2d(one, side)
             pooled = getattr(self, f"lda{number}_pool")(pooled) if n_kept else pooled
             parts.append(getattr(self, f"lda{number}_fc")(pooled.flatten(1)))
         return torch.cat(parts, dim=1)
 
-    def written(self, last_map):
-        """The backbone's last map -> weight (n, out, in) and bias (n, out) of the five layers that judge."""
+    def target_layers(self, last_map):
+        """The backbone's last map -> weight (n, out, in) and bias (n, out) of the target network's five layers."""
         hyper = self.conv1(F.adaptive_avg_pool2d(last_map, GRID))  # (n, 112, 7, 7)
         mean = hyper.mean((2, 3))  # (n, 112)
         layers = []
@@ -101,11 +109,11 @@ class HyperIQANetwork(nn.Module):
     def forward(self, crops):
         """Crops (n, 3, s, s) -> score (n,)."""
         maps = self.maps(crops)
-        return judged(self.distortion(maps), self.written(maps[-1]))[-1][:, 0]
+        return target_outputs(self.distortion(maps), self.target_layers(maps[-1]))[-1][:, 0]
 
 
-def judged(features, layers):
-    """Features (n, 224), each row through layers of its own -> what every layer gives before its sigmoid."""
+def target_outputs(features, layers):
+    """Features (n, 224), each row with its own layers -> outputs of all layers before their sigmoid."""
     outputs = []
     for weight, bias in layers:
         outputs.append((weight @ features[:, :, None])[:, :, 0] + bias)  # (n, out)
@@ -114,27 +122,27 @@ def judged(features, layers):
 
 
 class HyperIQA(QualityRegressor):
-    r"""Quality by a small network whose weights a hyper network writes for each image, from its content.
+    r"""Quality by a target network whose weights a hyper network generates for each image from its content.
 
-    A backbone sees a crop. Its last map, the content, becomes the weights and biases :math:`W_k, b_k` of five layers;
-    pooled numbers from four of its maps, the distortion :math:`v`, pass these layers,
+    A backbone extracts features of a crop. From its last map, the content, a hyper network generates the weights and
+    biases :math:`W_k, b_k` of five layers, whose input are pooled features of four maps, the distortion :math:`v`,
 
     .. math:: x_0 = v, \qquad x_k = \sigma(W_k x_{k-1} + b_k), \qquad q = w_5^\top x_4 + b_5 .
 
-    The score of an image is the mean over its crops. It has no bounds; 0..100 for labels of KonIQ-10k;
-    **higher is better**, unless the weights learned labels of which less is better.
+    The score of an image is the mean over its crops. It is unbounded, 0..100 for labels of KonIQ-10k;
+    **higher is better**, unless the weights were trained on labels where lower is better.
 
     Parameters
     ----------
     n_crops : int, default=25
         Crops scored for each image.
     crops : {"grid", "random"}, default="grid"
-        Where they are: spread evenly, or at random as in the official code. Random places depend on the pixels and on
-        an integer `random_state` (0 for any other) alone: an image always gets the same.
+        Evenly spaced, or random as in the official code. Random positions depend on the pixels and on an integer
+        `random_state` (0 for any other) alone: an image always gets the same.
     crop_size : int, default=224
         Side of the crops in pixels; an image with a shorter side is enlarged to it.
     image_size : tuple of int, default=None
-        Height and width that images are resized to before they are cut; None keeps their size. The authors took
+        Height and width in pixels to which images are resized before cropping; None keeps their size. The authors took
         (512, 384) for KonIQ-10k, whose images are wide, and (512, 512) for BID.
     backbone : str, default="resnet50.tv_in1k"
         Any network of timm with four feature maps.
@@ -152,9 +160,9 @@ class HyperIQA(QualityRegressor):
     lr : float, default=2e-5
         Learning rate.
     lr_ratio : float, default=10.0
-        Factor of the learning rate for all but the backbone and the layers that read it.
+        Factor of the learning rate for the hyper network, all but the backbone and the layers on its maps.
     lr_step : int, default=150
-        Epochs after which the learning rate of these falls to a tenth, again and again.
+        The learning rate of the hyper network falls to a tenth every so many epochs.
     weight_decay : float, default=5e-4
         Weight decay of Adam (L2, added to the gradient).
     early_stopping : bool, default=False
@@ -190,15 +198,15 @@ class HyperIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k-pyiqa", trained anew by the project IQA-PyTorch on native images, with scores in 0..1.
-    The authors' `koniq_pretrained.pkl` (KonIQ-10k; MIT) loads by path; it wants ``image_size=(512, 384)``.
+    Published weights: "koniq10k-pyiqa", trained by the project IQA-PyTorch on native images, with scores in 0..1. The
+    authors' `koniq_pretrained.pkl` (KonIQ-10k; MIT) loads by path and needs ``image_size=(512, 384)``.
 
     `fit` minimises the absolute error to labels in 0..100, on one random crop of each row per epoch, mirrored left to
     right half of the time. The authors took 25 crops of each image per epoch and 16 epochs, hence 400 epochs, `lr_step`
-    of 6 x 25, and a factor `lr_ratio` that holds for 10 x 25 epochs. In their script all but the backbone stop to learn
-    after the first epoch, since an iterator is spent, and Adam is made anew after each; this is not done here.
+    of 6 x 25, and `lr_ratio` for 10 x 25 epochs. In their script only the backbone is trained after the first epoch,
+    since an iterator is exhausted, and Adam is reset after each; here it is not.
 
-    Images below the size of a crop fail in the official code. Its test draws 25 crops anew at every call, its demo 10.
+    Images below the size of a crop fail in the official code. Its test draws 25 new crops at every call, its demo 10.
 
     References
     ----------
@@ -218,6 +226,28 @@ class HyperIQA(QualityRegressor):
     label_range = (0.0, 100.0)  # of KonIQ-10k
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "crop_size": [at_least(1)],
+        "image_size": [SequenceOf(at_least(1), min_length=2, max_length=2), None],
+        "backbone": [str],
+        "lr_ratio": [POSITIVE],
+        "lr_step": [at_least(1)],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_crops": 2,
+        "crop_size": 32,
+        "backbone": "test_resnet",
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -266,8 +296,10 @@ class HyperIQA(QualityRegressor):
 
     def _network(self):
         backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
-        if len(getattr(backbone, "feature_info", ())) < len(TAPS):
-            raise ValueError(f"backbone={self.backbone!r} has no {len(TAPS)} feature maps; take one like 'resnet18'.")
+        if len(getattr(backbone, "feature_info", ())) < len(MAP_FEATURES):
+            raise ValueError(
+                f"backbone={self.backbone!r} has fewer than {len(MAP_FEATURES)} feature maps; take one like 'resnet18'."
+            )
         return HyperIQANetwork(backbone)
 
     def _load_backbone(self, network):
@@ -277,7 +309,7 @@ class HyperIQA(QualityRegressor):
         return nn.L1Loss()
 
     def _net_params(self):
-        n_before = self.n_iter_  # not 0 when the earlier net stayed behind, as in pickles
+        n_before = self.n_iter_  # above 0 without an earlier net, as after unpickling
 
         def of_backbone(epoch):
             return 1.0
@@ -286,7 +318,7 @@ class HyperIQA(QualityRegressor):
             epoch += n_before
             return 0.1 ** (epoch // self.lr_step) / (1 if epoch < RATIO_EPOCHS else self.lr_ratio)
 
-        # Groups stand in this order, what matches none behind them.
+        # In the order of the groups; parameters that match none would come last.
         groups = [("res.*", {"lr": self.lr}), ("lda*", {"lr": self.lr}), ("*", {"lr": self.lr_ratio * self.lr})]
         factors = [of_backbone, of_backbone, of_the_rest]
         return {
@@ -312,17 +344,12 @@ class HyperIQA(QualityRegressor):
         config = timm_backbones.input_config(self.backbone)
         return normalize(to_tensor(image), config["mean"], config["std"])
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name in ("crop_size", "lr_step"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        check_scalar(self.lr_ratio, "lr_ratio", Real, min_val=0, include_boundaries="neither")
-        config = timm_backbones.input_config(self.backbone)
-        check_crops(self.crops)
-        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < self.crop_size):
+    def _check_combinations(self):
+        if self.image_size is not None and min(self.image_size) < self.crop_size:
             raise ValueError(
-                f"image_size={self.image_size!r} must be (height, width), neither below crop_size={self.crop_size}, or "
+                f"image_size={self.image_size!r} has a side below crop_size={self.crop_size}; give larger sides, or "
                 "None."
             )
+        config = timm_backbones.input_config(self.backbone)
         if config["fixed_input_size"] and self.crop_size != config["input_size"][1]:
             raise ValueError(f"backbone={self.backbone!r} needs crop_size={config['input_size'][1]}.")

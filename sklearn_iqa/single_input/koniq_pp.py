@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""KonIQ++: quality and the defects that lower it, learned together by one network (Su et al., BMVC 2021)."""
+"""KonIQ++: joint prediction of quality and defects (Su et al., BMVC 2021)."""
 
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch.callbacks
@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.linear_model import LinearRegression
-from sklearn.utils import check_array, check_consistent_length, check_scalar
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import NormInNormLoss
@@ -26,7 +27,7 @@ KEY_MAP = tuple((rf"^features\.{number}\.", f"features.{name}.") for number, nam
 
 
 def soft_pool(features):
-    """Means over cells of 2 x 2 positions, weighted by the sum of exp(x) over channels; an odd rest is left out."""
+    """Means over cells of 2 x 2 positions, weighted by the sum of exp(x) over channels; an odd last one is dropped."""
     even = features[..., : features.shape[-2] // 2 * 2, : features.shape[-1] // 2 * 2]
     cells = F.pixel_unshuffle(even, 2).unflatten(1, (-1, 4))  # (n, c, 4, h // 2, w // 2)
     weights = cells.logsumexp(1, keepdim=True).softmax(2)  # exp(x) itself may overflow
@@ -52,7 +53,7 @@ def conv_norm(n_channels, width):
 
 
 class Fusion(nn.Module):
-    """Brings what earlier maps gave to the width of the next features, adds that, and gates the sum."""
+    """Projects the fused earlier maps to the width of the next features, adds these, and gates the sum."""
 
     def __init__(self, n_channels, width):
         super().__init__()
@@ -78,14 +79,14 @@ class SideNetwork(nn.Module):
         self.fc_q = nn.Linear(WIDTHS[7], n_outputs)
 
     def forward(self, maps):
-        """Eight maps -> what each position says (n, n_outputs, h, w), and its share in the output (n, 1, h, w)."""
+        """Eight maps -> scores of each position (n, n_outputs, h, w), and their weights (n, 1, h, w), of sum 1."""
         maps = [getattr(self, f"head{number}")(features) for number, features in enumerate(maps)]
         fused = self.fusion_block1(maps[0], maps[1])
         for number, block in enumerate((self.fusion_block2, self.fusion_block3, self.fusion_block4), start=1):
             fused = block(torch.cat([soft_pool(fused), maps[2 * number]], dim=1), maps[2 * number + 1])
         height, width = fused.shape[-2:]  # a stride of 32
         weights = fused.logsumexp(1).flatten(1).softmax(1).reshape(-1, 1, height, width)
-        # NOTE[DIFF] paper: a weighted mean; code: that times height / width, which the last layer learned with.
+        # NOTE[DIFF] paper: a weighted mean; code: times height / width, with which the last layer was trained.
         return self.fc_q(fused.movedim(1, 3) * (height / width)).movedim(3, 1), weights
 
 
@@ -105,7 +106,7 @@ class KonIQPlusPlusNetwork(nn.Module):
         return torch.cat([(scores * weights).sum((2, 3)) for scores, weights in self.maps(images)], dim=1)
 
     def maps(self, images):
-        """What each position says of quality and of defects, and its share: two outputs of `SideNetwork`."""
+        """Scores and weights of each position for quality, and for defects: two outputs of `SideNetwork`."""
         maps = timm_backbones.layer_outputs(self.features, self.layers, images)
         return self.sub_q(maps), self.sub_dist(maps)
 
@@ -129,31 +130,31 @@ class JointLoss(NormInNormLoss):
 
     def forward(self, scores, labels):  # (n, 1 + n_defects), (n, 1) or (n, 1 + n_defects)
         losses = super().forward(scores[:, : labels.shape[1]], labels)
-        return 0.1 * (losses[0] + losses[1:].sum() / len(losses))  # gamma, meant for the order of pairs alone
+        return 0.1 * (losses[0] + losses[1:].sum() / len(losses))  # the official gamma, meant for the pair term alone
 
 
 class KonIQPlusPlus(QualityRegressor):
-    r"""KonIQ++: quality, and the rates of defects that people named, from one backbone with two side networks.
+    r"""KonIQ++: quality and rates of annotated defects from one backbone with two side networks.
 
     A side network fuses the first and the last block of four stages, finest first, into a map with h x w positions
     :math:`x_i`, whose mean is weighted by activity, :math:`w_i = \sum_c e^{x_{ic}}`:
 
     .. math:: q = \frac{h}{w}\, a \cdot \sum_i w_i x_i \Big/ \sum_i w_i + b.
 
-    One gives quality, **higher is better**, the other defects, more is worse; both are unbounded and without a unit.
+    One predicts quality, **higher is better**, the other defects, more is worse; both are unbounded and without a unit.
 
     Parameters
     ----------
     image_size : tuple of int, default=(480, 640)
-        Height and width to which images are resized, whatever their aspect; multiples of 32.
+        Height and width in pixels to which images are resized, ignoring their aspect; multiples of 32.
     n_defects : int, default=4
         Columns of `defects`: artifacts, blur, contrast and colour in the official labels and weights.
     monotonicity : float, default=0.0
-        Weight of a term for pairs in wrong order, 0 or more; the official code, when asked for it, has 0.1.
+        Weight of a term for pairs in wrong order, 0 or more; 0.1 in the official code, where it is optional.
     backbone : str, default="resnext101_32x8d.tv_in1k"
         Any convolutional network of timm with stages of strides 4, 8, 16 and 32.
     lr_step : int, default=8
-        Epochs after which the learning rate falls to a tenth, again and again, counted over all calls of `partial_fit`.
+        The learning rate falls to a tenth every so many epochs, counted over all calls of `partial_fit`.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -204,8 +205,8 @@ class KonIQPlusPlus(QualityRegressor):
     -----
     Published weights: none by name. The authors' checkpoint loads by path, without the unit ("k", "b") it also holds.
 
-    `fit` follows the official code: whole images, no augmentation, Adam, a tenth of `lr` for the backbone. Its loss has
-    no unit; at the end lines are laid through the training set to the units of y and of the defects.
+    `fit` follows the official code: whole images, no augmentation, Adam, a tenth of `lr` for the backbone. The loss has
+    no unit; after training, least-squares lines on the training set map scores to the units of y and of the defects.
 
     References
     ----------
@@ -224,6 +225,28 @@ class KonIQPlusPlus(QualityRegressor):
     """
 
     key_map = KEY_MAP
+    network_: KonIQPlusPlusNetwork
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "image_size": [SequenceOf(at_least(STRIDES[-1]), min_length=2, max_length=2)],
+        "n_defects": [at_least(1)],
+        "monotonicity": [non_negative()],
+        "backbone": [str],
+        "lr_step": [at_least(1)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "image_size": (32, 64),
+        "backbone": "test_resnet",
+        "lr_step": 2,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (32, 64)
 
     def __init__(
         self,
@@ -265,22 +288,22 @@ class KonIQPlusPlus(QualityRegressor):
         self.verbose = verbose
 
     def fit(self, X, y, sample_weight=None, *, defects=None):
-        """Train on images, their quality, and what spoils them.
+        """Train on images, their quality and their defects.
 
         Parameters
         ----------
         X, y, sample_weight
             Images, the quality of each (higher is better, in any unit), and how often each is drawn for training.
         defects : array-like of shape (n, n_defects), default=None
-            How much of each defect an image has (more is worse, each column in any unit), such as the share of people
-            who named it. None learns quality alone.
+            Severity of each defect (more is worse, each column in any unit), such as the fraction of people who
+            annotated it. None learns quality alone.
 
         Returns
         -------
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=self.max_epochs, resume=self.warm_start, defects=defects)
+        return self._fit(X, y, sample_weight, defects=defects)
 
     def partial_fit(self, X, y, sample_weight=None, *, defects=None):
         """Train for one epoch, going on from where the estimator stands, and learn the units of these labels.
@@ -295,10 +318,10 @@ class KonIQPlusPlus(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, defects=defects)
+        return self._partial_fit(X, y, sample_weight, defects=defects)
 
     def predict_defects(self, X):
-        """How much of each defect the images have; a ValueError after a `fit` that saw no defects.
+        """Severity of each defect of the images; a ValueError after a `fit` without defects.
 
         Parameters
         ----------
@@ -308,7 +331,7 @@ class KonIQPlusPlus(QualityRegressor):
         Returns
         -------
         defects : ndarray of shape (n, n_defects), float64
-            After `fit` in the units of its defects, more is worse; with loaded weights alone the network's own numbers.
+            After `fit` in the units of its defects, more is worse; with loaded weights alone the network's outputs.
         """
         check_is_fitted(self)
         scale = getattr(self, "defect_scale_", np.tile([1.0, 0.0], (self.n_defects, 1)))
@@ -317,7 +340,7 @@ class KonIQPlusPlus(QualityRegressor):
         return self._outputs(self._rows(X))[:, 1:] * scale[:, 0] + scale[:, 1]
 
     def quality_map(self, x) -> np.ndarray:
-        """Where the image is good or bad: what each position of the last map says of quality.
+        """Map of quality: the score of each position of the last feature map.
 
         Parameters
         ----------
@@ -327,8 +350,8 @@ class KonIQPlusPlus(QualityRegressor):
         Returns
         -------
         quality : ndarray of shape (height, width), float32
-            In the unit of `predict`, higher is better, bilinear between the positions (15 x 20 by default). The score
-            is the mean over the positions, weighted by their activity.
+            In the unit of `predict`, higher is better, interpolated between the positions (15 x 20 by default). The
+            score is the mean over the positions, weighted by their activity.
         """
         check_is_fitted(self)
         self._ensure_network()
@@ -355,7 +378,7 @@ class KonIQPlusPlus(QualityRegressor):
         return JointLoss(self.monotonicity)
 
     def _net_params(self):
-        n_before, lr_step = self.n_iter_, self.lr_step  # not 0 when the earlier net stayed behind, as in pickles
+        n_before, lr_step = self.n_iter_, self.lr_step  # above 0 without an earlier net, as after unpickling
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=lambda n: 0.1 ** ((n_before + n) // lr_step))
         groups = [("features.*", {"lr": BACKBONE_RATE * self.lr})]
         return {"optimizer__param_groups": groups, "callbacks": [("schedule", schedule)]}
@@ -368,12 +391,11 @@ class KonIQPlusPlus(QualityRegressor):
     def _train_view(self, x):
         return self._views(x)[0]
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, kind, low in (("n_defects", Integral, 1), ("lr_step", Integral, 1), ("monotonicity", Real, 0)):
-            check_scalar(getattr(self, name), name, kind, min_val=low)
-        if len(self.image_size) != 2 or any(side < 32 or side % 32 for side in self.image_size):
-            raise ValueError(f"image_size={self.image_size} must be (height, width), both multiples of 32.")
+    def _check_combinations(self):
+        if any(side % STRIDES[-1] for side in self.image_size):
+            raise ValueError(
+                f"image_size={self.image_size} does not fit the backbone's strides; give multiples of {STRIDES[-1]}."
+            )
 
     def _check_targets(self, rows, y, defects=None) -> np.ndarray:
         """Quality (n, 1), or quality and defects (n, 1 + n_defects)."""
@@ -396,7 +418,7 @@ class KonIQPlusPlus(QualityRegressor):
         return targets
 
     def _finish(self, rows, targets):
-        pairs = zip(self._outputs(rows).T, targets.T, strict=False)  # no labels of defects, no lines
+        pairs = zip(self._outputs(rows).T, targets.T, strict=False)  # targets may have no defects
         lines = [LinearRegression().fit(scores[:, None], labels) for scores, labels in pairs]
         self.label_scale_, *of_defects = ((float(line.coef_[0]), float(line.intercept_)) for line in lines)
         self.defect_scale_ = np.array(of_defects) if of_defects else getattr(self, "defect_scale_", None)

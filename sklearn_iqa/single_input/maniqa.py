@@ -3,21 +3,28 @@
 
 import math
 from collections import OrderedDict
-from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from sklearn.utils import check_scalar
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models.swin_transformer import SwinTransformerBlock
 
-from sklearn_iqa._base.inference import weighted_map
+from sklearn_iqa._base.crops import CropsMixin, enlarge
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    PRETRAINED,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+    within,
+)
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import CosineAnnealing
-from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.transforms import normalize, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
@@ -116,7 +123,7 @@ class MANIQANetwork(nn.Module):
             for last in (nn.ReLU(), nn.Sigmoid())
         )
 
-    def patches(self, crops):
+    def position_scores(self, crops):
         """Crops (n, 3, s, s) -> score and weight of each patch, both (n, rows, columns)."""
         features = self.vit.forward_intermediates(crops, indices=self.layers, intermediates_only=True)
         features = torch.cat(features, dim=1)  # (n, 3072, 28, 28)
@@ -128,11 +135,11 @@ class MANIQANetwork(nn.Module):
 
     def forward(self, crops):
         """Mean of the patches' scores, weighted by their weights."""
-        scores, weights = self.patches(crops)
+        scores, weights = self.position_scores(crops)
         return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
 
 
-class MANIQA(QualityRegressor):
+class MANIQA(CropsMixin, QualityRegressor):
     r"""Multi-dimension Attention Network: weighted scores of patches, from attention over channels and over space.
 
     Tokens of four blocks of a vision transformer are stacked. Twice, attention then runs among the channels, each seen
@@ -242,8 +249,35 @@ class MANIQA(QualityRegressor):
     """
 
     score_range = (0.0, np.inf)
-    label_range = (0.0, 1.0)
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        **CROPS,
+        "scale": [non_negative()],
+        "backbone": [str],
+        "layers": [SequenceOf(at_least(0))],
+        "embed_dim": [at_least(1)],
+        "dim_mlp": [at_least(1)],
+        "n_heads": [at_least(1)],
+        "window_size": [at_least(1)],
+        "drop": [within(0, 1, closed="left")],
+        "weight_decay": [non_negative()],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "n_crops": 2,
+        "backbone": "test_vit",
+        "layers": (1, 2),
+        "embed_dim": 16,
+        "dim_mlp": 16,
+        "window_size": 5,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+    }
+    _test_size: ClassVar[tuple[int, int]] = (160, 168)
 
     def __init__(
         self,
@@ -309,15 +343,7 @@ class MANIQA(QualityRegressor):
         quality : ndarray of shape (height, width), float32
             In the unit of `predict`, higher is better.
         """
-        check_is_fitted(self)
-        self._ensure_network()
-        image = self._open(self._rows([x]), 0)
-
-        def positions(crop):
-            return self.network_.patches(crop[None].to(self.device_))
-
-        quality = weighted_map(self._pixels(image), self.network_.crop_size, positions, image.shape[:2])
-        return self._to_label_unit(quality).astype(np.float32)
+        return self._position_map(x)
 
     @property
     def key_map(self):
@@ -334,44 +360,23 @@ class MANIQA(QualityRegressor):
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
 
-    def _loss(self):
-        return nn.MSELoss()
-
-    def _net_params(self):
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineAnnealing())]}
-
-    def _train_view(self, x):
-        # NOTE[DIFF] official: np.flip on axis 1 of a (3, h, w) array, that is upside down, with probability 0.7.
-        return transforms.random_flip(transforms.random_crop(self._pixels(x), self.network_.crop_size))
-
-    def _views(self, x):
-        pixels, size = self._pixels(x), self.network_.crop_size  # (3, h, w)
-        # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
-        kind = {"crops": self.crops, "random_state": self.random_state}
-        return transforms.crops_to_score(pixels, size, self.n_crops, image=x, **kind)
-
     def _pixels(self, image) -> torch.Tensor:
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
-        if min(image.shape[:2]) < self.network_.crop_size:
-            image = transforms.resize_shorter(image, self.network_.crop_size, Image.Resampling.BICUBIC)
         config = timm_backbones.input_config(self.backbone)
-        return transforms.normalize(transforms.to_tensor(image), config["mean"], config["std"])
+        return normalize(to_tensor(enlarge(image, self.network_.crop_size)), config["mean"], config["std"])
 
     def _check_sizes(self, vit):
-        transforms.check_crops(self.crops)
         grid = getattr(getattr(vit, "patch_embed", None), "grid_size", None)
         if grid is None or not hasattr(vit, "blocks"):
             raise ValueError(f"backbone={self.backbone!r} is no plain vision transformer; take one such as 'test_vit'.")
-        for name in ("embed_dim", "dim_mlp", "n_heads", "window_size"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
         layers, n_blocks, heads = list(self.layers), len(vit.blocks), 2 * self.n_heads
-        for is_right, sentence in (
+        for is_right, message in (
             (
-                [] != layers == sorted({*layers} & {*range(n_blocks)}),
+                layers == sorted({*layers} & {*range(n_blocks)}),
                 f"layers={layers} must ascend within 0..{n_blocks - 1}.",
             ),
             (grid[0] % self.window_size == 0, f"window_size={self.window_size} must divide the patches, {grid}."),
             (self.embed_dim % heads == 0, f"embed_dim={self.embed_dim} must be a multiple of 2 * n_heads = {heads}."),
         ):
             if not is_right:
-                raise ValueError(sentence)
+                raise ValueError(message)

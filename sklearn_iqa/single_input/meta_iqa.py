@@ -3,30 +3,30 @@
 
 import math
 from collections import OrderedDict
-from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 import skorch
 import torch
 from skimage.transform import resize
-from sklearn.utils import check_consistent_length, check_scalar, column_or_1d
 from skorch.callbacks import LRScheduler
 from torch import nn
 
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._base.tasks import TasksMixin, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
-QUERY_SHARE, SUPPORT_RATIO = 0.2, 1.5  # query images of a task; support images for each query image in a step
-HEAD_RATE = 100  # the head learns this much faster than the backbone in meta-training: 1e-2 to 1e-4
-RESIZE_RATIO = 256 / 224  # side that training resizes to, to that of its crop
+QUERY_FRACTION, SUPPORT_RATIO = 0.2, 1.5  # of a task's images; support images per query image in a step
+HEAD_RATE = 100  # learning rate of the head in meta-training, in units of the backbone's: 1e-2 to 1e-4
+RESIZE_RATIO = 256 / 224  # side to which training resizes, in units of its crop's
 
 
 class MetaIQANetwork(nn.Module):
-    """Images -> logits of a whole classifier -> score."""
+    """Images -> logits of a classifier -> score."""
 
-    def __init__(self, resnet_layer: nn.Module):
+    def __init__(self, resnet_layer: Any):
         super().__init__()
         self.resnet_layer = resnet_layer
         width = resnet_layer.num_classes or resnet_layer.num_features
@@ -40,8 +40,8 @@ class MetaIQANetwork(nn.Module):
         return self.net(self.resnet_layer(images)).sigmoid()[:, 0]
 
 
-class Tasks(nn.Module):
-    """The network in meta-training: after `per_update` tasks from one start, this moves by the mean of their ways."""
+class MetaLearner(nn.Module):
+    """The network in meta-training: `per_update` tasks leave from one start, which then moves by their mean update."""
 
     def __init__(self, network: nn.Module, n_support: int, per_update: int):
         super().__init__()
@@ -55,29 +55,30 @@ class Tasks(nn.Module):
         """Start a task."""
         if self.n_done == 0:
             self.start = [parameter.clone() for parameter in self.network.parameters()]
-            self.way = [torch.zeros_like(parameter) for parameter in self.start]
-        self._place(self.start)
+            self.update = [torch.zeros_like(parameter) for parameter in self.start]
+        self._assign(self.start)
 
     @torch.no_grad()
     def end(self):
-        """Keep what a task has learned."""
-        for way, start, parameter in zip(self.way, self.start, self.network.parameters(), strict=True):
-            way += parameter - start
+        """Add the update of a task to the sum; after the last task move the start."""
+        for update, start, parameter in zip(self.update, self.start, self.network.parameters(), strict=True):
+            update += parameter - start
         self.n_done = (self.n_done + 1) % self.per_update
         if self.n_done == 0:
-            self._place([start + way / self.per_update for start, way in zip(self.start, self.way, strict=True)])
+            moved = [start + update / self.per_update for start, update in zip(self.start, self.update, strict=True)]
+            self._assign(moved)
 
-    def _place(self, values):
+    def _assign(self, values):
         for parameter, value in zip(self.network.parameters(), values, strict=True):
             parameter.copy_(value)
 
 
 class TwoLevelSteps:
-    """Left of a skorch net: networks train as ever, `Tasks` by two steps each, on support and then on query images."""
+    """Left of a skorch net: `MetaLearner` takes two steps per task, on support and then on query images."""
 
     def train_step(self, batch, **fit_params):
-        """Take one step, or learn one task (1, m, 3, s, s) with its targets (1, m, 4), quality in the first column."""
-        if not isinstance(self.module_, Tasks):
+        """Take one step, or two on a task (1, m, 3, s, s) with its targets (1, m, 4), quality in the first column."""
+        if not isinstance(self.module_, MetaLearner):
             return super().train_step(batch, **fit_params)
         (images,), (target,) = batch
         self.module_.begin()
@@ -88,33 +89,33 @@ class TwoLevelSteps:
 
 
 def summed(epoch: int, step: int) -> int:
-    """Sum of i // step for i = 0..epoch: the official code multiplies the rate of the epoch before, again and again."""
+    """Sum of i // step for i = 0..epoch: the official code decays the already decayed rate of the epoch before."""
     whole, rest = divmod(epoch, step)
     return step * whole * (whole - 1) // 2 + whole * (rest + 1)
 
 
-class MetaIQA(QualityRegressor):
-    r"""A classifier whose starting point was learned from many distortions, so that few images suffice for others.
+class MetaIQA(TasksMixin, QualityRegressor):
+    r"""A classifier meta-trained on many distortions, so that few images suffice to fine-tune it to others.
 
-    Every type of distortion is a task. Meta-training visits tasks from one start :math:`\theta`, each by one step of
-    Adam on support images and one on query images, and moves the start to the mean of where :math:`k` tasks arrive,
+    Every type of distortion is a task. Meta-training adapts the parameters :math:`\theta` to each of :math:`k` tasks,
+    by one step of Adam on support images and one on query images, and moves them by the mean update,
 
     .. math:: \theta \leftarrow \theta + \frac1k \sum_{i=1}^{k} (\theta_i - \theta).
 
-    From there, fine-tuning learns quality. The score comes from a sigmoid: 0 to 1, **higher is better**.
+    Fine-tuning on quality follows. The score is the output of a sigmoid: 0 to 1, **higher is better**.
 
     Parameters
     ----------
     backbone : str, default="resnet18.tv_in1k"
-        Network of timm with its classifier, whose logits are the features; without one, its pooled features are.
+        Network of timm with its classifier, whose logits are the features; without one, the pooled features are.
     image_size : int, default=224
-        Side of the square that the network sees, in pixels; images are resized to it, whatever their aspect.
+        Side in pixels of the square to which images are resized, ignoring their aspect.
     meta_epochs : int, default=50
-        Passes over all tasks in meta-training; 0 leaves it out.
+        Passes over all tasks in meta-training; 0 skips it.
     meta_task_batch : int, default=5
-        Tasks whose mean the start follows.
+        Tasks per update of the common start.
     inner_lr : float, default=1e-4
-        Learning rate within a task; the head's is a hundred times as high.
+        Learning rate of the backbone within a task; that of the head is a hundred times as high.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -161,18 +162,19 @@ class MetaIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: the authors' two files are pickled modules, which are never opened here; the error says how to
-    turn them into a state once, where you trust them. `weights` take the place of meta-training.
+    Published weights: the authors' two files are pickled modules, which are never unpickled here; the error message
+    shows how to convert a trusted file once. `weights` replace meta-training.
 
-    Without `distortion` or `domains` in `fit` the tasks are made: all images of X, as if pristine, in the 25 kinds and
-    five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take other
-    images: ``made = make_distorted(pristine)``, fit on ``made.images`` with ``distortion=made.distortion``,
+    Without `distortion` or `domains` in `fit` the tasks are synthetic: all images of X, assumed pristine, in the 25
+    kinds and five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take
+    other images: ``made = make_distorted(pristine)``, fit on ``made.images`` with ``distortion=made.distortion``,
     `save_weights`, and fine-tune with these `weights`.
 
-    A visit to a task splits its images anew, 80 % for support, and takes 1.5 `batch_size` of these and `batch_size`
-    others; small tasks repeat images, those of one image are left out. The authors' code counts batches as tasks, lets
-    a batch start where the one before ended, and saves the last task's weights; here the start is kept. Rates fall by
-    powers whose exponents grow, 0.9 every two epochs and 0.8 every ten, as there. Fine-tuning: squared error, Adam.
+    An episode of a task splits its images at random, 80 % for support, and takes 1.5 `batch_size` of these and
+    `batch_size` others; small tasks repeat images, tasks of one image are dropped. The official code counts batches as
+    tasks, starts a batch from the weights of the one before, and saves those of the last task; here the common start is
+    saved. As there, learning rates decay with growing exponents, of 0.9 every two epochs and of 0.8 every ten.
+    Fine-tuning: squared error, Adam.
 
     References
     ----------
@@ -192,6 +194,26 @@ class MetaIQA(QualityRegressor):
     net_class = type("TwoLevelNet", (TwoLevelSteps, skorch.NeuralNet), {})
     score_range = (0.0, 1.0)
     label_range = (0.0, 1.0)
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "backbone": [str],
+        "image_size": [at_least(1)],
+        "meta_epochs": [at_least(0)],
+        "meta_task_batch": [at_least(1)],
+        "inner_lr": [POSITIVE],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "image_size": 32,
+        "meta_epochs": 0,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -238,9 +260,9 @@ class MetaIQA(QualityRegressor):
         Parameters
         ----------
         X, y, sample_weight
-            As for every method: images, their quality, how often each is drawn.
+            As for every method: images, their quality, sampling weights.
         distortion : array-like of shape (n,), default=None
-            Type of distortion of each image: each is a task. None, without `domains` either, makes distorted images.
+            Type of distortion of each image: each is a task. None, without `domains` either, distorts the images.
         domains : array-like of shape (n,), default=None
             Data set of each image, all with y in one unit: each is a task, or with `distortion` each type in each.
 
@@ -249,8 +271,7 @@ class MetaIQA(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        n_epochs, resume = self.max_epochs, self.warm_start
-        return self._fit(X, y, sample_weight, n_epochs=n_epochs, resume=resume, distortion=distortion, domains=domains)
+        return self._fit(X, y, sample_weight, distortion=distortion, domains=domains)
 
     def partial_fit(self, X, y, sample_weight=None, *, distortion=None, domains=None):
         """Fine-tune for one epoch, going on from where the estimator stands; the first call meta-trains before.
@@ -265,7 +286,7 @@ class MetaIQA(QualityRegressor):
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, n_epochs=1, resume=True, distortion=distortion, domains=domains)
+        return self._partial_fit(X, y, sample_weight, distortion=distortion, domains=domains)
 
     def _network(self):
         fixed = timm_backbones.input_config(self.backbone)["fixed_input_size"]
@@ -279,7 +300,7 @@ class MetaIQA(QualityRegressor):
         return nn.MSELoss()
 
     def _net_params(self):
-        n_before = self.n_iter_  # not 0 when the earlier net stayed behind, as in pickles
+        n_before = self.n_iter_  # above 0 without an earlier net, as after unpickling
         schedule = LRScheduler("LambdaLR", lr_lambda=lambda epoch: 0.8 ** summed(n_before + epoch, 10))
         return {"callbacks": [("schedule", schedule)]}
 
@@ -289,53 +310,62 @@ class MetaIQA(QualityRegressor):
         tasks = [task for task in self._tasks(targets) if len(task) > 1]
         if not tasks:
             raise ValueError("Every distortion or domain has one image, but a task needs two; give more, or neither.")
-        shares = [math.ceil(QUERY_SHARE * len(task)) for task in tasks]
-        rests = [len(task) - share for task, share in zip(tasks, shares, strict=True)]
-        n_query = max(2, min(self.batch_size, max(shares)))
-        n_support = max(2, min(int(SUPPORT_RATIO * self.batch_size), max(rests)))
-        # In an epoch as many visits to a task as it takes to see all of its support images.
-        epoch = [i for i, rest in enumerate(rests) for _ in range(math.ceil(rest / n_support))]
-        visits = epoch * self.meta_epochs
-        visits += [epoch[i % len(epoch)] for i in range(-len(visits) % self.meta_task_batch)]
-        drawn = []
-        for i in visits:
+        n_queries = [math.ceil(QUERY_FRACTION * len(task)) for task in tasks]  # the others are for support
+        n_supports = [len(task) - n for task, n in zip(tasks, n_queries, strict=True)]
+        n_query = max(2, min(self.batch_size, max(n_queries)))
+        n_support = max(2, min(int(SUPPORT_RATIO * self.batch_size), max(n_supports)))
+        # In an epoch as many episodes of a task as it takes to see all of its support images.
+        epoch = [i for i, n in enumerate(n_supports) for _ in range(math.ceil(n / n_support))]
+        drawn = epoch * self.meta_epochs
+        drawn += [epoch[i % len(epoch)] for i in range(-len(drawn) % self.meta_task_batch)]
+        episodes = []
+        for i in drawn:
             order = torch.randperm(len(tasks[i])).numpy()
-            support, query = np.resize(order[shares[i] :], n_support), np.resize(order[: shares[i]], n_query)
-            drawn.append(tasks[i][np.concatenate([support, query])])
+            support, query = np.resize(order[n_queries[i] :], n_support), np.resize(order[: n_queries[i]], n_query)
+            episodes.append(tasks[i][np.concatenate([support, query])])
 
-        def view(_, task):
-            ways = [self._augmented] * n_support + [self._resized] * n_query
-            images = (self._open(rows, int(row)) for row in task[:, 1])
-            return torch.stack([way(x, *kind) for way, x, kind in zip(ways, images, task[:, 2:], strict=True)])
+        def view(x, position, kind, level):
+            return (self._augmented if position < n_support else self._resized)(x, kind, level)
 
-        parts = Tasks(self.network_, n_support, self.meta_task_batch), self._loss(), 1
-        first, rates = Subset(rows, [task[0, 1] for task in drawn]), {"lr": HEAD_RATE * self.inner_lr}
-        schedule = {"lr_lambda": lambda visit: 0.9 ** summed(visit // len(epoch), 2), "step_every": "batch"}
-        net_params = {"callbacks": [("schedule", LRScheduler("LambdaLR", **schedule))]}
-        net_params |= {"iterator_train__batch_size": 1, "optimizer__param_groups": [("network.net.*", rates)]}
-        yield Stage("meta-training", *parts, first, np.stack(drawn), view, self.inner_lr, net_params)
+        def factor(step):
+            return 0.9 ** summed(step // len(epoch), 2)
 
-    def _tasks(self, targets):
-        """Quality in 0..1, row, kind and level of all images of each task, (k, 4); level 0 of those as they are."""
-        everything = np.arange(len(targets))
-        if np.isnan(targets[0, 1]):
-            levels = np.arange(1, 6).repeat(len(targets))
-            rows, quality = np.tile(everything, 5), 1 - (levels - 0.5) / 5  # the middles of five parts of 0..1
-            return [np.stack([quality, rows, 0 * rows + kind, levels], 1) for kind in range(len(DISTORTIONS))]
-        table = np.column_stack([self._encode_targets(targets), everything, 0 * everything, 0 * everything])
-        return [table[targets[:, 1] == task] for task in np.unique(targets[:, 1])]
+        yield self._episodes(
+            "meta-training",
+            MetaLearner(self.network_, n_support, self.meta_task_batch),
+            self._loss(),
+            rows,
+            np.stack(episodes),
+            view,
+            lr=self.inner_lr,
+            net_params={
+                "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factor, step_every="batch"))],
+                "optimizer__param_groups": [("network.net.*", {"lr": HEAD_RATE * self.inner_lr})],
+            },
+        )
+
+    def _tasks(self, targets) -> list[np.ndarray]:
+        """Quality in 0..1, row, kind and level of all images of each task, (k, 4); level 0 is undistorted."""
+        made = without_labels(targets)
+        levels, labels = np.arange(1, 6) if made else np.zeros(1), self._encode_targets(targets)
+        tasks = []
+        for kind, members in enumerate(task_rows(targets, len(DISTORTIONS))):
+            row, level = np.tile(members, len(levels)), levels.repeat(len(members))
+            quality = 1 - (level - 0.5) / 5 if made else labels[row]  # the centres of five equal parts of 0..1
+            tasks.append(np.column_stack([quality, row, np.full(len(row), kind), level]))
+        return tasks
 
     def _resized(self, x, kind=0, level=0, side=None):
-        # Official: scikit-image of 2019, which did not smooth before it shrank.
+        # Official: scikit-image of 2019, which resized without antialiasing.
         pixels = resize(x, 2 * (side or self.image_size,), order=1, anti_aliasing=False).astype(np.float32).clip(0, 1)
         if level > 0:
             seed = int(torch.randint(2**31 - 1, ()))
-            pixels = distort(pixels, DISTORTIONS[int(kind)], int(level), random_state=seed)
+            pixels = distort(pixels, DISTORTIONS[kind], level, random_state=seed)
         config = timm_backbones.input_config(self.backbone)
         return transforms.normalize(transforms.to_tensor(pixels), config["mean"], config["std"])
 
     def _augmented(self, x, kind=0, level=0):
-        # NOTE[DIFF] official: never the last row or column of places.
+        # NOTE[DIFF] official: excludes the last row and column of crop positions.
         pixels = self._resized(x, kind, level, round(RESIZE_RATIO * self.image_size))
         return transforms.random_crop(transforms.random_flip(pixels), self.image_size)
 
@@ -345,12 +375,6 @@ class MetaIQA(QualityRegressor):
     def _views(self, x):
         return self._resized(x)[None]  # (1, 3, s, s)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name, low in (("image_size", 1), ("meta_epochs", 0), ("meta_task_batch", 1)):
-            check_scalar(getattr(self, name), name, Integral, min_val=low)
-        check_scalar(self.inner_lr, "inner_lr", Real, min_val=0, include_boundaries="neither")
-
     def _check_targets(self, rows, y, distortion=None, domains=None) -> np.ndarray:
         """Quality and number of the task, NaN where tasks are not given: (n, 2)."""
         quality = check_quality(rows, y, type(self).__name__)
@@ -358,15 +382,5 @@ class MetaIQA(QualityRegressor):
             raise ValueError(
                 f"MetaIQA normalises over batches: n_samples={len(rows)} or batch_size is 1; give 2 or more."
             )
-        check_consistent_length(rows, distortion, domains)
-        given = [one for one in (distortion, domains) if one is not None]
-        names = [np.unique(column_or_1d(one), return_inverse=True)[1] for one in given]
-        if not names:
-            return np.column_stack([quality, np.full(len(rows), np.nan)])
-        return np.column_stack([quality, np.unique(np.stack(names), axis=1, return_inverse=True)[1].ravel()])
-
-    def _quality(self, targets):
-        return targets[:, 0] if targets.ndim == 2 else targets
-
-    def _encode_targets(self, targets):
-        return super()._encode_targets(self._quality(targets))
+        given = [label for label in (distortion, domains) if label is not None]
+        return np.column_stack([quality, task_numbers(rows, *given) if given else np.full(len(rows), np.nan)])

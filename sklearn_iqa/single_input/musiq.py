@@ -5,14 +5,17 @@ import math
 import re
 from collections import OrderedDict
 from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils import check_array, check_consistent_length, check_scalar
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._param_validation import Options
 from skorch.callbacks import LRScheduler
 from torch import nn
 
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
@@ -20,11 +23,11 @@ from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 from sklearn_iqa.single_input._musiq_tokens import GRID, PATCH, PIXELS, Bottleneck, StandardizedConv, multiscale_tokens
 
-PATCHES_AT_ONCE = 256  # that are embedded, which bounds memory: the maps of one patch hold 32 times its pixels
-RATING_STD = 1.4  # deviation of the ratings where y gives only their mean; about the mean one in AVA
+PATCHES_AT_ONCE = 256  # embedded in one pass, to bound memory: the maps of a patch have 32 times as many values
+RATING_STD = 1.4  # standard deviation of the ratings where y gives only their mean; about the mean of AVA
 KEY_MAP = (
     (r"^head\.0\.", "head."),  # in pyiqa, where there are several bins
-    # The authors' flax files; the names of a block's layers are those that old flax gives, from none of their files.
+    # The authors' flax files; the names of a block's layers are those of old flax releases, not checked with a file.
     (r"^opt/(?!target/)", None),
     (r"^opt/target/", ""),
     (r"/unit1/", "/"),
@@ -44,7 +47,7 @@ RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weigh
 
 
 def _converted(filename: str) -> WeightsFile:
-    return WeightsFile(filename, filename[-12:-4], url=RELEASE + filename)  # its name ends with the digest's beginning
+    return WeightsFile(filename, filename[-12:-4], url=RELEASE + filename)  # names end with the digest's first digits
 
 
 IMAGENET = _converted("musiq_imagenet_pretrain-51d9b0a5.pth")
@@ -62,8 +65,8 @@ PUBLISHED = tuple(
 )
 
 
-class Table(nn.Module):
-    """Adds a learned vector, chosen by an index, to each token."""
+class AddedEmbedding(nn.Module):
+    """Adds a learned embedding, looked up by index, to each token."""
 
     def __init__(self, name: str, *shape: int):
         super().__init__()
@@ -76,45 +79,45 @@ class Table(nn.Module):
 
 
 class MaskedAttention(nn.Module):
-    """Attention among the tokens that are not masked."""
+    """Multi-head self-attention among unmasked tokens."""
 
     def __init__(self, embed_dim: int, n_heads: int):
         super().__init__()
         self.n_heads = n_heads
         self.query, self.key, self.value, self.out = (nn.Linear(embed_dim, embed_dim) for _ in range(4))
 
-    def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
-        # A masked token looks at all alike, as in pyiqa; nobody sees what becomes of it.
+    def forward(self, tokens, mask, pairs):  # (n, t, c), (n, t), (n, 1, t, t) or None
+        # A masked token attends to all tokens equally, as in pyiqa; no other token depends on it.
         projected = (self.query(tokens) * mask[..., None], self.key(tokens), self.value(tokens))
         heads = (one.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for one in projected)  # (n, heads, t, c / heads)
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=seen)
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=pairs)
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
-    """Attention and two layers for each token, normalised before."""
+    """A pre-norm transformer block: attention, and an MLP of two layers."""
 
     def __init__(self, embed_dim: int, n_heads: int, dim_mlp: int):
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=1e-6)
         self.attention = MaskedAttention(embed_dim, n_heads)
         self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6)
-        # NOTE[DIFF] flax: the tanh form of GELU, which moves scores by 6e-5; here pyiqa's exact one.
+        # NOTE[DIFF] flax: the tanh approximation of GELU, which changes scores by 6e-5; here pyiqa's exact one.
         layers = OrderedDict(fc1=nn.Linear(embed_dim, dim_mlp), act=nn.GELU(), fc2=nn.Linear(dim_mlp, embed_dim))
         self.mlp = nn.Sequential(layers)
 
-    def forward(self, tokens, mask, seen):  # (n, t, c), (n, t), (n, 1, t, t) or None
-        tokens = tokens + self.attention(self.norm1(tokens), mask, seen)
+    def forward(self, tokens, mask, pairs):  # (n, t, c), (n, t), (n, 1, t, t) or None
+        tokens = tokens + self.attention(self.norm1(tokens), mask, pairs)
         return tokens + self.mlp(self.norm2(tokens))
 
 
 class Encoder(nn.Module):
-    """Embedded patches, their positions, scales and mask -> what the class token has become, (n, c)."""
+    """Embedded patches, their positions, scales and mask -> output of the class token (n, c)."""
 
     def __init__(self, n_scales: int, *, embed_dim: int, depth: int, n_heads: int, dim_mlp: int):
         super().__init__()
-        self.posembed_input = Table("position_emb", 1, GRID**2, embed_dim)
-        self.scaleembed_input = Table("scale_emb", n_scales, embed_dim)
+        self.posembed_input = AddedEmbedding("position_emb", 1, GRID**2, embed_dim)
+        self.scaleembed_input = AddedEmbedding("scale_emb", n_scales, embed_dim)
         self.cls = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.transformer = nn.ModuleDict(
             {f"encoderblock_{i}": Block(embed_dim, n_heads, dim_mlp) for i in range(depth)}
@@ -125,9 +128,9 @@ class Encoder(nn.Module):
         tokens = self.scaleembed_input(self.posembed_input(tokens, position), scale)
         tokens = torch.cat([self.cls.expand(len(tokens), -1, -1), tokens], dim=1)
         mask = F.pad(mask, (1, 0), value=True)  # (n, 1 + t)
-        seen = None if bool(mask.all()) else (mask[:, None] | ~mask[:, :, None])[:, None]
+        pairs = None if bool(mask.all()) else (mask[:, None] | ~mask[:, :, None])[:, None]
         for block in self.transformer.values():
-            tokens = block(tokens, mask, seen)
+            tokens = block(tokens, mask, pairs)
         return self.encoder_norm(tokens)[:, 0]
 
 
@@ -145,27 +148,28 @@ class MUSIQNetwork(nn.Module):
         self.head = nn.Linear(sizes["embed_dim"], n_bins)
 
     def embed(self, patches):
-        """Patches (t, 3, 32, 32), each alone -> (t, c)."""
+        """Patches (t, 3, 32, 32), independently of each other -> (t, c)."""
         maps = F.relu(self.gn_root(self.conv_root(F.pad(patches, (2, 3, 2, 3)))))  # (t, 64, 16, 16)
         maps = self.block1(self.root_pool(maps))  # (t, 256, 8, 8)
         return self.embedding(maps.movedim(1, 3).flatten(1))
 
     def forward(self, tokens):
-        """Tokens whose mask is 0 change nothing."""
+        """Tokens whose mask is 0 have no influence."""
         pixels, position, scale, mask = tokens.split([PIXELS, 1, 1, 1], dim=2)
         patches = pixels.reshape(-1, 3, PATCH, PATCH).split(PATCHES_AT_ONCE)
         embedded = torch.cat([self.embed(part) for part in patches]).unflatten(0, tokens.shape[:2])  # (n, t, c)
-        about = (one[..., 0] for one in (position.long(), scale.long(), mask > 0))
-        output = self.head(self.transformer_encoder(embedded, *about))
+        output = self.head(
+            self.transformer_encoder(embedded, position[..., 0].long(), scale[..., 0].long(), mask[..., 0] > 0)
+        )
         return output.softmax(1) if output.shape[1] > 1 else output[:, 0]
 
 
 def in_torch_layout(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """An array of the authors' flax files, by its name there, in the shape that PyTorch gives it."""
+    """An array of the authors' flax files, by its name there, in the layout of PyTorch."""
     kind = name.rpartition("/")[2]
     if kind == "kernel" and tensor.ndim == 4:
         return tensor.permute(3, 2, 0, 1)
-    if kind == "kernel":  # the heads of attention have an axis of their own
+    if kind == "kernel":  # attention heads are an axis of their own
         return (tensor.flatten(0, -2) if "/out/" in name else tensor.flatten(1)).T
     if kind == "scale_embedding":
         return tensor[0]
@@ -173,31 +177,31 @@ def in_torch_layout(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 class MUSIQ(QualityRegressor):
-    r"""Multi-scale Image Quality Transformer: patches of the image as it is and of two smaller copies.
+    r"""Multi-scale Image Quality Transformer: patches of the native image and of two resized copies.
 
-    The image, of any size and shape, and copies of it with longer sides of 224 and 384 pixels are cut into patches of
-    32 x 32 pixels. Each becomes a token, to which a learned vector for its position, hashed to a grid of 10 x 10 that
-    covers any image, and one for its scale are added. A transformer passes all to a class token, of which the score is
-    a linear map: unbounded, about 0..100 for published weights, **higher is better**. With ten bins it gives
-    probabilities :math:`p_k` of the ratings 1 to 10, and the score is their mean :math:`\sum_k k\,p_k`.
+    The image, of any size and shape, and copies of it with longer sides of 224 and 384 pixels are split into patches of
+    32 x 32 pixels. Each is embedded as a token, to which learned embeddings of its position, hashed to a grid of
+    10 x 10 that covers any image, and of its scale are added. The score is a linear map of a transformer's class token:
+    unbounded, about 0..100 for published weights, **higher is better**. With ten bins the output is the probabilities
+    :math:`p_k` of the ratings 1 to 10, and the score is their mean :math:`\sum_k k\,p_k`.
 
     Parameters
     ----------
     n_bins : int, default=1
-        1 gives one number, learned by its absolute error; 3 or more the probabilities of ratings, learned by the
+        1 predicts one number, trained with the absolute error; 3 or more the probabilities of ratings, trained with the
         distance of cumulative histograms. AVA's weights have 10.
     longer_sides : tuple of int, default=(224, 384)
-        Longer sides of the resized copies in pixels; () leaves the native image alone ("MUSIQ-single").
+        Longer sides of the resized copies in pixels; () takes the native image only ("MUSIQ-single").
     max_patches : int, default=512
-        Most patches of the native image in training, in rows from its top; all of them are scored.
+        Maximal number of patches of the native image in training, in rows from its top; prediction takes all.
     embed_dim : int, default=384
-        Numbers of a token, a multiple of `n_heads`.
+        Dimension of a token, a multiple of `n_heads`.
     depth : int, default=14
-        Blocks of the transformer.
+        Number of transformer blocks.
     n_heads : int, default=6
-        Heads of its attention.
+        Number of attention heads.
     dim_mlp : int, default=1152
-        Hidden width behind it.
+        Hidden dimension of the MLP of a block.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -230,7 +234,8 @@ class MUSIQ(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: tokens (n, t, 3075), each the pixels of a patch, its position, scale and mask -> score (n,).
+        The network: tokens (n, t, 3075), each the pixels of a patch, its position, scale and mask -> score (n,), or
+        probabilities (n, n_bins) of the ratings.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
@@ -247,8 +252,8 @@ class MUSIQ(QualityRegressor):
     Published weights: "koniq10k", "spaq", "paq2piq", and "ava" with ``n_bins=10``, converted by pyiqa from the authors'
     `.npz` files, which load by path too. Here "imagenet" is the authors' pretraining of the whole network, converted
     likewise, and there is no "bundled". Copies are resized as in pyiqa: scores differ by about 2 % from those of the
-    authors' code, whose kernel is TensorFlow's. `fit` maps labels to 0..100, or to ratings; y may also hold counts of
-    ratings (n, n_bins). There is no map: attention says where the network looks, not what is bad there.
+    authors' code, which has TensorFlow's kernel. `fit` maps labels to 0..100, or to ratings; y may also hold counts of
+    ratings (n, n_bins). There is no quality map: attention weights locate no distortions.
 
     References
     ----------
@@ -268,6 +273,31 @@ class MUSIQ(QualityRegressor):
     optimizer = torch.optim.SGD
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "n_bins": [Options(Integral, {1}), at_least(3)],
+        "longer_sides": [SequenceOf(at_least(1), min_length=0)],
+        "max_patches": [at_least(1)],
+        "embed_dim": [at_least(1)],
+        "depth": [at_least(1)],
+        "n_heads": [at_least(1)],
+        "dim_mlp": [at_least(1)],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "longer_sides": (32,),
+        "max_patches": 4,
+        "embed_dim": 8,
+        "depth": 1,
+        "n_heads": 2,
+        "dim_mlp": 8,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -314,7 +344,7 @@ class MUSIQ(QualityRegressor):
 
     @property
     def label_range(self):
-        """Unit of the published numbers: 0..100, or 2..9 of ratings 1..10, so that histograms have room around."""
+        """Range of the published numbers: 0..100, or 2..9 of ratings 1..10, with a margin for histograms."""
         margin = (self.n_bins - 1) / 9
         return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 100.0)
 
@@ -344,9 +374,9 @@ class MUSIQ(QualityRegressor):
         return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
 
     def _net_params(self):
-        n_before, n_epochs = self.n_iter_, self.max_epochs  # n_iter_ is not 0 when the earlier net stayed behind
+        n_before, n_epochs = self.n_iter_, self.max_epochs  # n_iter_ is above 0 without an earlier net after unpickling
 
-        def factor(epoch):  # in closed form, so that training goes on where it stopped; after the last one anew
+        def factor(epoch):  # in closed form, so that training resumes where it stopped; restarts after the last epoch
             return (1 + math.cos(math.pi * ((n_before + epoch) % n_epochs) / n_epochs)) / 2
 
         return {"optimizer__momentum": 0.9, "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factor))]}
@@ -358,7 +388,7 @@ class MUSIQ(QualityRegressor):
         return multiscale_tokens(self._pixels(x), self.longer_sides)[None]  # (1, t, 3075)
 
     def _train_view(self, x):
-        # As many tokens of each scale for every image, since a batch holds many; inference needs no padding.
+        # All images of a batch have equally many tokens of each scale; inference needs no padding.
         lengths = [math.ceil(side / PATCH) ** 2 for side in sorted(self.longer_sides)]
         return multiscale_tokens(random_flip(self._pixels(x)), self.longer_sides, [*lengths, self.max_patches])
 
@@ -371,7 +401,7 @@ class MUSIQ(QualityRegressor):
         counts = check_array(y, dtype=np.float64, input_name="y")
         check_consistent_length(rows, counts)
         if (counts < 0).any() or (counts.sum(1) == 0).any():
-            raise ValueError("y holds negative counts of ratings, or a row without any; leave such rows out.")
+            raise ValueError("y has negative counts of ratings, or a row without any; leave such rows out.")
         return counts / counts.sum(1, keepdims=True)
 
     def _quality(self, targets):
@@ -381,7 +411,7 @@ class MUSIQ(QualityRegressor):
         super()._start(targets, sample_weight)
         if targets.ndim == 2:
             self.label_scale_ = (1.0, 0.0)  # ratings are their own unit
-        elif self.n_bins == 1 and self.weights is None:  # small steps would take long to come to labels around 50
+        elif self.n_bins == 1 and self.weights is None:  # from 0, small steps would take long to reach labels near 50
             nn.init.constant_(self.network_.head.bias, self._encode_targets(targets).mean())
 
     def _encode_targets(self, targets):
@@ -390,14 +420,8 @@ class MUSIQ(QualityRegressor):
         mean = super()._encode_targets(targets)
         return mean if self.n_bins == 1 else rating_histograms(mean, np.full_like(mean, RATING_STD), self.n_bins)
 
-    def _check_parameters(self):
-        super()._check_parameters()
-        for name in ("n_bins", "max_patches", "embed_dim", "depth", "n_heads", "dim_mlp"):
-            check_scalar(getattr(self, name), name, Integral, min_val=1)
-        for side in self.longer_sides:
-            check_scalar(side, "longer_sides", Integral, min_val=1)
-        if self.n_bins == 2 or self.embed_dim % self.n_heads:
-            wrong = (
-                f"n_bins={self.n_bins} must not be 2, embed_dim={self.embed_dim} a multiple of n_heads={self.n_heads}"
+    def _check_combinations(self):
+        if self.embed_dim % self.n_heads:
+            raise ValueError(
+                f"embed_dim={self.embed_dim} is no multiple of n_heads={self.n_heads}; change one of the two."
             )
-            raise ValueError(f"{wrong}; change what is not so.")

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NIMA: the histogram of people's ratings from a fine-tuned classifier (Talebi and Milanfar, IEEE TIP 2018).
+"""NIMA: the distribution of ratings from a fine-tuned classifier (Talebi and Milanfar, IEEE TIP 2018).
 
-There is no official code: the network of chaofengc/IQA-PyTorch (pyiqa) is the default, others are set by parameters.
+There is no official code: the network of chaofengc/IQA-PyTorch (pyiqa) is the default, parameters select others.
 """
 
-from numbers import Integral, Real
+from numbers import Integral
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torchvision
-from sklearn.utils import check_array, check_consistent_length, check_scalar
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._param_validation import Options
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, one_of, within
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
-HEAD_RATE = 10  # the new layer learns this much faster than the backbone: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
+HEAD_RATE = 10  # learning rate of the new layer, in units of the backbone's: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
 # Shorter side before the random crop, by input size: 256 in the paper, 330 in pyiqa; otherwise a tenth more.
 TRAINING_SIDES = {224: 256, 299: 330}
 # The published MobileNets come from Keras: batch normalisation with 1e-3, padding at the bottom and right.
@@ -34,7 +37,7 @@ KEY_MAP = (
     (r"^head\.2\.", "classifier.2."),
 )
 RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-# File names end with the digest's beginning. The first says Inception-v2, but the network is Inception-ResNet-v2.
+# File names end with the first digits of the digest. The first is named Inception-v2, but is Inception-ResNet-v2.
 PUBLISHED = tuple(
     PublishedWeights(
         name=name,
@@ -54,7 +57,7 @@ PUBLISHED = tuple(
 
 
 class NIMANetwork(nn.Module):
-    """A timm network without its last layer, and a new one that gives the probabilities of the ratings 1..n_bins."""
+    """A timm network whose last layer is replaced by one for the probabilities of the ratings 1..n_bins."""
 
     def __init__(self, base_model: nn.Module, n_bins: int, pooling: str, dropout: float, image_size: int):
         super().__init__()
@@ -69,7 +72,7 @@ class NIMANetwork(nn.Module):
         return logits.softmax(1) if logits.shape[1] > 1 else logits
 
     def features(self, images):
-        """Normalised images (n, 3, h, w) -> what the last layer sees, (n, c) or (n, c, h', w')."""
+        """Normalised images (n, 3, h, w) -> input of the last layer, (n, c) or (n, c, h', w')."""
         maps = self.base_model.forward_features(images)  # (n, c, h', w')
         if self.pooling == "backbone":
             return self.base_model.forward_head(maps, pre_logits=True)  # (n, c)
@@ -89,34 +92,34 @@ class NIMANetwork(nn.Module):
 
 
 class NIMA(QualityRegressor):
-    r"""Neural Image Assessment: the histogram of the ratings that people would give.
+    r"""Neural Image Assessment: the predicted distribution of human ratings.
 
-    An ImageNet classifier gets a new last layer with a softmax over the ratings :math:`1, \dots, K` and learns the
-    whole histogram :math:`q` of people's ratings by the distance of the cumulative histograms,
+    An ImageNet classifier with a new last layer, a softmax over the ratings :math:`1, \dots, K`, is trained on the
+    histogram :math:`q` of human ratings with the distance of the cumulative histograms,
 
     .. math:: \Big(\frac1K \sum_{k=1}^{K} \big|P_k - Q_k\big|^r\Big)^{1/r}, \quad P_k = \sum_{i \le k} p_i, \quad r = 2.
 
     The score is the mean rating :math:`\sum_i i\,p_i`, from 1 to K = 10, **higher is better**; the standard deviation
-    of the histogram says how much people would disagree.
+    of the histogram estimates the disagreement of raters.
 
     Parameters
     ----------
     backbone : str, default="inception_resnet_v2"
         Network of timm. The paper has "vgg16" with `pooling="backbone"`, MobileNet ("mobilenetv1_100"), Inception-v2.
     n_bins : int, default=10
-        Ratings go from 1 to `n_bins`, at least 3. With 1 the last layer gives one number without softmax, learned by
-        its absolute error, and there is no histogram.
+        Ratings are 1 to `n_bins`, at least 3. With 1 the last layer predicts one number without softmax, trained with
+        the absolute error, and there is no histogram.
     pooling : {"mean", "flatten", "backbone"}, default="mean"
-        What the last layer sees of the last feature map: its mean, all its numbers, or what the backbone's own
-        classifier sees (for "vgg16" fc6 and fc7, for transformers the class token).
+        Input of the last layer: the mean of the last feature map, all its values, or the input of the backbone's own
+        classifier (for "vgg16" the output of fc7, for transformers the class token).
     dropout : float, default=0.75
-        Share of features that training leaves out before the last layer, in [0, 1).
+        Dropout probability before the last layer, in [0, 1).
     image_size : int, default=None
-        Side of the square that the network sees, in pixels. None takes what the backbone was pretrained on.
+        Side of the network's square input in pixels. None takes that of the backbone's pretraining.
     normalize : bool, default=True
-        Whether pixels are normalised as in the backbone's pretraining; otherwise they stay in 0..1.
+        Whether pixels are normalised as in the backbone's pretraining; otherwise they are in 0..1.
     rating_std : float, default=1.4
-        Standard deviation of the ratings, in bins, where y gives only their mean; ours, about the mean one in AVA.
+        Standard deviation of the ratings, in bins, where y gives only their mean; about the mean of AVA.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -169,12 +172,12 @@ class NIMA(QualityRegressor):
     0 to 1. Files of kentsyx, truskovskiyk and idealo load too, see the method's page.
 
     `fit` takes y of shape (n,), quality in any unit; (n, 2), mean and standard deviation of the ratings in any unit; or
-    (n, n_bins), counts or fractions of the ratings 1..n_bins, which are the unit of `predict` then. The first two
-    are mapped to ratings, worst 2 and best 9 of 1..10, and become the histogram of largest entropy with that mean and
-    deviation, clipped to what ratings can have. With `n_bins=1` y is (n,), mapped to 0..1.
+    (n, n_bins), counts or fractions of the ratings 1..n_bins, which are then the unit of `predict`. The first two are
+    mapped to ratings, worst 2 and best 9 of 1..10, and converted to the histogram of maximal entropy with that mean and
+    standard deviation, clipped to the possible range. With `n_bins=1` y is (n,), mapped to 0..1.
 
-    Inference follows pyiqa: the shorter side is resized to `image_size`, which hides fine detail, and the centre cut
-    out. So does training: Adam at constant rates, ten times `lr` for the last layer, random crops and flips. The
+    Inference follows pyiqa: the shorter side is resized to `image_size`, which removes fine detail, and the centre is
+    cropped. So does training: Adam at constant rates, ten times `lr` for the last layer, random crops and flips. The
     paper's gradient descent (rates 3e-7 and 3e-6) did not converge for kentsyx.
 
     References
@@ -194,6 +197,27 @@ class NIMA(QualityRegressor):
 
     key_map = KEY_MAP
     published = PUBLISHED
+
+    _parameter_constraints: ClassVar[dict[str, list]] = {
+        **TRAINING,
+        **STOPPING,
+        **PRETRAINED,
+        "backbone": [str],
+        "n_bins": [Options(Integral, {1}), at_least(3)],
+        "pooling": [one_of("mean", "flatten", "backbone")],
+        "dropout": [within(0, 1, closed="left")],
+        "image_size": [at_least(1), None],
+        "normalize": ["boolean"],
+        "rating_std": [POSITIVE],
+    }
+    _test_params: ClassVar[dict[str, Any]] = {
+        "backbone": "test_resnet",
+        "image_size": 40,
+        "backbone_weights": None,
+        "batch_size": 4,
+        "max_epochs": 1,
+        "lr": 0.001,
+    }
 
     def __init__(
         self,
@@ -245,19 +269,19 @@ class NIMA(QualityRegressor):
 
     @property
     def label_range(self):
-        """Ratings that the worst and the best label become: 2 and 9 of 1..10, so that histograms have room around."""
+        """Ratings to which the worst and the best label are mapped: 2 and 9 of 1..10, with a margin for histograms."""
         margin = (self.n_bins - 1) / 9
         return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 1.0)
 
     def predict(self, X, return_std=False):
-        """Quality of each row of X, and how much people would disagree.
+        """Quality of each row of X, and the predicted standard deviation of ratings.
 
         Parameters
         ----------
         X : container of n images
             See the user guide, "What X and y are".
         return_std : bool, default=False
-            Whether to give the standard deviation of the histograms as well.
+            Whether to return the standard deviation of the histograms as well.
 
         Returns
         -------
@@ -269,7 +293,7 @@ class NIMA(QualityRegressor):
         Raises
         ------
         NotFittedError, ValueError, TypeError, FileNotFoundError
-            When there is no network or no histogram, or a row of X cannot be used; the sentence says what to do.
+            When there is no network or no histogram, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
             return super().predict(X)
@@ -279,7 +303,7 @@ class NIMA(QualityRegressor):
         return self._to_label_unit(mean), std * getattr(self, "label_scale_", (1.0, 0.0))[0]
 
     def predict_distribution(self, X):
-        """Histogram of the ratings of each row of X.
+        """Predicted distribution of the ratings of each row of X.
 
         Parameters
         ----------
@@ -332,7 +356,7 @@ class NIMA(QualityRegressor):
         return normalize(pixels, config["mean"], config["std"]) if self.normalize else pixels
 
     def _views(self, x):
-        # NOTE[DIFF] kentsyx tests on a random crop, idealo and truskovskiyk resize without keeping the aspect.
+        # NOTE[DIFF] kentsyx tests on a random crop, idealo and truskovskiyk resize ignoring the aspect.
         return self._view(x, self._side, center_crop)[None]  # (1, 3, side, side)
 
     def _train_view(self, x):
@@ -375,27 +399,16 @@ class NIMA(QualityRegressor):
     def _start(self, targets, sample_weight):
         super()._start(targets, sample_weight)
         if self._holds_counts(targets):
-            self.label_scale_ = (1.0, 0.0)  # ratings are their own unit
+            self.label_scale_ = (1.0, 0.0)  # y is in ratings
 
     def _encode_targets(self, targets):
         slope, intercept = self.label_scale_
         if self._holds_counts(targets):
             if (slope, intercept) != (1.0, 0.0):
-                raise ValueError("y holds counts, but training began in another unit of quality; go on in that unit.")
+                raise ValueError("y has counts, but training began in another unit of quality; continue in that unit.")
             return targets
         mean = (self._quality(targets) - intercept) / slope
         if self.n_bins == 1:
             return mean[:, None]
         std = targets[:, 1] / slope if targets.ndim == 2 else np.full_like(mean, self.rating_std)
         return rating_histograms(mean, std, self.n_bins)
-
-    def _check_parameters(self):
-        super()._check_parameters()
-        check_scalar(self.n_bins, "n_bins", Integral, min_val=1)
-        if self.n_bins == 2:
-            raise ValueError("n_bins=2 leaves nothing between worst and best; take 1 (a number) or at least 3.")
-        if self.pooling not in ("mean", "flatten", "backbone"):
-            raise ValueError(f"pooling={self.pooling!r} is unknown; take one of mean, flatten, backbone.")
-        check_scalar(self.dropout, "dropout", Real, min_val=0, max_val=1, include_boundaries="left")
-        check_scalar(self._side, "image_size", Integral, min_val=1)
-        check_scalar(self.rating_std, "rating_std", Real, min_val=0, include_boundaries="neither")

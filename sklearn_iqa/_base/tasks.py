@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tasks: sets of rows that share a distortion, and the stage of training that draws its batches from them.
+
+Labels of `fit` define the tasks. Without labels every kind of distortion is a task of all rows, whose images the method
+distorts when it opens them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_consistent_length, column_or_1d
+from torch import nn
+
+from sklearn_iqa._base.training import Stage, Subset
+
+__all__ = ["TasksMixin", "task_numbers", "task_rows", "without_labels"]
+
+
+class TasksMixin:
+    """Learns from targets (n, k), quality in the first column and task in the second; left of `QualityRegressor`."""
+
+    _open: Callable[[Any, int], Any]
+
+    def _quality(self, targets: np.ndarray) -> np.ndarray:
+        return targets[:, 0] if targets.ndim == 2 else targets
+
+    def _encode_targets(self, targets: np.ndarray) -> np.ndarray:
+        return super()._encode_targets(self._quality(targets))  # type: ignore[misc]  # of `QualityRegressor`
+
+    def _episodes(
+        self,
+        name: str,
+        module: nn.Module,
+        loss: nn.Module,
+        rows,
+        episodes: np.ndarray,
+        view: Callable,
+        *,
+        lr: float,
+        net_params: dict[str, Any] | None = None,
+    ) -> Stage:
+        """A stage each of whose steps takes one episode, as a batch of one whose images are stacked.
+
+        Parameters
+        ----------
+        name, module, loss, lr, net_params
+            As in `Stage`.
+        rows : sequence
+            Rows that the episodes refer to.
+        episodes : ndarray of shape (n_episodes, n_images, 4)
+            Of each image the target, its row, and kind and level of the distortion to be applied; level 0 is none.
+        view : callable
+            (image, position in the episode, kind, level) -> tensor.
+        """
+
+        def stacked(_, episode):
+            images = enumerate(episode[:, 1:].astype(int))
+            return torch.stack(
+                [view(self._open(rows, row), position, kind, level) for position, (row, kind, level) in images]
+            )
+
+        first = Subset(rows, episodes[:, 0, 1])
+        net_params = {"iterator_train__batch_size": 1, **(net_params or {})}
+        return Stage(name, module, loss, 1, first, episodes, stacked, lr, net_params)
+
+
+def task_numbers(rows, *labels) -> np.ndarray:
+    """Check one or more labels (n,) of each row and number their combinations: rows of one number are a task.
+
+    Raises
+    ------
+    ValueError
+        When a label has other than one entry per row.
+    """
+    check_consistent_length(rows, *labels)
+    numbers = [np.unique(column_or_1d(label), return_inverse=True)[1] for label in labels]
+    return np.unique(np.stack(numbers), axis=1, return_inverse=True)[1].ravel()
+
+
+def without_labels(targets: np.ndarray) -> bool:
+    """Whether `fit` was given no labels, so that the column of task numbers is NaN."""
+    return bool(np.isnan(targets[0, 1]))
+
+
+def task_rows(targets: np.ndarray, n_kinds: int) -> list[np.ndarray]:
+    """Rows of each task; without labels all of them for each of `n_kinds` distortions."""
+    if without_labels(targets):
+        return [np.arange(len(targets))] * n_kinds
+    return [np.flatnonzero(targets[:, 1] == number) for number in np.unique(targets[:, 1])]
