@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -257,11 +258,38 @@ def test_interrupt(folders, monkeypatch):
 
 @pytest.mark.usefixtures("st_lpips_wheel")
 def test_score_that_is_no_number_is_an_error(folders, monkeypatch):
-    monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", lambda self, X: np.array([np.nan]))
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "_score", lambda self, output: np.nan)
     a = folders / "clean" / "a.png"
     result = run("score", "stlpips", a, "--reference", a, "--output", "json")
     assert result.exit_code == 3
-    assert "score is nan" in json.loads(result.stdout)["error"]
+    assert json.loads(result.stdout)["error"].startswith(
+        "The image gets NaN or infinity as its result; check the weights"
+    )
+
+
+@pytest.mark.usefixtures("st_lpips_wheel", "lite0_wheel")
+@pytest.mark.parametrize("method", [sklearn_iqa.STLPIPS, sklearn_iqa.TimmFeatures])
+def test_too_little_memory_is_a_row(folders, monkeypatch, tmp_path, method):
+    views = method._views
+
+    def limited(self, x):
+        if max(np.shape(x)) > 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return views(self, x)
+
+    monkeypatch.setattr(method, "_views", limited)
+    a, large = folders / "clean" / "a.png", tmp_path / "large.png"
+    Image.new("RGB", (96, 72)).save(large)
+    if method is sklearn_iqa.STLPIPS:
+        references = [word for path in (a, large, a) for word in ("--reference", path)]
+        result = run("score", "stlpips", a, large, a, *references)
+    else:
+        result = run("score", "default", a, large, a)
+    assert result.exit_code == 3
+    rows = table(result)
+    assert [row["score"] == "" for row in rows] == [False, True, False]
+    assert rows[1]["error"].startswith("The image (72 x 96 pixels) needs more memory than there is")
+    assert rows[0] == rows[2]
 
 
 def test_unknown_method_suggests_close_names():
@@ -387,6 +415,29 @@ def test_folders_are_expanded_in_place_and_by_name(folders, tmp_path):
     deep = files.find_queries(paths, recursive=True)
     assert [query.path for query in deep] == [paths[0], str(inner / "z.jpg"), str(tmp_path / "y.PNG"), "none.png"]
     assert [str(query.place) for query in deep] == ["d.png", os.path.join("inner", "z.jpg"), "y.PNG", "none.png"]
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_a_tilde_is_the_users_folder(folders, monkeypatch):
+    # The shell expands it only at the start of a word: not in --reference=~/clean, nor in quotes.
+    monkeypatch.setenv("HOME", str(folders))
+    result = run("score", "stlpips", "~/noisy", "~/noisy/a.png", "--reference=~/clean")
+    assert result.exit_code == 0
+    rows = table(result)
+    assert [row["image"] for row in rows] == [
+        *(str(folders / "noisy" / name) for name in ("a.png", "b,c.png", "d.bmp", "a.png"))
+    ]
+    assert rows[0]["reference"] == str(folders / "clean" / "a.png")
+    (row,) = table(run("score", "stlpips", "~/noisy/a.png", "--reference=~/clean/a.png"))
+    assert row["score"] == rows[0]["score"]
+    listed = ["--reference=~/clean/a.png", "--reference=~/clean/d.png"]
+    assert run("score", "stlpips", "~/noisy/a.png", "~/noisy/a.png", *listed).exit_code == 0
+    assert "neither a file" in one_line(
+        run("score", "stlpips", "~/noisy", "--reference=~/clean", "--weights=~/none.pth"), status=1
+    )
+    shutil.copy(pretrained.fetch(sklearn_iqa.STLPIPS.published[0].files[0]), folders / "st_lpips.pth")
+    (row,) = table(run("score", "stlpips", "~/noisy/a.png", "--reference=~/clean/a.png", "--weights=~/st_lpips.pth"))
+    assert row["score"] == rows[0]["score"]
 
 
 def test_empty_folder(tmp_path):

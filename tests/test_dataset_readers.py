@@ -16,12 +16,13 @@ from scipy.io import savemat
 from sentences import check_sentence, one_sentence
 from sklearn.model_selection import GroupKFold
 
-from sklearn_iqa import LPIPS, datasets
+from sklearn_iqa import LPIPS, datasets, make_pairs
 from sklearn_iqa._base.images import read_image
 from sklearn_iqa.datasets import (
     read_agiqa3k,
     read_ava,
     read_bapps,
+    read_bapps_jnd,
     read_biq2021,
     read_clive,
     read_csiq,
@@ -36,6 +37,7 @@ from sklearn_iqa.datasets import (
     read_tid2013,
 )
 from sklearn_iqa.distortions import DISTORTIONS
+from sklearn_iqa.metrics import jnd_average_precision
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -203,6 +205,15 @@ def bapps(root):
         np.save(folder / "judge/000001.npy", np.array([1.0], dtype=np.float32))
 
 
+def bapps_jnd(root):
+    for number, part in enumerate(("traditional", "cnn")):
+        folder = root / "jnd/val" / part
+        touch(folder, *(f"{kind}/{n:06d}.png" for kind in ("p0", "p1") for n in range(2)))
+        (folder / "same").mkdir()
+        np.save(folder / "same/000000.npy", np.array([(1 + number) / 3], dtype=np.float32))
+        np.save(folder / "same/000001.npy", np.array([0.0], dtype=np.float32))
+
+
 def ava(root):
     lines = ["1 953619 0 1 5 17 38 36 15 6 5 1 1 22 1396", "2 953958 10 0 0 0 0 0 0 0 0 10 0 0 1396"]
     write(root, "AVA.txt", *lines)
@@ -236,6 +247,7 @@ SETS = {
     read_pipal: (pipal, 4, "Train_Label", "Distortion_2/A0060_03_01.bmp", 1, "jasongt.com"),
     read_qads: (qads, 3, "mos_with_names.txt", "source_images/img01.bmp", 2, "vista.ac.cn"),
     read_bapps: (bapps, 18, "2afc/val/color", "2afc/val/cnn/judge/000001.npy", 1, "richzhang"),
+    read_bapps_jnd: (bapps_jnd, 4, "jnd/val/cnn", "jnd/val/cnn/p0/000001.png", 1, "richzhang"),
     read_ava: (ava, 2, "AVA.txt", "images/953619.jpg", 1, "ava_downloader"),
     read_agiqa3k: (agiqa3k, 3, "data.csv", "Images/sd1.5_lowstep_001.jpg", 1, "AGIQA-3k-Database"),
 }
@@ -289,6 +301,14 @@ def test_rows_are_complete_and_of_documented_kinds(reader, tmp_path):
     for part in (page, "\n\nLicence: ", "\n\nCite: "):
         assert part in found.DESCR
     assert max(map(len, found.DESCR.splitlines())) <= 80
+
+
+@every_reader
+def test_a_tilde_is_the_users_folder(reader, tmp_path, monkeypatch):
+    made(SETS[reader][0], tmp_path)
+    expected = paths(reader(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert paths(reader(f"~/{tmp_path.name}")) == expected
 
 
 @every_reader
@@ -659,14 +679,37 @@ def test_bapps_refuses_unknown_parts_and_judgements(tmp_path):
         read_bapps(tmp_path, parts=["val/cnn"])
 
 
-def test_lpips_trains_on_bapps_as_it_is_read(tmp_path):
+def test_bapps_jnd_gives_pairs_and_the_fraction_for_the_same(tmp_path):
+    found = read_bapps_jnd(made(bapps_jnd, tmp_path))
+    part = tmp_path / "jnd/val/cnn"
+    assert (found.images[2], found.references[2]) == (str(part / "p1/000000.png"), str(part / "p0/000000.png"))
+    np.testing.assert_allclose(found.target, [1 / 3, 0, 2 / 3, 0], rtol=1e-6)
+    assert found.distortion.tolist() == ["traditional"] * 2 + ["cnn"] * 2
+    assert set(found.split) == {"val"}
+    assert read_bapps_jnd(tmp_path, parts=["val/cnn"]).images == found.images[2:]
+    with one_sentence(ValueError, "parts must be some of val/traditional, val/cnn; got val/superres"):
+        read_bapps_jnd(tmp_path, parts=["val/superres"])
+    np.save(part / "same/000000.npy", np.array([3.0]))
+    with one_sentence(ValueError, "000000.npy holds [3.0]"):
+        read_bapps_jnd(tmp_path)
+
+
+def test_lpips_trains_and_is_judged_on_bapps_as_it_is_read(tmp_path):
     made(bapps, tmp_path)
+    made(bapps_jnd, tmp_path)
     rng = np.random.RandomState(0)
-    for path in (tmp_path / "2afc" / "train" / "cnn").rglob("*.png"):
-        Image.fromarray(rng.randint(256, size=(64, 64, 3), dtype=np.uint8)).save(path)
-    found = read_bapps(tmp_path, parts=["train/cnn"])
-    lpips = LPIPS(backbone_weights=None, max_epochs=1, device="cpu", random_state=0).fit(found.triplets, found.target)
+    for part in ("2afc/train/cnn", "2afc/val/cnn", "jnd/val/cnn"):
+        for path in (tmp_path / part).rglob("*.png"):
+            Image.fromarray(rng.randint(256, size=(64, 64, 3), dtype=np.uint8)).save(path)
+    train, val = (read_bapps(tmp_path, parts=[part]) for part in ("train/cnn", "val/cnn"))
+    lpips = LPIPS(backbone_weights=None, max_epochs=1, device="cpu", random_state=0).fit(train.triplets, train.target)
     assert np.isfinite(lpips.loss_curve_).all()
+    np.testing.assert_allclose(val.target, [0.4, 1.0], rtol=1e-6)
+    assert round(lpips.score(val.triplets, val.target), 6) in (0.2, 0.3, 0.7, 0.8)  # a mean of 0.4 or 0.6, and 0 or 1
+    jnd = read_bapps_jnd(tmp_path, parts=["val/cnn"])
+    distance = lpips.predict(make_pairs(jnd.images, jnd.references))
+    # The pair that two of three found the same is first or last.
+    assert round(jnd_average_precision(jnd.target, distance), 6) in (round(2 / 3, 6), round(1 / 3, 6))
 
 
 def test_ava_has_histograms_means_and_deviations(tmp_path):

@@ -444,6 +444,15 @@ def test_new_weights_under_an_old_name_are_other_runs(data, counted, tmp_path):
     assert len(list((tmp_path / "runs").iterdir())) == 8
 
 
+def test_a_tilde_is_the_users_folder(data, counted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = counted.set_params(verbose=0, breaks_at=None, error="~/weights")
+    for n_files, content in ((4, "old"), (8, "newer")):
+        (tmp_path / "weights").write_text(content)
+        benchmark(model, data, cv=SPLITS, results_dir="~/runs")
+        assert len(list((tmp_path / "runs").iterdir())) == n_files
+
+
 def test_what_cannot_be_pickled_cannot_be_kept(data, tmp_path):
     model = make_pipeline(FunctionTransformer(lambda images: statistics(images)), Ridge())
     assert not benchmark(model, data, cv=SPLITS).errors

@@ -58,27 +58,27 @@ def write_deep_png(path, pixels, between=b""):
     )
 
 
-def write_deep_tiff(path, pixels, order):
-    """A 16-bit RGB TIFF in one strip, uncompressed; TIFF 6.0, sections 2, 6."""
-    height, width = pixels.shape[:2]
-    content = pixels.astype(f"{order}u2").tobytes()
-    at = 8 + len(content)  # the directory stands behind the pixels, the three depths behind the directory
-    tags = [
-        (256, 3, 1, width),
-        (257, 3, 1, height),
-        (258, 3, 3, at + 2 + 9 * 12 + 4),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (273, 4, 1, 8),
-        (277, 3, 1, 3),
-        (278, 3, 1, height),
-        (279, 4, 1, len(content)),
-    ]
-    directory = struct.pack(f"{order}H", len(tags))
-    for tag, kind, count, value in tags:
-        directory += struct.pack(f"{order}HHI", tag, kind, count)
-        directory += struct.pack(f"{order}HH", value, 0) if (kind, count) == (3, 1) else struct.pack(f"{order}I", value)
-    directory += struct.pack(f"{order}I3H", 0, 16, 16, 16)
+def write_tiff(path, content, height, width, *, order="<", bits=(16,), **others):
+    """An uncompressed TIFF of one strip, or one a plane, with other tags such as t262=0; TIFF 6.0, sections 2, 3, 8."""
+    planes = len(bits) if others.get("t284") == 2 else 1
+    size, n_samples = len(content) // planes, len(bits)
+    tags = {256: [width], 257: [height], 258: list(bits), 259: [1], 262: [1 if n_samples == 1 else 2]}
+    tags |= {273: [8 + size * plane for plane in range(planes)], 277: [n_samples], 278: [height], 279: [size] * planes}
+    tags |= {int(tag[1:]): [value] for tag, value in others.items()}
+    longs = {273, 279}
+    at = 8 + len(content)  # the directory stands behind the pixels, what does not fit into it behind the directory
+    behind, entries = at + 2 + 12 * len(tags) + 4, b""
+    values = b""
+    for tag, numbers in sorted(tags.items()):
+        kind, code = (4, "I") if tag in longs else (3, "H")
+        packed = struct.pack(f"{order}{len(numbers)}{code}", *numbers)
+        entries += struct.pack(f"{order}HHI", tag, kind, len(numbers))
+        if len(packed) <= 4:
+            entries += packed.ljust(4, b"\0")
+        else:
+            entries += struct.pack(f"{order}I", behind + len(values))
+            values += packed
+    directory = struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", 0) + values
     path.write_bytes((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at) + content + directory)
 
 
@@ -120,6 +120,19 @@ def test_float_arrays_become_float32_of_the_same_values(dtype):
 
 def test_float_images_may_hold_the_bounds_themselves():
     np.testing.assert_array_equal(read_image(np.array([[0.0, 1.0]])), repeated(np.array([[0, 1]], np.float32)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_float_error_beyond_the_bounds_is_clipped(dtype):
+    # A millionth of the range: eight times the precision of float32, 2^-23 = 1.2e-7.
+    image = np.array([[0, 1, 0.5], [-1e-7, 1 + 1e-7, 0.25], [-9e-7, 1 + 9e-7, 1e-9]], dtype)
+    kept = image.copy()
+    result = read_image(image)
+    np.testing.assert_array_equal(result, repeated(np.clip(image, 0, 1).astype(np.float32)))
+    assert (result.min(), result.max()) == (0, 1)
+    np.testing.assert_array_equal(image, kept)
+    opaque = np.dstack([RGB / 255, np.full((9, 7), 1 + 1e-7)]).astype(dtype)
+    np.testing.assert_array_equal(read_image(opaque), (RGB / 255).astype(dtype).astype(np.float32))
 
 
 def test_opaque_float_and_uint16_images_lose_their_alpha():
@@ -363,7 +376,8 @@ def test_sixteen_bit_colours_keep_their_low_bytes(tmp_path):
     write_deep_png(tmp_path / "a.png", np.dstack([DEEP, np.full((9, 7), 65535, np.uint16)]))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
     for order in "<>":
-        write_deep_tiff(tmp_path / "a.tif", DEEP, order)
+        content = DEEP.astype(f"{order}u2").tobytes()
+        write_tiff(tmp_path / "a.tif", content, 9, 7, order=order, bits=(16, 16, 16))
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
 
 
@@ -372,6 +386,70 @@ def test_compressed_sixteen_bit_tiff_keeps_its_low_bytes(tmp_path):
     for order in "<>":
         tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="rgb", compression="zlib", byteorder=order)
         np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), DEEP.astype(np.float32) / np.float32(65535))
+
+
+def read_as(kind, path, where="The image"):
+    """Read a file, as its path or as what Pillow makes of it."""
+    if kind == "path":
+        return read_image(path, where)
+    with Image.open(path) as image:
+        return read_image(image, where)
+
+
+@pytest.mark.parametrize("kind", ["path", "PIL"])
+def test_grey_tiff_whose_zero_is_white(kind, tmp_path):
+    # TIFF 6.0, tag 262 (PhotometricInterpretation): 0 images 0 as white and 2^BitsPerSample - 1 as black.
+    for dark, bits, expected in (
+        (255 - GREY, 8, GREY),
+        (65535 - DEEP_GREY, 16, DEEP_GREY.astype(np.float32) / np.float32(65535)),
+        (1 - (GREY / 255).astype(np.float32), 32, (GREY / 255).astype(np.float32)),
+    ):
+        floats = {"t339": 3} if bits == 32 else {}
+        write_tiff(tmp_path / "a.tif", dark.tobytes(), 9, 7, bits=(bits,), t262=0, **floats)
+        np.testing.assert_allclose(read_as(kind, tmp_path / "a.tif"), repeated(expected), rtol=0, atol=6e-8)
+
+
+def test_compressed_grey_tiff_whose_zero_is_white(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="comes with scikit-image, which may drop it")
+    tifffile.imwrite(tmp_path / "a.tif", 65535 - DEEP_GREY, photometric="miniswhite", compression="zlib")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), read_image(DEEP_GREY))
+
+
+@pytest.mark.parametrize("kind", ["path", "PIL"])
+def test_twelve_bit_tiff_is_divided_by_4095(kind, tmp_path):
+    grey = DEEP_GREY[:8, :6] >> 4
+    pairs = grey.reshape(-1, 2).astype(int)  # two numbers in three bytes, the high bits first
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], axis=1)
+    write_tiff(tmp_path / "a.tif", packed.astype(np.uint8).tobytes(), 8, 6, bits=(12,))
+    expected = grey.astype(np.float32) / np.float32(4095)
+    np.testing.assert_array_equal(read_as(kind, tmp_path / "a.tif"), repeated(expected))
+
+
+@pytest.mark.parametrize("kind", ["path", "PIL"])
+@pytest.mark.parametrize("order", "<>")
+def test_deep_colours_in_planes_are_refused(kind, order, tmp_path):
+    # Pillow reads the planes of an uncompressed file as 8 bits: noise.
+    planes = np.moveaxis(DEEP, -1, 0).astype(f"{order}u2").tobytes()
+    write_tiff(tmp_path / "a.tif", planes, 9, 7, order=order, bits=(16, 16, 16), t284=2)
+    with one_sentence(ValueError, "Row 3 of X", "separate planes", "16 bits", "PlanarConfiguration 1"):
+        read_as(kind, tmp_path / "a.tif", "Row 3 of X")
+    write_tiff(tmp_path / "a.tif", np.moveaxis(RGB, -1, 0).tobytes(), 9, 7, order=order, bits=(8, 8, 8), t284=2)
+    np.testing.assert_array_equal(read_as(kind, tmp_path / "a.tif"), RGB)
+
+
+def test_compressed_deep_colours_in_planes_are_refused(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="comes with scikit-image, which may drop it")
+    layout = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", np.moveaxis(DEEP, -1, 0), **layout)
+    with one_sentence(ValueError, "separate planes", "16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_tiff_of_signed_numbers_is_refused(bits, tmp_path):
+    write_tiff(tmp_path / "a.tif", bytes(63 * bits // 8), 9, 7, bits=(bits,), t339=2)  # SampleFormat: signed
+    with one_sentence(ValueError, "Row 3 of X", "black and white are not known", "convert"):
+        read_image(tmp_path / "a.tif", "Row 3 of X")
 
 
 def test_sixteen_bit_files_with_alpha(tmp_path):
@@ -457,8 +535,11 @@ def with_value(value):
         (with_value(np.nan), ("NaN", "0..1")),
         (with_value(np.inf), ("inf", "0..1")),
         (with_value(-np.inf), ("inf", "0..1")),
-        (with_value(1.01), ("0..1.01", "in 0..1", "divide by 255")),
-        (with_value(-0.25), ("-0.25..", "in 0..1")),
+        (with_value(1 + 2e-6), ("0..1.000002", "in 0..1", "overshoots", "image.clip(0, 1)")),
+        (with_value(1.02), ("0..1.02", "in 0..1", "overshoots", "image.clip(0, 1)")),
+        (with_value(-0.25), ("-0.25..", "in 0..1", "overshoots", "image.clip(0, 1)")),
+        (2 * (RGB / 255) - 1, ("-1..1", "in 0..1", "(image + 1) / 2")),
+        ((RGB / 255 - 0.485) / 0.229, ("in 0..1", "standardised", "before")),
         (RGB.astype(np.float64), ("255", "in 0..1", "divide by 255")),
         (RGB.astype(np.int64), ("int64", "uint8", "astype")),
         (RGB.astype(np.int8), ("int8", "uint8", "astype")),
@@ -487,6 +568,17 @@ def test_arrays_that_cannot_be_used(image, parts):
 def test_objects_that_are_no_images(image):
     with one_sentence(TypeError, "Row 5 of X", type(image).__name__, "an image is"):
         read_image(image, "Row 5 of X")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_users_folder_may_be_written_as_a_tilde(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(kind("~/a.png")), RGB)
+    with one_sentence(FileNotFoundError, "Row 5 of X", f"{tmp_path}/b.png", "does not exist"):
+        read_image(kind("~/b.png"), "Row 5 of X")
+    with one_sentence(FileNotFoundError, "Row 5 of X", "~nobody-here/b.png", "does not exist"):
+        read_image(kind("~nobody-here/b.png"), "Row 5 of X")
 
 
 @pytest.mark.parametrize(
@@ -580,8 +672,8 @@ def test_pillows_limit_against_decompression_bombs_is_kept(tmp_path, monkeypatch
 def test_running_out_of_memory_is_not_called_damage(tmp_path, monkeypatch):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", lambda path: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(MemoryError):
-        read_image(tmp_path / "a.png")
+    with one_sentence(MemoryError, "Row 5 of X", "a.png", "does not fit into memory"):
+        read_image(tmp_path / "a.png", "Row 5 of X")
 
 
 def test_long_paths_are_shortened_at_their_beginning(tmp_path):

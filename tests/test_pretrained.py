@@ -23,6 +23,8 @@ from torch import nn
 from torchvision.models import AlexNet_Weights
 from torchvision.transforms import v2
 
+import sklearn_iqa
+from sklearn_iqa._nn import clip_backbones, timm_backbones
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
@@ -102,7 +104,11 @@ def test_read_npz(tmp_path):
     )
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "params", "params_ema", "model", "net", "model_state_dict"])
+AVERAGES = ["params_ema", "state_dict_ema", "model_ema"]
+WRAPPERS = ["state_dict", "params", "model", "net", "model_state_dict"]
+
+
+@pytest.mark.parametrize("wrapper", [*AVERAGES, *WRAPPERS])
 def test_read_takes_wrappers_off(tmp_path, state, wrapper):
     optimizer = torch.optim.SGD(small_network().parameters(), lr=0.1).state_dict()
     torch.save({"epoch": 3, "best": torch.tensor(0.5), wrapper: state, "optimizer": optimizer}, tmp_path / "w.pth")
@@ -114,9 +120,13 @@ def test_read_takes_nested_wrappers_and_what_is_no_tensor_in_them_off(tmp_path, 
     assert_same_state(state_dicts.read_state(tmp_path / "w.pth"), state)
 
 
-def test_read_prefers_the_running_average(tmp_path):
-    torch.save({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}}, tmp_path / "w.pth")
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("average", AVERAGES)
+def test_read_prefers_the_running_average(tmp_path, average, wrapper):
+    torch.save({wrapper: {"a": torch.zeros(1)}, average: {"a": torch.ones(1)}}, tmp_path / "w.pth")
     assert_same_state(state_dicts.read_state(tmp_path / "w.pth"), {"a": torch.ones(1)})
+    torch.save({wrapper: {"a": torch.zeros(1)}, average: None}, tmp_path / "w.pth")  # an average that was switched off
+    assert_same_state(state_dicts.read_state(tmp_path / "w.pth"), {"a": torch.zeros(1)})
 
 
 def test_read_keeps_a_layer_that_is_called_like_a_wrapper(tmp_path):
@@ -149,11 +159,19 @@ def test_read_bare_tensor(tmp_path):
     )
 
 
-def test_read_strips_module_only_where_all_have_it(tmp_path):
-    torch.save({"module.a": torch.zeros(1), "module.module.b": torch.ones(1)}, tmp_path / "all.pth")
-    assert list(state_dicts.read_state(tmp_path / "all.pth")) == ["a", "module.b"]
-    torch.save({"module.a": torch.zeros(1), "b": torch.ones(1)}, tmp_path / "some.pth")
-    assert list(state_dicts.read_state(tmp_path / "some.pth")) == ["module.a", "b"]
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model."])
+def test_read_strips_a_prefix_only_where_all_have_it(tmp_path, prefix):
+    torch.save({f"{prefix}a": torch.zeros(1), f"{prefix}{prefix}b": torch.ones(1)}, tmp_path / "all.pth")
+    assert list(state_dicts.read_state(tmp_path / "all.pth")) == ["a", f"{prefix}b"]
+    torch.save({f"{prefix}a": torch.zeros(1), "b": torch.ones(1)}, tmp_path / "some.pth")
+    assert list(state_dicts.read_state(tmp_path / "some.pth")) == [f"{prefix}a", "b"]
+
+
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "_orig_mod.module.", "model._orig_mod.", "module.model."])
+def test_read_strips_prefixes_of_prefixes(tmp_path, state, prefix):
+    # DistributedDataParallel around torch.compile and the other way round, and both inside a module of Lightning.
+    torch.save({"state_dict": {f"{prefix}{name}": tensor for name, tensor in state.items()}}, tmp_path / "w.pth")
+    assert_same_state(state_dicts.read_state(tmp_path / "w.pth"), state)
 
 
 def saved(content, zipped=True):
@@ -300,6 +318,38 @@ def test_load_wrong_architecture_changes_nothing(state, case):
     assert_same_state(network.state_dict(), state)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_load_refuses_weights_that_are_not_finite(state, value):
+    broken = {name: tensor.clone() for name, tensor in state.items()}
+    broken["1.weight"][2] = broken["1.bias"][0] = value
+    network = small_network()
+    with pytest.raises(ValueError, match=r"^w\.pth holds NaN or infinity in 1\.weight; .*training") as caught:
+        state_dicts.load_state(network, broken, origin="w.pth")
+    assert_one_sentence(caught.value)
+    assert_same_state(network.state_dict(), state)
+
+
+def test_load_refuses_weights_that_become_infinite(state):
+    with pytest.raises(ValueError, match=r"NaN or infinity in 0\.bias"):
+        state_dicts.load_state(small_network(), {**state, "0.bias": torch.full((4,), 1e300, dtype=torch.float64)})
+
+
+def test_load_keeps_bounds_that_the_network_itself_begins_as_infinite():
+    network = nn.Module()
+    network.register_buffer("bounds", torch.tensor([-np.inf, np.inf]))
+    state_dicts.load_state(network, {"bounds": torch.tensor([-np.inf, 3.0])})
+    assert network.bounds.tolist() == [-np.inf, 3]
+    with pytest.raises(ValueError, match="NaN or infinity in bounds"):
+        state_dicts.load_state(network, {"bounds": torch.tensor([np.nan, 3.0])})
+
+
+def test_load_ignores_what_its_rules_drop(state):
+    mask = torch.full((2, 2), -np.inf)  # as that of CLIP's text tower
+    network = small_network()
+    state_dicts.load_state(network, {**state, "mask": mask}, key_map=[("^mask$", None)])
+    assert_same_state(network.state_dict(), state)
+
+
 def test_load_without_counters_keeps_the_networks(state):
     network = small_network()
     network[1].num_batches_tracked.fill_(5)
@@ -332,6 +382,49 @@ def test_save_and_read(tmp_path):
         header = saved_file.metadata()
     assert header["trained_on"] == "nothing"
     assert set(header) == {"trained_on", "sklearn_iqa_version"}
+
+
+def test_a_tilde_is_the_users_folder(tmp_path, monkeypatch, state):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state_dicts.save_state(small_network(), "~/w.safetensors")
+    assert sorted(state_dicts.read_state(Path("~/w.safetensors"))) == sorted(state)
+    assert pretrained.sha256("~/w.safetensors") == pretrained.sha256(tmp_path / "w.safetensors")
+    with pytest.raises(FileNotFoundError, match=f"no file {tmp_path}/none.pth"):
+        state_dicts.read_state("~/none.pth")
+    with pytest.raises(FileNotFoundError, match=r"no file ~nobody-here/w\.pth"):
+        state_dicts.read_state("~nobody-here/w.pth")
+
+
+def test_a_tilde_in_every_parameter_that_is_a_file_of_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    backbone = {"backbone": "test_resnet", "backbone_weights": "~/backbone.pth"}
+    torch.save(timm_backbones.build_backbone("test_resnet").state_dict(), tmp_path / "backbone.pth")
+    nima = sklearn_iqa.NIMA(**backbone, image_size=32).initialize()
+    nima.save_weights("~/nima.safetensors")
+    same = sklearn_iqa.NIMA(backbone="test_resnet", image_size=32, weights=Path("~/nima.safetensors")).initialize()
+    assert_same_state(same.network_.state_dict(), nima.network_.state_dict())
+    features = sklearn_iqa.TimmFeatures(**backbone, cache="~/cache").fit([np.zeros((8, 8, 3))])
+    assert features.transform([np.zeros((32, 32, 3))]).shape == (1, 96)
+    assert (tmp_path / "cache" / "joblib").is_dir()
+    with pytest.raises(FileNotFoundError, match="neither a file nor a published name"):
+        sklearn_iqa.NIMA(weights="~/none.pth").initialize()
+
+    re_iqa = sklearn_iqa.ReIQA(backbone="test_resnet", backbone_weights=None).initialize()
+    for part in ("content", "quality"):
+        torch.save(getattr(re_iqa.network_, part).state_dict(), tmp_path / f"{part}.pth")
+    files = {"content_weights": "~/content.pth", "quality_weights": "~/quality.pth"}
+    same = sklearn_iqa.ReIQA(backbone="test_resnet", **files).initialize()
+    assert_same_state(same.network_.state_dict(), re_iqa.network_.state_dict())
+    dbcnn = sklearn_iqa.DBCNN(backbone_weights=None, scnn_weights="~/none.pth")
+    with pytest.raises(FileNotFoundError, match=f"no file {tmp_path}/none.pth"):
+        dbcnn.initialize()
+
+    folder = Path(__file__).parent
+    (tmp_path / "vit.json").write_text((folder / "clip_tiny_vit.json").read_text())
+    torch.save(clip_backbones.build_clip(tmp_path / "vit.json").state_dict(), tmp_path / "clip.pt")
+    clip = {"backbone": "~/vit.json", "backbone_weights": "~/clip.pt"}
+    assert sklearn_iqa.OpenCLIPFeatures(**clip).fit_transform([np.zeros((32, 32, 3))]).shape == (1, 32)
+    sklearn_iqa.LIQE(**clip).initialize()
 
 
 def test_save_tied_and_transposed_tensors(tmp_path):

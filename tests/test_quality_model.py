@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The model that comes with the package: its file, what it says of sharp and of spoiled photographs, and its head."""
 
+import copy
 import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import KFold
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -151,6 +154,48 @@ def test_missing_backbone_is_one_sentence(monkeypatch):
         load_quality_model()
 
 
+@needs_wheel
+def test_files_that_cannot_be_used_are_nan_on_request(model, tmp_path):
+    images = load_photographs(size=128).images[:3]
+    X = [images[0], tmp_path / "none.png", images[1], np.full((64, 64, 3), np.nan), images[2]]
+    good = [0, 2, 4]
+    mean, std = model.predict(list(images), return_std=True)
+    with pytest.raises(FileNotFoundError, match="Row 1 of X"):
+        model.predict(X)
+    sentence = r"^2 of 5 rows of X cannot be used and are NaN \(row 1, 3\); the first error: Row 1 of X .*none\.png"
+    with pytest.warns(UserWarning, match=sentence) as caught:
+        found = model.predict(X, on_error="nan")
+    assert [warning.filename for warning in caught] == [__file__]
+    np.testing.assert_allclose(found[good], mean, rtol=1e-5)
+    assert np.isnan(found).tolist() == [False, True, False, True, False]
+    with pytest.warns(UserWarning, match=sentence):
+        found = model.predict(X, on_error="nan", return_std=True)
+    for values, expected in zip(found, (mean, std), strict=True):
+        np.testing.assert_allclose(values[good], expected, rtol=1e-5)
+        assert np.isnan(values[[1, 3]]).all()
+    with pytest.warns(UserWarning, match="^2 of 2 rows of X"):
+        mean, std = model.predict([X[1], X[3]], on_error="nan", return_std=True)
+    assert mean.shape == std.shape == (2,)
+    assert np.isnan([mean, std]).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(model.predict(list(images), on_error="nan"), model.predict(list(images)))
+    with pytest.raises(ValueError, match="on_error is 'skip'"):
+        model.predict(list(images), on_error="skip")
+
+
+@needs_wheel
+def test_what_is_made_of_the_model_takes_the_request_too(model, tmp_path):
+    images = load_photographs(size=64).images
+    X = [images[0], tmp_path / "none.png"]
+    own = clone(model).set_params(head=Ridge()).fit(list(images), np.arange(len(images)))
+    for made in (own, pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        with pytest.warns(UserWarning, match="^1 of 2 rows of X"):
+            assert np.isnan(made.predict(X, on_error="nan")).tolist() == [False, True]
+    assert isinstance(model, Pipeline)
+    assert not hasattr(model[:-1], "predict")
+
+
 # The head -------------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +232,32 @@ def test_head_learns_what_is_not_linear():
     X, y = _waves(400, 0)
     X_test, y_test = _waves(200, 1)
     head, ridge = QualityHead(alpha=0.1).fit(X, y), Ridge().fit(X, y)
-    assert head.score(X_test, y_test) > ridge.score(X_test, y_test) + 0.2
+    assert r2_score(y_test, head.predict(X_test)) > ridge.score(X_test, y_test) + 0.2
+
+
+def test_score_of_the_head_is_rank_correlation():
+    X, y = _waves(60, 0)
+    X_test, y_test = _waves(40, 1)
+    head, weight = QualityHead(alpha=0.1).fit(X, y), np.arange(40) % 3
+    assert head.score(X_test, y_test) == srcc(y_test, head.predict(X_test))
+    assert head.score(X_test, y_test, weight) == srcc(y_test, head.predict(X_test), sample_weight=weight)
+    assert head.score(X_test, np.exp(y_test)) == head.score(X_test, y_test)
+    with pytest.raises(ValueError, match="40 values and sample_weight has 39"):
+        head.score(X_test, y_test, weight[1:])
+    search = GridSearchCV(QualityHead(), {"alpha": [0.1, 10.0]}, cv=3, error_score="raise").fit(X, y)
+    assert -1 <= search.best_score_ <= 1
+    assert search.score(X_test, y_test) == search.best_estimator_.score(X_test, y_test)
+
+
+@needs_wheel
+def test_score_of_the_model_is_rank_correlation(model):
+    photographs = load_photographs(size=64).images
+    images = [distort(image, "gaussian_blur", level) for image in photographs[:3] for level in (0, 3, 5)]
+    mos = [4.0, 2.0, 1.0] * 3
+    assert model.score(images, mos) == pytest.approx(srcc(mos, model.predict(images)), abs=1e-12)
+    weight = [1, 0, 1, 2, 1, 1, 3, 1, 1]
+    expected = srcc(mos, model.predict(images), sample_weight=weight)
+    assert model.score(images, mos, sample_weight=weight) == pytest.approx(expected, abs=1e-12)
 
 
 def test_without_kernels_it_is_a_ridge():

@@ -3,6 +3,7 @@
 
 import copy
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from sklearn.model_selection import KFold, train_test_split
 from sklearn.utils import _safe_indexing
 
 import sklearn_iqa
-from sklearn_iqa._base.rows import check_images, check_tuples, count_images, make_pairs
+from sklearn_iqa._base.rows import check_images, check_tuples, count_images, image_name, make_pairs
 
 N = 6
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 9, 7, 3), dtype=np.uint8)
@@ -62,6 +63,12 @@ SINGLE = {
     "pandas categories": lambda paths: pd.Series([str(path) for path in paths], dtype="category"),
     "polars Series of arrays": lambda paths: pl.Series(list(IMAGES), dtype=pl.Object),
     "polars Series of strings": lambda paths: pl.Series([str(path) for path in paths]),
+    "object array (n, 1)": lambda paths: objects(list(IMAGES), (N, 1)),
+    "array (n, 1) of strings": lambda paths: np.array([[str(path)] for path in paths]),
+    "pandas data frame of one column": lambda paths: pd.DataFrame({"image": paths}, index=range(50, 50 + N)),
+    "pandas data frame of arrays": lambda paths: pd.DataFrame({"image": list(IMAGES)}),
+    "polars data frame of one column": lambda paths: pl.DataFrame({"image": [str(path) for path in paths]}),
+    "polars data frame of arrays": lambda paths: pl.DataFrame({"image": pl.Series(list(IMAGES), dtype=pl.Object)}),
     "tensor, channels first": lambda paths: channels_first(IMAGES),
     "tensor, channels last": lambda paths: torch.from_numpy(IMAGES),
     "mixed": lambda paths: [
@@ -204,10 +211,18 @@ def test_rows_share_a_reference(kind, paths):
     assert len(set(keys)) == 3
 
 
-def test_one_path_written_in_two_ways_is_one_reference(tmp_path, monkeypatch):
+def test_one_path_written_in_several_ways_is_one_reference(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = check_tuples([("a.png", "r.png"), ("b.png", tmp_path / "r.png"), ("b.png", "s.png")], NAMES, "LPIPS")
-    assert rows.same(0) == rows.same(1) != rows.same(2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ways = "r.png", tmp_path / "r.png", "~/r.png", Path("~/r.png"), "s.png"
+    rows = check_tuples([("a.png", way) for way in ways], NAMES, "LPIPS")
+    assert rows.same(0) == rows.same(1) == rows.same(2) == rows.same(3) != rows.same(4)
+
+
+def test_a_path_in_the_users_folder_has_one_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    assert image_name("~/a.png", "Row 0 of X") == image_name(tmp_path / "a.png", "Row 0 of X")
 
 
 def test_asking_for_the_reference_of_what_is_no_pair_gives_the_sentence():
@@ -323,8 +338,8 @@ def test_x_is_never_changed(paths):
         rows = check_images(X)
         _ = [rows[i] for i in range(N)]
         assert type(X) is type(kept)
-        for before, after in zip(kept, X, strict=True):
-            assert np.array_equal(np.asarray(before), np.asarray(after))
+        for i in range(N):
+            np.testing.assert_array_equal(check_images(X)[i], check_images(kept)[i])
 
 
 # What cannot be used --------------------------------------------------------------------------------------------------
@@ -391,6 +406,111 @@ def test_pairs_where_images_are_due(kind, paths):
 def test_images_where_pairs_are_due(kind, paths):
     with one_sentence(ValueError, "LPIPS compares images", "(query, reference)", "make_pairs(queries, references)"):
         check_tuples(SINGLE[kind](paths[0]), NAMES, "LPIPS")[0]
+
+
+LABELS = list(np.linspace(1, 5, N))
+
+
+def frames(columns):
+    """The same columns as a data frame of pandas and of polars."""
+    plain = {name: [str(value) if hasattr(value, "open") else value for value in values] for name, values in columns}
+    return pd.DataFrame(plain), pl.DataFrame(plain)
+
+
+def test_the_column_of_images_in_a_table_is_named(paths):
+    for table in frames([("photo", paths[0]), ("mos", LABELS), ("kind", ["jpeg"] * N)]):
+        with one_sentence(ValueError, "X is a table with the columns 'photo', 'mos', 'kind'", "pass table['photo']."):
+            check_images(table)
+        with one_sentence(ValueError, "queries is a table", "pass table['photo']."):
+            make_pairs(table, paths[1])
+        with one_sentence(ValueError, "references is a table", "pass table['photo']."):
+            make_pairs(paths[0], table)
+    for table in frames([("a", paths[0]), ("b", paths[1])]):
+        with one_sentence(ValueError, "the columns 'a', 'b'", "one image is due here", "table['a'] or table['b']."):
+            check_images(table)
+    for table in frames([("mos", LABELS), ("std", LABELS)]):
+        with one_sentence(ValueError, "the columns 'mos', 'std'", "one image is due here", "none of them holds images"):
+            check_images(table)
+    table = pd.DataFrame({7: list(IMAGES), 8: LABELS})
+    with one_sentence(ValueError, "the columns 7, 8", "pass table[7]."):
+        check_images(table)
+    many = pd.DataFrame({"image": paths[0], **{f"score of observer {i}": LABELS for i in range(50)}})
+    with one_sentence(ValueError, "'image', 'score of observer 0'", "51 columns", "pass table['image']."):
+        check_images(many)
+
+
+def test_the_columns_of_pairs_in_a_table_are_named(paths):
+    for table in frames([("bad", paths[0]), ("mos", LABELS), ("good", paths[1])]):
+        for names in (NAMES, TRIPLET):
+            with one_sentence(ValueError, "LPIPS compares images", ", ".join(names), "'bad', 'mos', 'good'"):
+                check_tuples(table, names, "LPIPS")
+        with one_sentence(ValueError, "LPIPS compares images", "pass table[['bad', 'good']]."):
+            check_tuples(table, NAMES, "LPIPS")
+    for table in frames([("photo", paths[0]), ("mos", LABELS)]):
+        with one_sentence(ValueError, "(query, reference)", "'photo', 'mos'", "make_pairs(queries, references)"):
+            check_tuples(table, NAMES, "LPIPS")
+    for table in frames([("photo", paths[0])]):
+        with one_sentence(ValueError, "(query, reference)", "make_pairs(queries, references)"):
+            check_tuples(table, NAMES, "LPIPS")
+
+
+class Samples:
+    """A data set as torch has them: a length, and rows by number."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        return self.rows[row]
+
+
+@pytest.mark.parametrize("container", [list, Samples, objects])
+def test_rows_with_labels_are_refused_at_once(container, paths):
+    histogram = np.ones(10)
+    for labels in (LABELS, list(map(np.float32, LABELS)), list(torch.tensor(LABELS)), [histogram] * N, ["good"] * N):
+        X = container(list(zip(paths[0], labels, strict=True)))
+        with one_sentence(ValueError, "X holds rows (image, label)", "[row[0] for row in X]", "labels as y"):
+            check_images(X)
+    for label in (1, True, 0.5, torch.tensor(1)):
+        pairs, triplets = [(q, label) for q in paths[0]], [(q, r, label) for q, r in zip(*paths, strict=True)]
+        for names, rows in ((NAMES, pairs), (TRIPLET, triplets)):
+            with one_sentence(ValueError, "LPIPS compares images", ", ".join(names), "labels as y"):
+                check_tuples(container(rows), names, "LPIPS")
+    X = container([(i, path) for i, path in enumerate(paths[0])])
+    with one_sentence(ValueError, "X holds rows (label, image)", "[row[1] for row in X]"):
+        check_images(X)
+
+
+@pytest.mark.parametrize("container", [list, Samples, objects])
+def test_rows_that_are_dicts_are_refused_at_once(container, paths):
+    X = container([{"label": 3.0, "image": path} for path in paths[0]])
+    with one_sentence(ValueError, "X holds dicts with the keys 'label', 'image'", "pass [row['image'] for row in X]."):
+        check_images(X)
+    with one_sentence(
+        ValueError, "LPIPS compares images", "X holds dicts with the keys 'label', 'image'", "make_pairs"
+    ):
+        check_tuples(X, NAMES, "LPIPS")
+    X = container([{"query": q, "mos": 3.0, "reference": r} for q, r in zip(*paths, strict=True)])
+    advice = "make_pairs([row['query'] for row in X], [row['reference'] for row in X])"
+    with one_sentence(ValueError, "LPIPS compares images", advice):
+        check_tuples(X, NAMES, "LPIPS")
+
+
+def test_containers_of_another_kind_are_blamed_before_a_network_is_built(paths, monkeypatch):
+    X = [{"image": path} for path in paths[0]]
+    for estimator in (sklearn_iqa.NIMA(weights="ava"), sklearn_iqa.LPIPS(weights="alex-v0.1")):
+        monkeypatch.setattr(type(estimator), "_network", lambda self: pytest.fail("built a network"))
+        for call in (estimator.predict, lambda X, fit=estimator.fit: fit(X, LABELS)):
+            with one_sentence(ValueError, "X holds dicts with the keys 'image'"):
+                call(X)
+    features = sklearn_iqa.TimmFeatures(backbone_weights=None).fit([IMAGES[0]])
+    monkeypatch.setattr(type(features), "_network", lambda *args: pytest.fail("built a network"))
+    for call in (features.fit, features.transform):
+        with one_sentence(ValueError, "X holds dicts with the keys 'image'"):
+            call(X)
 
 
 def test_arrays_of_the_wrong_kind_are_refused_before_any_row_is_read():

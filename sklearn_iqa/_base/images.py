@@ -31,6 +31,11 @@ DEEP_COLOURS = {
     for mode in ("RGB", "RGBA")
     for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
 }
+# Float images may leave 0..1 by so much, which is clipped: rounding, as of a resize in float32, whose steps are 1.2e-7.
+ROUNDING = 1e-6
+OVERSHOOT = 0.25  # beyond 0..1, as of bicubic interpolation and noise; other units of brightness go further
+# Tags of TIFF 6.0 that decide what a number means.
+PHOTOMETRIC, BITS, PLANES, SIGNS = 262, 258, 284, 339
 LONGEST_PART = 120  # characters of a path, or of Pillow's reason, in a sentence
 
 
@@ -40,9 +45,10 @@ def read_image(image: Any, where: str = "The image") -> np.ndarray:
     Parameters
     ----------
     image : array, path, PIL image or torch tensor
-        A uint8 array in 0..255, a uint16 array in 0..65535 or a float array in 0..1 of shape (height, width, 3),
-        (height, width, 1), (height, width), or (height, width, 4) when fully opaque; a path of an image file; a PIL
-        image; a torch tensor on the CPU, which may also be (3, height, width) or (1, height, width).
+        A uint8 array in 0..255, a uint16 array in 0..65535 or a float array in 0..1 (rounding of up to 1e-6 beyond is
+        clipped) of shape (height, width, 3), (height, width, 1), (height, width), or (height, width, 4) when fully
+        opaque; a path of an image file, in which `~` is the user's folder; a PIL image; a torch tensor on the CPU,
+        which may also be (3, height, width) or (1, height, width).
     where : str, default="The image"
         How error messages call the image.
 
@@ -59,14 +65,18 @@ def read_image(image: Any, where: str = "The image") -> np.ndarray:
         When the object is no image.
     ValueError
         When the image cannot be used: not finite, out of range, transparent, empty, damaged, with several frames.
+    MemoryError
+        When the file's pixels do not fit into memory.
 
     Notes
     -----
     Files and PIL images are turned upright by their EXIF orientation; colour profiles are not applied. 16-bit PNG and
     TIFF files keep their depth, except for grey with alpha; what else is deeper than 8 bits comes as Pillow reads it.
+    Grey TIFF files whose zero is white are inverted at every depth; TIFF files of signed numbers, and of deep colours
+    in separate planes, are refused.
     """
     if isinstance(image, str | os.PathLike):
-        return _read_file(os.fsdecode(image), where)
+        return _read_file(os.path.expanduser(os.fsdecode(image)), where)
     if isinstance(image, Image.Image):
         return _from_pil(image, where)
     if isinstance(image, np.ndarray):
@@ -147,8 +157,8 @@ def _uint8_or_float32(image: np.ndarray, where: str) -> np.ndarray:
     if image.dtype.kind == "u" and image.dtype.itemsize == 2:  # of either byte order
         return image.astype(np.float32) / np.float32(65535)
     if image.dtype.kind == "f":
-        _check_range(image, where)
-        return image.astype(np.float32, copy=False)
+        low, high = _checked_range(image, where)
+        return (image.clip(0, 1) if low < 0 or high > 1 else image).astype(np.float32, copy=False)
     advice = "image.astype(float) for black and white" if image.dtype == bool else "image.astype(np.uint8) if that fits"
     raise ValueError(
         f"{where} is of dtype {image.dtype}, but integers must be uint8 in 0..255 (or uint16 in 0..65535) and floats "
@@ -156,18 +166,31 @@ def _uint8_or_float32(image: np.ndarray, where: str) -> np.ndarray:
     )
 
 
-def _check_range(image: np.ndarray, where: str) -> None:
+def _checked_range(image: np.ndarray, where: str) -> tuple[float, float]:
+    """Least and greatest value of a float image; outside of 0..1 by rounding at most."""
     low, high = image.min(), image.max()  # NaN anywhere makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(
             f"{where} contains NaN or infinity (inf), but floats must be finite and in 0..1; repair the image or leave "
             "it out."
         )
-    if low < 0 or high > 1:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(
-            f"{where} is a float image with values in {low:g}..{high:g}, but floats must be in 0..1; divide by 255 or "
-            "convert to uint8 if the values mean 0..255."
+            f"{where} is a float image with values in {low:.7g}..{high:.7g}, but floats must be in 0..1; "
+            f"{_range_advice(low, high)}."
         )
+    return low, high
+
+
+def _range_advice(low: float, high: float) -> str:
+    """What values outside of 0..1 most likely are, and what to do."""
+    if low >= -OVERSHOOT and high <= 1 + OVERSHOOT:
+        return "it overshoots, as interpolation and noise do, so limit it with image.clip(0, 1)"
+    if low >= -1 - ROUNDING and high <= 1 + ROUNDING:
+        return "pass (image + 1) / 2 if the values mean -1..1"
+    if low >= 0 or high > 10:
+        return "divide by 255 or convert to uint8 if the values mean 0..255"
+    return "pass the image as it was before if it was standardised (mean and standard deviation of a data set)"
 
 
 def _read_file(path: str, where: str) -> np.ndarray:
@@ -198,9 +221,29 @@ def _from_pil(image: Image.Image, where: str, path: str | None = None) -> np.nda
             f"{where} has Pillow's mode {image.mode!r}, of which black and white are not known here; convert it first, "
             "to a float array in 0..1 or to the mode 'RGB'."
         )
+    _check_tiff(image, where)
     with _explained(where):
         pixels = _pixels(image, path)
     return _from_array(pixels, where)
+
+
+def _check_tiff(image: Image.Image, where: str) -> None:
+    """Refuse TIFF files whose numbers Pillow takes for others."""
+    bits = _tiff_tag(image, BITS, (1,))
+    if 2 in _tiff_tag(image, SIGNS, (1,)):
+        raise ValueError(
+            f"{where} is a TIFF file of signed numbers, of which black and white are not known here; convert it first, "
+            "to a float array in 0..1 or to unsigned numbers."
+        )
+    if _tiff_tag(image, PLANES, 1) == 2 and len(bits) > 1 and max(bits) > 8:
+        raise ValueError(
+            f"{where} is a TIFF file that keeps colours of {max(bits)} bits in separate planes, which Pillow misreads; "
+            "save the colours side by side (PlanarConfiguration 1), or pass an array (height, width, 3)."
+        )
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag, default) if image.format == "TIFF" else default
 
 
 @contextlib.contextmanager
@@ -208,8 +251,8 @@ def _explained(where: str) -> Iterator[None]:
     """Say in one sentence what goes wrong inside Pillow."""
     try:
         yield
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise MemoryError(f"{where} does not fit into memory when it is opened; shrink the image first.") from error
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{where} is no image that Pillow can read; give a PNG, JPEG, TIFF, BMP or WebP file."
@@ -237,10 +280,15 @@ def _pixels(image: Image.Image, path: str | None) -> np.ndarray:
     """
     deep_grey, rawmode = _is_deep_grey(image), _rawmode(image)  # both known only before the image is loaded
     upright = ImageOps.exif_transpose(image)
+    # Pillow inverts grey of up to 8 bits whose zero is white, and no other; where the tag is missing it takes that too.
+    white_is_zero = image.format == "TIFF" and _tiff_tag(image, PHOTOMETRIC, 0) == 0
     if image.mode == "F":
-        return np.asarray(upright)
+        return 1 - np.asarray(upright) if white_is_zero else np.asarray(upright)
     if deep_grey:
-        return _transparent_where(np.asarray(upright).astype(np.uint16), image.info.get("transparency"))
+        grey = np.asarray(upright).astype(np.uint16)
+        if _tiff_tag(image, BITS, (16,)) == (12,):
+            return grey.astype(np.float32) / np.float32(4095)
+        return _transparent_where(65535 - grey if white_is_zero else grey, image.info.get("transparency"))
     if path is not None and rawmode in DEEP_COLOURS:
         with _reopened(path, DEEP_COLOURS[rawmode]) as low:
             deep = np.asarray(upright).astype(np.uint16) << 8 | np.asarray(ImageOps.exif_transpose(low))

@@ -6,7 +6,8 @@ Every sentence about a container that cannot be used is written here; those abou
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn_iqa._base.images import ACCEPTED, is_tensor, read_image
 __all__ = ["ImageRows", "TupleRows", "check_images", "check_tuples", "count_images", "image_name", "make_pairs"]
 
 CONTAINERS = "a list of images or an array (n, height, width, 3)"
+N_LISTED = 6  # columns or keys that a sentence names
 
 
 class ImageRows(Sequence):
@@ -94,7 +96,7 @@ class TupleRows(Sequence):
         """Give a key that rows share when their last image, the reference, is the same path or the same pixels."""
         reference = self.unopened(row)[-1]
         if isinstance(reference, str | os.PathLike):
-            return os.path.abspath(os.fsdecode(reference))
+            return _absolute(reference)
         pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[-1]} in row {row} of X"))
         return pixels.shape, pixels.dtype.str, hashlib.sha1(pixels.data).hexdigest()
 
@@ -116,7 +118,8 @@ def check_images(X: Any) -> ImageRows:
     ----------
     X : array (n, height, width, 3), or list, tuple, object array, pandas or polars Series of images
         The images; their sizes may differ in all but the first form. Also an array (n, height, width) of grey images,
-        and a torch tensor (n, 3, height, width) or (n, height, width, 3).
+        a torch tensor (n, 3, height, width) or (n, height, width, 3), a data frame of one column, and an object array
+        (n, 1).
 
     Returns
     -------
@@ -125,15 +128,9 @@ def check_images(X: Any) -> ImageRows:
     Raises
     ------
     TypeError, ValueError
-        When X is no container of images, or is empty.
+        When X is no container of images, or is empty; of a container whose rows are opened late, the first row tells.
     """
-    items = _container(X)
-    if isinstance(items, np.ndarray) and items.ndim == 5:
-        raise ValueError(
-            f"X has the shape {items.shape}, that is {items.shape[1]} images in each row, but one is due here; take "
-            "X[:, 0] for the first ones."
-        )
-    return ImageRows(items)
+    return ImageRows(_single(X, "X"))
 
 
 def check_tuples(X: Any, names: tuple[str, ...], method: str, same_size: bool = True) -> TupleRows:
@@ -165,6 +162,13 @@ def check_tuples(X: Any, names: tuple[str, ...], method: str, same_size: bool = 
             f"{method} compares images: X[i] must be ({', '.join(names)}), but came with the shape {items.shape[1:]}; "
             "build X with make_pairs(queries, references)."
         )
+    first = items[0]
+    if _group_size(first) != len(names) or any(map(_is_label, first)):
+        what, places = _form(X, first, "X")
+        raise ValueError(
+            f"{method} compares images: each row of X must be ({', '.join(names)}), but {what}; "
+            f"{_advice_on_tuples(X, first, places, len(names))}."
+        )
     return TupleRows(items, names, method, same_size)
 
 
@@ -177,12 +181,13 @@ def count_images(X: Any) -> int:
 def image_name(item: Any, where: str) -> tuple[str, np.ndarray | None]:
     """Name of an image by its content, and the image where it had to be opened for that."""
     if isinstance(item, str | os.PathLike):
+        path = _absolute(item)
         try:
-            status = os.stat(item)
+            status = os.stat(path)
         except OSError:
             read_image(item, where)  # raises the sentence on files
             raise
-        return f"{os.path.abspath(item)} {status.st_size} {status.st_mtime_ns}", None
+        return f"{path} {status.st_size} {status.st_mtime_ns}", None
     image = read_image(item, where)
     pixels = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(image).data)
     return f"{pixels} {image.shape} {image.dtype}", image
@@ -217,16 +222,108 @@ def make_pairs(queries: Any, references: Any) -> list[tuple[Any, Any]]:
     >>> len(X), len(X[0]), X[2][1].shape
     (3, 2, (8, 8, 3))
     """
-    query_items = _container(queries, "queries")
+    query_items = _single(queries, "queries")
     if _is_single_image(references):
         return [(query_items[i], references) for i in range(len(query_items))]
-    reference_items = _container(references, "references")
+    reference_items = _single(references, "references")
     if len(reference_items) != len(query_items):
         raise ValueError(
             f"There are {len(query_items)} queries and {len(reference_items)} references; give one reference for each "
             "query, or a single image for all."
         )
     return [(query_items[i], reference_items[i]) for i in range(len(query_items))]
+
+
+def _absolute(path: str | os.PathLike) -> str:
+    return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
+
+
+def _single(X: Any, name: str) -> Sequence | np.ndarray:
+    """The rows of a container of single images."""
+    items = _container(X, name)
+    if isinstance(items, np.ndarray) and items.ndim == 5:
+        raise ValueError(
+            f"{name} has the shape {items.shape}, that is {items.shape[1]} images in each row, but one is due here; "
+            f"take {name}[:, 0] for the first ones."
+        )
+    first = items[0]
+    if isinstance(first, Mapping) or _group_size(first) is not None:
+        what, places = _form(X, first, name)
+        raise ValueError(f"{what}, but one image is due here; {_advice_on_images(X, first, places, name)}.")
+    return items
+
+
+def _columns(X: Any) -> list[Hashable]:
+    """Names of the columns of a data frame; none of what is no data frame."""
+    return list(X.columns) if hasattr(X, "itertuples") or hasattr(X, "iter_rows") else []
+
+
+def _form(X: Any, first: Any, name: str) -> tuple[str, list]:
+    """What a container holds in place of single images, and the columns, keys or places of its images.
+
+    The first row tells.
+    """
+    columns = _columns(X)
+    if isinstance(first, Mapping):
+        members = dict(first)
+    elif _group_size(first) is None:
+        members = {}
+    else:
+        members = dict(zip(columns or range(len(first)), first, strict=True))
+    places = [place for place, member in members.items() if _looks_like_image(member)]
+    if columns:
+        return f"{name} is a table with the columns {_listed(columns, 'columns')}", places
+    if isinstance(first, Mapping):
+        return f"{name} holds dicts with the keys {_listed(list(first), 'keys')}", places
+    if len(members) == 2 and len(places) == 1:
+        return f"{name} holds rows ({'image, label' if places == [0] else 'label, image'})", places
+    return f"{name} holds {_described(first)} in each row", places
+
+
+def _advice_on_images(X: Any, first: Any, places: list, name: str) -> str:
+    if _columns(X):
+        found = " or ".join(f"table[{place!r}]" for place in places[:N_LISTED])
+        return (
+            f"pass {found}"
+            if found
+            else "pass the column with the images, as none of them holds images in its first row"
+        )
+    if isinstance(first, Mapping):
+        return f"pass [row[{places[0]!r}] for row in {name}]" if places else "pass the images alone"
+    if len(places) == 1:
+        return f"pass [row[{places[0]}] for row in {name}], and labels as y"
+    return f"methods that compare take pairs, this one takes {CONTAINERS}"
+
+
+def _advice_on_tuples(X: Any, first: Any, places: list, n_images: int) -> str:
+    if _columns(X) and len(places) == n_images:
+        return f"pass table[{places!r}]"
+    if isinstance(first, Mapping) and len(places) == n_images == 2:
+        queries, references = (f"[row[{place!r}] for row in X]" for place in places)
+        return f"build X with make_pairs({queries}, {references})"
+    apart = ", and give labels as y" if _group_size(first) is not None and any(map(_is_label, first)) else ""
+    return f"build X with make_pairs(queries, references){apart}"
+
+
+def _listed(names: list, kind: str) -> str:
+    more = f" and others ({len(names)} {kind})" if len(names) > N_LISTED else ""
+    return ", ".join(repr(name) for name in names[:N_LISTED]) + more
+
+
+def _looks_like_image(item: Any) -> bool:
+    """A guess for advice: a text may be a path or a label."""
+    if isinstance(item, str):
+        return os.path.splitext(item)[1] != ""
+    if isinstance(item, np.ndarray) or is_tensor(item):
+        return item.ndim in (2, 3)
+    return isinstance(item, os.PathLike | Image.Image)
+
+
+def _is_label(item: Any) -> bool:
+    """Whether an item is a number or a row of numbers, but not NaN, which stands for an image that is missing."""
+    if isinstance(item, Number | np.bool_):
+        return item == item
+    return (isinstance(item, np.ndarray) or is_tensor(item)) and item.ndim < 2
 
 
 def _container(X: Any, name: str = "X") -> Sequence | np.ndarray:
@@ -240,9 +337,9 @@ def _container(X: Any, name: str = "X") -> Sequence | np.ndarray:
     if is_tensor(X):
         X = _tensor_rows(X, name)
     elif hasattr(X, "itertuples"):  # a pandas data frame: a column a place
-        X = list(X.itertuples(index=False, name=None))
+        X = X.iloc[:, 0].to_numpy() if X.shape[1] == 1 else list(X.itertuples(index=False, name=None))
     elif hasattr(X, "iter_rows"):  # a polars data frame
-        X = list(X.iter_rows())
+        X = X.to_series(0).to_numpy() if X.width == 1 else list(X.iter_rows())
     elif hasattr(X, "to_numpy"):  # a pandas or polars Series
         X = X.to_numpy()
     if isinstance(X, np.ndarray):
@@ -267,7 +364,7 @@ def _tensor_rows(X: Any, name: str) -> list:
 def _array_rows(X: np.ndarray, name: str) -> Sequence | np.ndarray:
     holds_objects = X.dtype.kind in "OUT"  # images, paths, or tuples of them
     if holds_objects and X.ndim == 2:
-        return [tuple(row) for row in X]
+        return X[:, 0] if X.shape[1] == 1 else [tuple(row) for row in X]
     if X.ndim and (len(X) == 0 or (holds_objects and X.ndim == 1)):
         return X
     if X.dtype == object:

@@ -40,7 +40,7 @@ def clip_config(name: str) -> dict:
     """
     if str(name).endswith(".json"):
         try:
-            config = json.loads(Path(name).read_text(encoding="utf-8"))
+            config = json.loads(Path(os.path.expanduser(name)).read_text(encoding="utf-8"))
         except OSError as error:
             raise FileNotFoundError(
                 f"backbone={str(name)!r} cannot be read ({type(error).__name__}); give the path of a file or a name of "
@@ -174,7 +174,7 @@ def _is_tag(name: str, backbone_weights) -> bool:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if backbone_weights in tags:
         return True
-    if not os.path.exists(backbone_weights):
+    if not os.path.exists(os.path.expanduser(backbone_weights)):
         raise FileNotFoundError(
             f"backbone_weights={str(backbone_weights)!r} is neither a file nor a pretraining of {name} in open_clip; "
             f"take {', '.join(tags) or 'a file'} or None."

@@ -27,7 +27,7 @@ class WeightsMixin:
         Parameters
         ----------
         path : path
-            A file name that ends in `.safetensors`; replaced when it exists.
+            A file name that ends in `.safetensors`; replaced when it exists. `~` is the user's folder.
         """
         check_is_fitted(self)
         self._ensure_network()

@@ -157,14 +157,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     path : str or Path
-        A file.
+        A file; `~` is the user's folder.
 
     Returns
     -------
     str
         64 lower-case hexadecimal digits.
     """
-    resolved = Path(path).resolve()
+    resolved = Path(os.path.expanduser(path)).resolve()
     status = resolved.stat()
     return _sha256(resolved, status.st_mtime_ns, status.st_size)
 

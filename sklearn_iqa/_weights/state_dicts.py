@@ -25,23 +25,29 @@ __all__ = ["FORMATS", "is_html", "load_state", "package_version", "read_state", 
 
 FORMATS = ".pth, .pt, .safetensors, .npz"
 # Entries under which training scripts keep the state, beside optimiser, epoch and losses. Where a file has both, the
-# running average (params_ema) is the one that was published.
-_WRAPPERS = ("state_dict", "params_ema", "params", "model_state_dict", "model", "net")
+# running average (..._ema) is the one that was published.
+_WRAPPERS = (
+    *("params_ema", "state_dict_ema", "model_ema"),
+    *("state_dict", "params", "model_state_dict", "model", "net"),
+)
+# What torch.nn.DataParallel, torch.compile and modules of Lightning put in front of every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _N_NAMED = 3  # names that an error sentence lists
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The state in a file of PyTorch (.pth, .pt, .pkl, ...), safetensors or NumPy (.npz), on the CPU.
 
-    The format is told by the content. A wrapper (`state_dict`, `params`, `params_ema`, `model`, `model_state_dict`,
-    `net`) is taken off together with what is beside the state, and so is the prefix `module.` where all names have it.
-    A file with several states under other names gives them all, each name behind its entry's and a dot; a file with
-    one bare tensor gives it under the empty name.
+    The format is told by the content. A wrapper (`params_ema`, `state_dict_ema`, `model_ema`, else `state_dict`,
+    `params`, `model_state_dict`, `model`, `net`) is taken off together with what is beside the state, and so are the
+    prefixes `module.`, `_orig_mod.` and `model.` where all names have them. A file with several states under other
+    names gives them all, each name behind its entry's and a dot; a file with one bare tensor gives it under the empty
+    name.
 
     Parameters
     ----------
     path : str or Path
-        A file of weights.
+        A file of weights; `~` is the user's folder.
 
     Returns
     -------
@@ -54,12 +60,12 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ValueError
         If it is a folder, empty, a web page, cut off, without tensors, or if it holds pickled objects.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}: give the path of a weights file ({FORMATS}).")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the path of one weights file ({FORMATS}).")
-    return _without_prefix(_state_in(_read(path), path))
+    return _without_prefixes(_state_in(_read(path), path))
 
 
 def _read(path: Path) -> object:
@@ -193,11 +199,10 @@ def _holds_state(entry: object) -> bool:
     return bool(_tensors(entry)) or any(_holds_state(entry.get(name)) for name in _WRAPPERS)
 
 
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the name that torch.nn.DataParallel puts in front of everything."""
-    if not all(name.startswith("module.") for name in state):
-        return state
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    while prefix := next((prefix for prefix in _PREFIXES if all(name.startswith(prefix) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def rename_keys(state: Mapping[str, Tensor], key_map: Iterable[tuple[str, str | None]]) -> dict[str, Tensor]:
@@ -252,7 +257,8 @@ def load_state(
     Raises
     ------
     ValueError
-        If names or shapes differ. Nothing has been copied then.
+        If names or shapes differ, or a number is NaN or infinite where the network's own is not. Nothing has been
+        copied then.
     """
     own = network.state_dict()
     given = rename_keys(state, key_map)
@@ -274,7 +280,21 @@ def load_state(
             "weights of this architecture, or the parameters that the weights were trained with."
         )
     # Converting everything first leaves nothing that can fail half-way through the copying.
-    network.load_state_dict({name: given.get(name, value).to(value.dtype) for name, value in own.items()}, strict=True)
+    converted = {name: given.get(name, value).to(value.dtype) for name, value in own.items()}
+    broken = next((name for name, tensor in converted.items() if not _is_sound(tensor, own[name])), None)
+    if broken is not None:
+        raise ValueError(
+            f"{origin} holds NaN or infinity in {broken}; the training that wrote it has diverged or the file is "
+            "damaged, so take an earlier checkpoint."
+        )
+    network.load_state_dict(converted, strict=True)
+
+
+def _is_sound(tensor: Tensor, own: Tensor) -> bool:
+    """Whether a tensor is finite; bounds that the network itself begins as infinite may be infinite."""
+    if not tensor.is_floating_point() or tensor.isfinite().all():
+        return True
+    return bool(own.isinf().any()) and not bool(tensor.isnan().any())
 
 
 def save_state(network: nn.Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -284,7 +304,7 @@ def save_state(network: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
     ----------
     network : torch.nn.Module
     path : str or Path
-        Ends in `.safetensors`; an older file is replaced.
+        Ends in `.safetensors`; an older file is replaced; `~` is the user's folder.
     metadata : mapping of str to str, default=None
         Kept in the file's header, beside `sklearn_iqa_version`.
 
@@ -297,7 +317,7 @@ def save_state(network: nn.Module, path: str | os.PathLike[str], *, metadata: Ma
     TypeError
         If the metadata are not strings.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix != ".safetensors":
         raise ValueError(f"Weights are saved as safetensors: {path.name!r} must end in '.safetensors'.")
     if not path.parent.is_dir():

@@ -27,8 +27,9 @@ from sklearn_iqa.cli.files import Query, WrongUse, find_queries, one_line, refer
 
 __all__ = ["main"]
 
-# Raised by a wrong file, parameter or weights; every other error is one of the program and keeps its traceback.
-INPUT_ERRORS = (ValueError, TypeError, OSError)
+# Raised by a wrong file, parameter or weights, or a large image; every other error is one of the program and keeps its
+# traceback.
+INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError)
 SOME_ROWS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
 TABLE_WIDTH = 100
@@ -323,7 +324,7 @@ def _scored(
             if find_reference is not None:
                 row["reference"] = find_reference(number)
                 x = (query.path, row["reference"])
-            row["score"] = _finite(float(estimator.predict([x])[0]))
+            row["score"] = float(estimator.predict([x])[0])
         except INPUT_ERRORS as error:
             row["error"] = _about_one_image(error)
         yield row
@@ -332,12 +333,6 @@ def _scored(
 def _check_exists(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(f"The image {path!r} does not exist: check the path.")
-
-
-def _finite(number: float) -> float:
-    if not math.isfinite(number):
-        raise ValueError(f"The score is {number}, which is no finite number: check the weights.")
-    return number
 
 
 def _about_one_image(error: Exception) -> str:

@@ -32,7 +32,7 @@ def one_line(error: Exception) -> str:
 def find_queries(paths: Iterable[str], recursive: bool) -> list[Query]:
     """The images that files and folders name, folders sorted by name; what is missing stays in the list."""
     queries = []
-    for path in paths:
+    for path in map(os.path.expanduser, paths):
         if not os.path.isdir(path):
             queries.append(Query(path, PurePath(PurePath(path).name)))  # what is missing becomes a row with its error
             continue
@@ -72,6 +72,7 @@ def reference_finder(method: Any, queries: list[Query], given: Sequence[str]) ->
         if given:
             raise WrongUse(f"{method.__name__} takes no reference: leave --reference out.")
         return None
+    given = [os.path.expanduser(path) for path in given]
     if not given:
         raise WrongUse(f"{method.__name__} compares each image with a {method.inputs[-1]}: give --reference PATH.")
     if len(given) > 1:

@@ -12,7 +12,7 @@ from sklearn_iqa.datasets._kadid import read_kadid10k, read_kadis700k
 from sklearn_iqa.datasets._laboratory_sets import read_csiq, read_live, read_tid2013
 from sklearn_iqa.datasets._photograph_sets import read_biq2021, read_clive, read_koniq10k, read_spaq
 from sklearn_iqa.datasets._photographs import load_photographs
-from sklearn_iqa.datasets._restored_sets import read_bapps, read_pipal, read_qads
+from sklearn_iqa.datasets._restored_sets import read_bapps, read_bapps_jnd, read_pipal, read_qads
 
 __all__ = [
     "load_photographs",
@@ -20,6 +20,7 @@ __all__ = [
     "read_agiqa3k",
     "read_ava",
     "read_bapps",
+    "read_bapps_jnd",
     "read_biq2021",
     "read_clive",
     "read_csiq",

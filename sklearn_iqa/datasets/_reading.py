@@ -135,7 +135,7 @@ class Folder:
     Parameters
     ----------
     path : str or path
-        The folder.
+        The folder; `~` is the user's.
     source : Source
         The set.
 
@@ -146,7 +146,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike, source: Source):
-        self.root = Path(path)
+        self.root = Path(os.path.expanduser(path))
         self.source = source
         if not self.root.is_dir():
             raise FileNotFoundError(

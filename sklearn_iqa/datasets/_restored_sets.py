@@ -34,7 +34,8 @@ BAPPS = Source(
     name="BAPPS",
     page="https://github.com/richzhang/PerceptualSimilarity",
     text="Patches of 64 x 64 pixels and for each two distorted versions; people said which is nearer to the "
-    "original. In training parts two people judged each triplet, in validation parts five.",
+    "original. In training parts two people judged each triplet, in validation parts five. Of further pairs of patches "
+    "three people each said, after a short look, whether they are the same.",
     licence="BSD-2-Clause (the repository that publishes it)",
     citation="R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang, The Unreasonable Effectiveness of Deep Features "
     "as a Perceptual Metric, CVPR 2018.",
@@ -51,6 +52,8 @@ BAPPS_PARTS = (
     "val/frameinterp",
 )
 BAPPS_FILES = {"p0": ".png", "p1": ".png", "ref": ".png", "judge": ".npy"}  # folder -> end of its names
+JND_PARTS = ("val/traditional", "val/cnn")
+JND_FILES = {"p0": ".png", "p1": ".png", "same": ".npy"}
 
 
 def read_pipal(path: str | os.PathLike, *, strict: bool = True) -> Bunch:
@@ -241,41 +244,102 @@ def read_bapps(path: str | os.PathLike, *, parts: Sequence[str] = BAPPS_PARTS, s
     -----
     The layout is that of the authors' readme and of their loader (data/dataset/twoafc_dataset.py). Every judgement is a
     file of its own, so reading all 187600 takes a while. Whether parts share reference patches could not be confirmed.
-    The judgements of just noticeable differences (`jnd`) are not read.
+    The paper trains on the three training parts and gives the 2AFC score of each validation part, see the page of
+    LPIPS; :func:`read_bapps_jnd` reads the judgements of just noticeable differences.
 
     Examples
     --------
     >>> from sklearn_iqa import LPIPS
     >>> from sklearn_iqa.datasets import read_bapps
-    >>> bapps = read_bapps("dataset", parts=["train/traditional"])  # doctest: +SKIP
-    >>> LPIPS().fit(bapps.triplets, bapps.target)  # doctest: +SKIP
+    >>> train = read_bapps("dataset", parts=["train/traditional", "train/cnn", "train/mix"])  # doctest: +SKIP
+    >>> val = read_bapps("dataset", parts=["val/superres"])  # doctest: +SKIP
+    >>> lpips = LPIPS().fit(train.triplets, train.target)  # doctest: +SKIP
+    >>> lpips.score(val.triplets, val.target)  # the 2AFC score, in 0 to 1  # doctest: +SKIP
     """
     folder = Folder(path, BAPPS)
-    unknown = set(parts) - set(BAPPS_PARTS)
-    if unknown or not parts:
-        raise ValueError(f"parts must be some of {', '.join(BAPPS_PARTS)}; got {', '.join(sorted(unknown)) or 'none'}.")
-    stems = []
-    for part in parts:
-        place = f"2afc/{part}"
-        folder.find(place)
-        named = {
-            os.path.splitext(name)[0] for kind in BAPPS_FILES for name in folder.names_in(f"{place}/{kind}").values()
-        }
-        stems += [(part, stem) for stem in sorted(named)]
-    found = folder.build(
-        {kind: [f"2afc/{part}/{kind}/{stem}{end}" for part, stem in stems] for kind, end in BAPPS_FILES.items()},
-        strict=strict,
-        groups=np.arange(len(stems)),
-        distortion=np.array([part.split("/")[1] for part, _ in stems], dtype=str),
-        split=np.array([part.split("/")[0] for part, _ in stems], dtype=str),
-    )
+    files, fields = _bapps_rows(folder, "2afc", parts, BAPPS_PARTS, BAPPS_FILES)
+    found = folder.build(files, strict=strict, **fields)
     triplets = list(zip(found.pop("p0"), found.pop("p1"), found.pop("ref"), strict=True))
     target = np.array([_judgement(file) for file in found.pop("judge")])
     return Bunch(triplets=triplets, target=target, **found)
 
 
+def read_bapps_jnd(path: str | os.PathLike, *, parts: Sequence[str] = JND_PARTS, strict: bool = True) -> Bunch:
+    """Read the just noticeable differences (JND) of BAPPS: pairs of patches, and how many people found them the same.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder that holds the folder `jnd`: `dataset` in the authors' repository, after their script for the download.
+
+    parts : sequence of str
+        Which parts to read, in this order; by default both: "val/traditional", "val/cnn".
+
+    strict : bool, default=True
+        Whether a missing file is an error; otherwise its rows are left out, with a warning.
+
+    Returns
+    -------
+    :class:`~sklearn.utils.Bunch`
+        images, references : list of str
+            Paths of the two patches of each pair, from the folders `p1` and `p0`.
+        target : ndarray of shape (n_rows,), float64
+            Fraction of people who found the two patches the same, 0 to 1; three people saw each pair.
+        groups : ndarray of shape (n_rows,), int
+            Each row its own.
+        distortion : ndarray of shape (n_rows,), str
+            "traditional" or "cnn".
+        split : ndarray of shape (n_rows,), str
+            "val": these judgements are for tests alone.
+        DESCR : str
+            Description, licence, citation.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a part is missing; with ``strict=True`` also a file in one.
+    ValueError
+        If a part is unknown or a judgement is no fraction.
+
+    Notes
+    -----
+    The layout is that of the authors' readme and of their loader (data/dataset/jnd_dataset.py). Which of the two
+    patches is the original is not stated; distances of the paper are symmetric.
+
+    Examples
+    --------
+    >>> from sklearn_iqa import LPIPS, make_pairs
+    >>> from sklearn_iqa.datasets import read_bapps_jnd
+    >>> from sklearn_iqa.metrics import jnd_average_precision
+    >>> jnd = read_bapps_jnd("dataset", parts=["val/cnn"])  # doctest: +SKIP
+    >>> distance = LPIPS(weights="alex-v0.1").predict(make_pairs(jnd.images, jnd.references))  # doctest: +SKIP
+    >>> jnd_average_precision(jnd.target, distance)  # doctest: +SKIP
+    """
+    folder = Folder(path, BAPPS)
+    files, fields = _bapps_rows(folder, "jnd", parts, JND_PARTS, JND_FILES)
+    found = folder.build(files, strict=strict, **fields)
+    target = np.array([_judgement(file) for file in found.pop("same")])
+    return Bunch(images=found.pop("p1"), references=found.pop("p0"), target=target, **found)
+
+
+def _bapps_rows(folder: Folder, kind: str, parts: Sequence[str], known: tuple[str, ...], files: dict[str, str]):
+    """Files of all rows by the folder they are in, and what the rows' places say: groups, distortion and split."""
+    unknown = set(parts) - set(known)
+    if unknown or not parts:
+        raise ValueError(f"parts must be some of {', '.join(known)}; got {', '.join(sorted(unknown)) or 'none'}.")
+    stems = []
+    for part in parts:
+        place = f"{kind}/{part}"
+        folder.find(place)
+        named = {os.path.splitext(name)[0] for inner in files for name in folder.names_in(f"{place}/{inner}").values()}
+        stems += [(part, stem) for stem in sorted(named)]
+    places = {inner: [f"{kind}/{part}/{inner}/{stem}{end}" for part, stem in stems] for inner, end in files.items()}
+    split, distortion = np.array([part.split("/") for part, _ in stems], dtype=str).reshape(-1, 2).T
+    return places, {"groups": np.arange(len(stems)), "distortion": distortion, "split": split}
+
+
 def _judgement(file: str) -> float:
     fraction = np.load(file)
     if fraction.size != 1 or not 0 <= fraction.item() <= 1:
-        raise ValueError(f"BAPPS: {file} holds {fraction.tolist()}, where one share from 0 to 1 is needed.")
+        raise ValueError(f"BAPPS: {file} holds {fraction.tolist()}, where one fraction from 0 to 1 is needed.")
     return float(fraction.item())

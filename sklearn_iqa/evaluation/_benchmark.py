@@ -69,7 +69,7 @@ def benchmark(
         target.
     results_dir : path, default=None
         Folder of finished runs, one for each method and split: an interrupted benchmark is resumed from there, and no
-        run in it is computed again. See Notes.
+        run in it is computed again. See Notes. `~` is the user's folder.
     confidence_level : float, default=0.95
         Level of the bootstrap intervals of the medians.
     error_score : "raise" or number, default=np.nan

@@ -166,10 +166,11 @@ def execute_runs(runs: list[Run], *, results_dir: Any, n_jobs: Any, error_score:
     """
     paths: list[Path | None] = [None] * len(runs)
     if results_dir is not None:
-        Path(results_dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(os.path.expanduser(results_dir))
+        folder.mkdir(parents=True, exist_ok=True)
         estimators = {run.name: run.estimator for run in runs}
         identities = {name: _estimator_identity(name, estimator) for name, estimator in estimators.items()}
-        paths = [Path(results_dir) / f"{_key(identities[run.name], run)}.json" for run in runs]
+        paths = [folder / f"{_key(identities[run.name], run)}.json" for run in runs]
     outcomes = [_kept(path, len(run.test.rows)) for path, run in zip(paths, runs, strict=True)]
     missing: dict[tuple, list[int]] = {}
     for number, run in enumerate(runs):
@@ -289,8 +290,9 @@ def _estimator_identity(name: str, estimator: Any) -> str:
     files = []
     for part in _parts(estimator):
         for parameter, value in part.get_params(deep=False).items():
-            if isinstance(value, str | os.PathLike) and os.path.isfile(value) and parameter not in SILENT:
-                status = os.stat(value)  # weights may be overwritten under their name
+            path = os.path.expanduser(value) if isinstance(value, str | os.PathLike) else ""
+            if os.path.isfile(path) and parameter not in SILENT:
+                status = os.stat(path)  # weights may be overwritten under their name
                 files.append(f"{parameter} {status.st_size} {status.st_mtime_ns}")
     try:
         return " ".join([joblib.hash(bare), *files])

@@ -11,6 +11,7 @@ from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_iqa._base.parameters import POSITIVE, at_least
+from sklearn_iqa.metrics import srcc
 
 LIMIT = 5.0  # standardised features are clipped to it: one outlying channel must not decide
 SMALL = 1e-8  # a standard deviation below it counts as zero
@@ -252,6 +253,25 @@ class QualityHead(RegressorMixin, BaseEstimator):
         if not return_std:
             return mean
         return mean, (_spread_design(mean - self.y_mean_, kernels) @ self.spread_).clip(*self.spread_range_)
+
+    def score(self, X, y, sample_weight=None):
+        """Spearman's rank correlation of the predictions with y, as `score` of all methods of this package.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+        y : array-like of shape (n,)
+            Ratings, higher is better.
+        sample_weight : array-like of shape (n,), default=None
+            How many rows each row counts as, relative to the others; None counts each once.
+
+        Returns
+        -------
+        srcc : float
+            In [-1, 1]; 0.0, with a warning, when the predictions or y are constant.
+        """
+        return srcc(y, self.predict(X), sample_weight=sample_weight)
 
     def _standardised(self, X):
         return ((X - self.mean_) / self.scale_).clip(-LIMIT, LIMIT)

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from sklearn_iqa.quality_model._file import read_head
+from sklearn_iqa.quality_model._pipeline import QualityPipeline
 
 FILE = "default_model.safetensors"  # beside this module
 # Outputs of the stem and of all blocks of EfficientNet-Lite0, by stages; 1,840 channels, mean and deviation of each.
@@ -27,7 +28,9 @@ def load_quality_model() -> Pipeline:
     :class:`~sklearn.pipeline.Pipeline`
         Steps "features" (:class:`TimmFeatures`) and "head". `predict(X)` takes any container of images and gives an
         ndarray (n,); `predict(X, return_std=True)` also gives standard deviations: in cross-validation 90 % of the
-        opinions lay within 1.645 of them. `fit(X, mos)` trains the same recipe on your own ratings.
+        opinions lay within 1.645 of them, and `predict(X, on_error="nan")` gives NaN, and one warning, where an image
+        cannot be used, instead of an error. `fit(X, mos)` trains the same recipe on your own ratings, and
+        `score(X, mos)` is Spearman's rank correlation.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def load_quality_model() -> Pipeline:
     with resources.as_file(resources.files("sklearn_iqa.quality_model") / FILE) as path:
         head = read_head(path)
     # The features learn nothing: `fit` marks them as fitted.
-    return Pipeline([("features", quality_features().fit([np.zeros((32, 32, 3), np.uint8)])), ("head", head)])
+    return QualityPipeline([("features", quality_features().fit([np.zeros((32, 32, 3), np.uint8)])), ("head", head)])
 
 
 def quality_features() -> Any:
