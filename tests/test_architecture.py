@@ -36,7 +36,7 @@ MAP = {
     "displays": {"_base", "metrics"},
     **{folder: {*MACHINERY, "distortions", "degradations"} for folder in METHOD_FOLDERS},
     "features": MACHINERY,
-    "quality_model": {"_base", "features", "_weights"},
+    "quality_model": {"_base", "features", "_weights", "metrics"},
     "evaluation": {"_base", "metrics", "displays", "sklearn_iqa"},
     "cli": {"_base", "_weights", "sklearn_iqa"},
     "__main__": {"cli"},

@@ -253,16 +253,18 @@ def hooks_of(backbone):
     return sum(len(module._forward_hooks) for module in backbone.modules())
 
 
-def test_layer_outputs_leave_no_hook_behind():
+def test_layers_are_recorded_for_who_asks_alone():
     backbone, images = build("test_resnet"), torch.rand(1, 3, 32, 32)
-    timm_backbones.layer_outputs(backbone, ["layer1", "layer2"], images)
-    assert hooks_of(backbone) == 0
+    first = timm_backbones.layer_outputs(backbone, ["layer1", "layer2"], images)
+    assert hooks_of(backbone) == 2  # each layer hands its output on, to the pass that asks
+    assert torch.equal(timm_backbones.layer_outputs(backbone, ["layer2"], images)[0], first[1])
+    assert hooks_of(backbone) == 2
+    assert not vars(timm_backbones._running).get("outputs")  # nothing is kept behind a pass
     with one_sentence(ValueError, "ResNet has no layer 'layer9'", "layer4"):
         timm_backbones.layer_outputs(backbone, ["layer1", "layer9"], images)
-    assert hooks_of(backbone) == 0
     with pytest.raises(RuntimeError):
         timm_backbones.layer_outputs(backbone, ["layer1"], images[:, :2])  # two channels break the first convolution
-    assert hooks_of(backbone) == 0
+    assert not vars(timm_backbones._running).get("outputs")
 
 
 def test_layers_that_give_no_features_are_refused():
@@ -278,7 +280,6 @@ def test_layers_that_give_no_features_are_refused():
     backbone.maxpool[1].forward = lambda pair: pair[0]
     with one_sentence(ValueError, "'maxpool.0' gives a tuple", "a tensor"):
         timm_backbones.layer_outputs(backbone, ["maxpool.0"], images)
-    assert hooks_of(backbone) == 0
 
 
 def test_bundled_weights_are_named_by_architecture():

@@ -14,8 +14,10 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch.nn import functional as F
 
 from sklearn_iqa import CLIPIQA, LIQE
+from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn import clip_backbones, clip_text
 from sklearn_iqa._weights import state_dicts
+from sklearn_iqa.metrics import srcc
 from sklearn_iqa.multimodal.clip_iqa import CLIPIQANetwork
 
 KIT, PLUS_KIT = kits.read("clip_iqa"), kits.read("clip_iqa_plus")
@@ -97,10 +99,10 @@ def test_stages_are_official(official):
         getattr(network.clip.visual, part).register_forward_hook(
             lambda module, inputs, output, part=part: seen.update({part: output})
         )
-        for part in parts
+        for part in parts[:-1]
     ]
     with torch.inference_mode():
-        network(official._views(kit_images()[0]))
+        seen["attnpool"] = network.pool(network.maps(official._views(kit_images()[0])))
         texts = network.encode_prompts()
     for hook in hooks:
         hook.remove()
@@ -309,6 +311,14 @@ def test_without_learned_vectors_only_the_line_is_learned():
     assert (estimator.n_iter_, estimator.loss_curve_) == (0, [])
 
 
+def test_the_line_counts_rows_by_weight():
+    weight = np.arange(len(IMAGES)) % 3
+    repeated = np.arange(len(IMAGES)).repeat(weight)
+    weighted = CLIPIQA(**TINY).fit(IMAGES, Y, weight)
+    by_hand = CLIPIQA(**TINY).fit([IMAGES[row] for row in repeated], np.asarray(Y)[repeated])
+    np.testing.assert_allclose(weighted.label_scale_, by_hand.label_scale_, rtol=1e-4)  # single precision
+
+
 def test_clip_itself_does_not_change():
     estimator = CLIPIQA(n_context=2, max_epochs=2, lr=1.0, **TINY)
     before = {name: tensor.clone() for name, tensor in estimator.initialize().network_.state_dict().items()}
@@ -322,6 +332,19 @@ def test_an_image_is_seen_once_and_once_mirrored(monkeypatch):
     monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: seen.append(len(images)) or see(self, images))
     estimator.fit(IMAGES, Y)
     assert len(IMAGES) < len(seen) <= 2 * len(IMAGES)
+
+
+def test_held_out_images_are_encoded_once(monkeypatch):
+    recipe = {**TINY, "n_context": 2, "max_epochs": 6, "early_stopping": True, "validation_fraction": 0.5}
+    estimator, seen = CLIPIQA(**recipe), []
+    see = CLIPIQANetwork.maps
+    monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: seen.append(len(images)) or see(self, images))
+    estimator.fit(IMAGES, Y)
+    # The half that is trained on also mirrored, the other half as it is.
+    assert sum(seen) <= len(IMAGES) // 2 * 2 + len(IMAGES) // 2
+    _, held_out = hold_out(estimator._rows(IMAGES), 0.5, estimator._drawn_seed())
+    best = srcc(np.asarray(Y)[held_out], estimator.predict([IMAGES[row] for row in held_out]))
+    assert max(estimator.validation_scores_) == pytest.approx(best, abs=1e-12)
 
 
 def test_each_pair_learns_its_own_vectors():

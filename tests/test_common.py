@@ -616,6 +616,40 @@ def test_bad_image_is_named(name, kind):
         sentence(error)
 
 
+@every_estimator
+@pytest.mark.parametrize("kind", ["nan", "missing_file", "no_image"])
+def test_bad_image_is_nan_on_request(name, kind):
+    X, estimator = in_rows(name, BAD_IMAGES[kind][0]), fitted(name)
+    expected = output(estimator, [X[0], X[2]])
+    answer = estimator.predict if hasattr(estimator, "predict") else estimator.transform
+    with pytest.warns(UserWarning, match=r"^1 of 3 rows of X .* NaN \(row 1\); .*[Rr]ow 1 of X") as caught:
+        found = answer(X, on_error="nan")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert "\n" not in str(caught[0].message)
+    assert found.shape == (3, *expected.shape[1:])
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]], expected, rtol=1e-5, atol=1e-6)
+    if hasattr(estimator, "predict_iter"):
+        with pytest.warns(UserWarning, match=r"^1 of 3 rows of X .* NaN \(row 1\)"):
+            known = dict(estimator.predict_iter(X, on_error="nan"))
+        np.testing.assert_allclose([known[row] for row in range(3)], found, rtol=1e-5, atol=1e-6)
+    if "return_std" in inspect.signature(answer).parameters:
+        with pytest.warns(UserWarning, match=r"^1 of 3 rows of X"):
+            mean_and_std = estimator.predict(X, return_std=True, on_error="nan")
+        assert np.isnan(mean_and_std).tolist() == [[False, True, False]] * 2
+
+
+@pytest.mark.parametrize("name", _with("weights"))
+def test_network_that_is_not_finite_is_an_error(name):
+    estimator = copy.deepcopy(fitted(name))
+    for tensor in estimator.network_.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.fill_(np.nan)
+    with pytest.raises(ValueError, match=r"[Rr]ow \d of X .*NaN or infini.*check the weights") as error:
+        output(estimator, rows(name))
+    sentence(error)
+
+
 @pytest.mark.parametrize("name", [name for name in LISTED if getattr(tiny(name), "min_size", 1) > 1])
 def test_too_small_image_is_named(name):
     shortest = tiny(name).min_size
@@ -653,7 +687,7 @@ def _bad_containers(name):
     yield "path", "folder/image.png", r"X is a single str.*write \[image\]"
     if compares(name):
         yield "single_images", good[:, 0], r"query, reference.*build X with make_pairs"
-        yield "list_of_single_images", list(good[:, 0]), r"row \d of X.*query, reference.*build X with make_pairs"
+        yield "list_of_single_images", list(good[:, 0]), r"each row of X.*query, reference.*build X with make_pairs"
         if getattr(sklearn_iqa, name).same_size:
             unequal = [(q, r[:-8]) for q, r in good]
             height, width = size(name)
@@ -662,7 +696,7 @@ def _bad_containers(name):
     else:
         pairs = np.stack([good, good], axis=1)
         yield "pairs", pairs, r"2 images in each row.*take X\[:, 0\]"
-        yield "list_of_pairs", [tuple(pair) for pair in pairs], r"Row \d of X is .*one image is due here.*takes a list"
+        yield "list_of_pairs", [tuple(pair) for pair in pairs], r"X holds .*one image is due here.*takes a list"
         yield "one_image", good[0], r"one image; write \[image\]"
 
 
@@ -738,6 +772,51 @@ def test_sample_weight_changes_the_fit(name):
     assert not np.array_equal(weighted.predict(rows(name)), fitted(name).predict(rows(name)))
 
 
+@pytest.mark.parametrize("name", _with("max_epochs", among=WEIGHTED))
+def test_every_stage_draws_rows_by_weight(name, monkeypatch):
+    estimator, opened = tiny(name, max_epochs=4, batch_size=2), []
+    run, open_row = type(estimator)._run, type(estimator)._open
+
+    def recorded_run(self, net, *args):
+        opened.append([])
+        return run(self, net, *args)
+
+    def recorded_open(self, rows, row):
+        if opened:
+            opened[-1].append(rows.number(row))
+        return open_row(self, rows, row)
+
+    monkeypatch.setattr(type(estimator), "_run", recorded_run)
+    monkeypatch.setattr(type(estimator), "_open", recorded_open)
+    X = list(rows(name))
+    if compares(name):  # of one content, which some methods compare with each other
+        X = [(query, X[0][1]) for query, _ in X]
+    estimator.fit(X, MOS, [1e9, 1, 1, 1, 1, 1])
+    assert opened
+    for rows_of_stage in opened:
+        # The heavy row alone; a stage that takes different rows at once fills up with others. Without weights: 1 / 6.
+        assert np.mean(np.array(rows_of_stage) == 0) > 0.4
+
+
+@every_regressor
+def test_score_takes_weights(name):
+    estimator, X = fitted(name), rows(name)
+    weight = np.array([3, 1, 2, 0, 1, 1])
+    repeated = np.arange(6).repeat(weight)
+    # Predictions of equal images in other batches differ in their last bits.
+    expected = srcc(MOS[repeated], estimator.predict(X)[repeated])
+    assert estimator.score(X, MOS, sample_weight=weight) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="6 values and sample_weight has 5") as error:
+        estimator.score(X, MOS, sample_weight=weight[1:])
+    sentence(error)
+
+
+@pytest.mark.parametrize("name", _with("max_epochs", among=REGRESSORS))
+def test_partial_fit_takes_what_fit_takes(name):
+    fit, partial_fit = (inspect.signature(getattr(tiny(name), way)) for way in ("fit", "partial_fit"))
+    assert fit.parameters == partial_fit.parameters
+
+
 # Training: stopping, going on, interruption ---------------------------------------------------------------------------
 
 
@@ -747,11 +826,11 @@ def test_early_stopping_brings_back_the_best(name, monkeypatch):
     estimator = tiny(name, max_epochs=5, early_stopping=True, validation_fraction=0.34, n_iter_no_change=2)
     states = []
 
-    def scripted(y_true, y_pred):
+    def scripted():
         states.append({name: tensor.clone() for name, tensor in estimator.network_.state_dict().items()})
         return planned[len(states) - 1]
 
-    monkeypatch.setattr(training, "srcc", scripted)
+    monkeypatch.setattr(type(estimator), "_held_out_score", lambda *args: scripted)
     estimator.fit(rows(name), MOS)
     assert estimator.validation_scores_ == planned[:4]
     assert estimator.n_iter_ == 4
@@ -850,12 +929,14 @@ def test_interruption_leaves_a_usable_estimator(name, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(type(estimator), "_train_view", interrupt)
-        with pytest.warns(UserWarning, match="interrupted; the estimator keeps"):
+        with pytest.raises(KeyboardInterrupt):
             estimator.fit(rows(name), MOS)
+    assert estimator.interrupted_
     assert estimator.n_iter_ == len(estimator.loss_curve_) == 1
     assert np.isfinite(output(estimator, rows(name))).all()
     assert_equal_outputs(copy.deepcopy(estimator), estimator, rows(name))
     assert_equal_outputs(estimator.fit(rows(name), MOS), tiny(name, max_epochs=3).fit(rows(name), MOS), rows(name))
+    assert not estimator.interrupted_
 
 
 @every_trained
@@ -869,10 +950,10 @@ def test_failed_fit_does_not_spoil_the_next(name):
 @every_resumable
 def test_failed_step_does_not_spoil_the_next(name):
     estimator = tiny(name).partial_fit(rows(name), MOS)
-    callbacks = list(estimator.net_.callbacks_)
+    callbacks = [own for own, _ in estimator.net_.callbacks_]
     with pytest.raises(ValueError, match=r"[Rr]ow 1 of X"):
         estimator.partial_fit(in_rows(name, NOT_FINITE), MOS[:3])
-    assert estimator.net_.callbacks_ == callbacks
+    assert [own for own, _ in estimator.net_.callbacks_] == callbacks  # none of the call that failed
     assert np.isfinite(output(estimator, rows(name))).all()
 
 
@@ -1080,6 +1161,29 @@ def test_scoring_monitor_sees_every_epoch(name, callback):
     mse = -np.mean((silent.predict(rows(name)) - MOS) ** 2)
     whole = [entry for entry in monitor.get_logs().data if entry["task_name"] == "fit"]
     assert whole[-1]["neg_mean_squared_error"] == pytest.approx(mse)
+
+
+WITHOUT_EPOCHS = {
+    name: {}
+    for name in LISTED
+    if "max_epochs" not in TINY[name] and hasattr(getattr(sklearn_iqa, name), "set_callbacks")
+}
+WITHOUT_EPOCHS |= {"CLIPIQA": {"n_context": 0}, "ReIQA": {"trained": "none"}}
+
+
+@pytest.mark.parametrize("name", WITHOUT_EPOCHS)
+def test_callbacks_see_a_fit_without_epochs(name, callback, capfd):
+    estimator = tiny(name, **WITHOUT_EPOCHS[name])
+    monitor = callback.ScoringMonitor(scoring="neg_mean_squared_error") if name in REGRESSORS else None
+    callbacks = [callback.ProgressBar(), *([monitor] if monitor else [])]
+    estimator.set_callbacks(*callbacks).fit(rows(name), MOS)
+    assert_equal_outputs(estimator, tiny(name, **WITHOUT_EPOCHS[name]).fit(rows(name), MOS), rows(name))
+    assert name in capfd.readouterr().out
+    if monitor:
+        (whole,) = monitor.get_logs().data
+        mse = -np.mean((estimator.predict(rows(name)) - MOS) ** 2)
+        assert whole["task_name"] == "fit"
+        assert whole["neg_mean_squared_error"] == pytest.approx(mse)
 
 
 @pytest.mark.parametrize("name", _with("max_epochs", among=REGRESSORS))

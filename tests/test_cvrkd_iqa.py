@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from sklearn_iqa import CVRKDIQA, make_pairs
+from sklearn_iqa._base.training import hold_out
 from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa.metrics import srcc
 from sklearn_iqa.reduced_reference.cvrkd_iqa import Distillation, TeacherDistillationLoss, other_content
 
 KIT = kits.read("cvrkd_iqa")
@@ -289,6 +291,34 @@ def test_teacher_travels(pairs):
     travelled = pickle.loads(pickle.dumps(estimator)).fit(pairs, y)
     for name, array in estimator.teacher_.items():
         np.testing.assert_array_equal(travelled.net_.module_.teacher.get_parameter(name).numpy(), array)
+
+
+def test_early_stopping_compares_with_references_of_other_content(monkeypatch):
+    references = [picture(40, 48, seed) for seed in (0, 1, 2, 3)]
+    X = [(picture(40, 48, 10 + row), references[row % 4]) for row in range(16)]
+    y = np.random.default_rng(0).normal(size=16)
+    estimator = CVRKDIQA(**{**SMALL, "max_epochs": 2, "n_crops": 1}, early_stopping=True, validation_fraction=0.5)
+    seen, scores = [], CVRKDIQA._scores
+
+    def recorded(self, rows):
+        seen.append([rows[row] for row in range(len(rows))])
+        return scores(self, rows)
+
+    monkeypatch.setattr(CVRKDIQA, "_scores", recorded)
+    estimator.fit(X, y)
+    _, held_out = hold_out(estimator._training_rows(X), 0.5, estimator._drawn_seed())
+    assert len(held_out) == 8
+    assert len(seen) == 2
+    numbers = {reference.tobytes(): number for number, reference in enumerate(references)}
+    for epoch in seen:
+        assert all(np.array_equal(query, X[row][0]) for (query, _), row in zip(epoch, held_out, strict=True))
+        taken = np.array([numbers[reference.tobytes()] for _, reference in epoch])
+        assert (taken != held_out % 4).all()  # not its own, ...
+        for content in np.unique(held_out % 4):
+            assert len(set(taken[held_out % 4 == content])) == 3  # ... but any of the others, ...
+    np.testing.assert_array_equal([pair[1] for pair in seen[0]], [pair[1] for pair in seen[1]])  # ... in all epochs
+    best = srcc(y[held_out], estimator.predict(seen[0]))  # the best weights are kept
+    assert max(estimator.validation_scores_) == pytest.approx(best, abs=1e-12)
 
 
 def test_rates_fall_as_published(pairs):

@@ -154,7 +154,7 @@ def test_comparisons_stay_in_their_scene(triplets):
     rows = estimator._training_rows(X)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        (stage,) = estimator._stages_before(rows, y)
+        (stage,) = estimator._stages_before(rows, y, None)
     first, second = stage.rows.first, stage.rows.second
     assert sorted(first) == sorted(3 * [*range(len(X))])
     assert (scenes[first] == scenes[second]).all()
@@ -166,12 +166,29 @@ def test_comparisons_stay_in_their_scene(triplets):
     assert all(one is X[row][0] for one, row in zip(restored, (first[7], second[7]), strict=True))
 
 
+def test_comparisons_are_drawn_by_weight(triplets):
+    X, y, _ = triplets
+    estimator = DRIQA(**TINY, comparison_epochs=500).initialize()
+    estimator._start(y[:4], None)
+    rows, weight = estimator._training_rows(X[:4]), np.array([1.0, 1.0, 2.0, 6.0])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        (stage,) = estimator._stages_before(rows, y[:4], weight)
+    first, second = stage.rows.first, stage.rows.second
+    # The first image of a comparison is drawn by the weight of its row, ...
+    np.testing.assert_array_equal(stage.sample_weight, weight[first])
+    np.testing.assert_array_equal(np.bincount(first), [500] * 4)
+    # ... the second one by weight among the others of its scene.
+    np.testing.assert_allclose(np.bincount(second[first == 3], minlength=4) / 500, [1 / 4, 1 / 4, 1 / 2, 0], atol=0.1)
+    np.testing.assert_allclose(np.bincount(second[first == 0], minlength=4) / 500, [0, 1 / 9, 2 / 9, 6 / 9], atol=0.1)
+
+
 def test_what_is_alone_in_its_scene_is_not_compared(triplets):
     X, y, scenes = triplets
     kept = np.flatnonzero(np.diff(scenes, prepend=-1))  # one row of each scene
     estimator = DRIQA(**TINY).initialize()
     estimator._start(y[kept], None)
-    assert not list(estimator._stages_before(estimator._training_rows([X[i] for i in kept]), y[kept]))
+    assert not list(estimator._stages_before(estimator._training_rows([X[i] for i in kept]), y[kept], None))
 
 
 def test_comparisons_train_judged_images_and_nothing_of_references(triplets):
@@ -180,7 +197,7 @@ def test_comparisons_train_judged_images_and_nothing_of_references(triplets):
     estimator = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-12).fit(X[:8], y[:8])
     compared = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-3).initialize()
     compared._start(y[:8], None)
-    (stage,) = compared._stages_before(compared._training_rows(X[:8]), y[:8])
+    (stage,) = compared._stages_before(compared._training_rows(X[:8]), y[:8], None)
     stage.loss(stage.module(torch.stack([stage.view(stage.rows[i], 0.0) for i in range(4)])), torch.rand(4)).backward()
     learning = {name.split(".")[0] for name, p in compared.network_.named_parameters() if p.grad is not None}
     assert learning == {"qse_1", "qse_2", "aux_csp", "fc1_"}
@@ -260,18 +277,22 @@ def test_distillation_makes_references_look_alike(triplets):
 
 
 def test_learns_from_triplets():
-    photographs = load_photographs(size=64).images
-    distorted = make_distorted(photographs, distortions=["gaussian_blur", "white_noise"], random_state=0)
-    degraded = [distort(image, "jpeg", 3, random_state=number) for number, image in enumerate(photographs)]
+    # A check of the training, no measure of the method. From random weights it needs many scenes, so each photograph is
+    # cut into four. With noise in place of darkening the result depends on the seed (0.78 to 0.93).
+    quarters = [slice(0, 48), slice(48, 96)]
+    scenes = [image[y, x] for image in load_photographs(size=96).images for y in quarters for x in quarters]
+    distorted = make_distorted(scenes, distortions=["gaussian_blur", "darken"], random_state=0)
+    degraded = [distort(image, "jpeg", 3, random_state=number) for number, image in enumerate(scenes)]
     rows = zip(distorted.images, distorted.groups, distorted.references, strict=True)
-    X = [(restored, degraded[group], pristine) for restored, group, pristine in rows]
-    kept, held_out = np.flatnonzero(distorted.groups < 7), np.flatnonzero(distorted.groups >= 7)
+    X = [(restored, degraded[scene], pristine) for restored, scene, pristine in rows]
+    is_new = np.isin(distorted.groups // 4, [1, 4, 7])
+    kept, held_out = np.flatnonzero(~is_new), np.flatnonzero(is_new)
     X_new, y_new = [X[i][:2] for i in held_out], distorted.target[held_out]
-    recipe = {"comparison_epochs": 5, "max_epochs": 25, "batch_size": 8, "lr": 0.01}
-    estimator = DRIQA(**{**TINY, "head_width": 256, "image_size": 56}, **recipe)
+    recipe = {"comparison_epochs": 2, "max_epochs": 12, "batch_size": 32, "lr": 0.02, "distillation_weight": 3.0}
+    estimator = DRIQA(**{**TINY, "head_width": 256, "image_size": 42}, **recipe)
     before = estimator.initialize().score(X_new, y_new)
     after = estimator.fit([X[i] for i in kept], distorted.target[kept]).score(X_new, y_new)
     beside_pristine = estimator.score([(X[i][0], X[i][2]) for i in held_out], y_new)
-    # Measured on held-out photographs: -0.44 untrained, 0.84 beside degraded and 0.86 beside pristine references. With
-    # random_state=1: 0.01, 0.89 and 0.87.
+    # Measured on held-out photographs with random_state 0, 1, 2: untrained -0.71, -0.49, 0.08; trained 0.88, 0.92, 0.92
+    # with degraded and 0.89, 0.92, 0.93 with pristine references. With 3 to 7: 0.90 to 0.94.
     assert min(after, beside_pristine) > 0.8 > 0.6 > before

@@ -412,3 +412,111 @@ def test_names_of_layers_follow_the_file_of_a_model(tmp_path):
     path.write_text(json.dumps(config))
     with one_sentence(ValueError, "no layer 'transformer.resblocks.1'"):
         clip_extractor(backbone=path, layers=layers).fit(IMAGES)
+
+
+# Rows that cannot be used ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def paths(tmp_path):
+    """Files of IMAGES; that of row 3 is damaged, and that of row 4 has another size."""
+    made = [tmp_path / f"{i}.png" for i in range(len(IMAGES))]
+    for i, path in enumerate(made):
+        Image.fromarray(IMAGES[i] if i != 4 else IMAGES[i][:40]).save(path)
+    made[3].write_bytes(made[3].read_bytes()[:99])
+    return made
+
+
+def limited(monkeypatch, height):
+    """Let images of a height run out of memory."""
+    forward = _base.Pooled.forward
+
+    def check(self, images):
+        if images.shape[-2] == height:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return forward(self, images)
+
+    monkeypatch.setattr(_base.Pooled, "forward", check)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_that_cannot_be_used_are_nan_on_request(paths, tmp_path, cached, monkeypatch):
+    model = extractor(cache=tmp_path / "cache" if cached else None).fit(paths)
+    good = [0, 1, 2, 4, 5]
+    expected = extractor().fit_transform([paths[row] for row in good])
+    with pytest.warns(
+        UserWarning, match=r"^1 of 6 rows of X .* NaN \(row 3\); the first error: Row 3 of X .*3\.png"
+    ) as caught:
+        features = model.transform(paths, on_error="nan")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features[good], expected, rtol=1e-5, atol=1e-6)
+    assert np.isnan(features[3]).all()
+    limited(monkeypatch, height=40)
+    fresh = model.set_params(cache=None)
+    with pytest.warns(UserWarning, match=r"^2 of 6 rows of X .* NaN \(row 3, 4\)"):
+        assert np.isnan(fresh.transform(paths, on_error="nan")).any(axis=1).tolist() == [False] * 3 + [True] * 2 + [
+            False
+        ]
+    with pytest.warns(UserWarning, match="^1 of 1 rows of X"):
+        assert fresh.transform([paths[3]], on_error="nan").shape == expected[:1].shape
+    with one_sentence(ValueError, "on_error is 'skip'"):
+        fresh.transform(paths, on_error="skip")
+
+
+def test_pairs_that_cannot_be_used_are_nan_on_request(paths):
+    model = extractor(comparison="difference").fit([(IMAGES[0], IMAGES[1])])
+    pairs = [(IMAGES[0], IMAGES[1]), (IMAGES[0], paths[3]), (paths[3], IMAGES[1]), (IMAGES[2], IMAGES[1])]
+    with pytest.warns(
+        UserWarning, match=r"^2 of 4 rows of X .* NaN \(row 1, 2\); the first error: Image 1 in row 1 of X"
+    ):
+        features = model.transform(pairs, on_error="nan")
+    expected = model.transform([pairs[0], pairs[3]])
+    np.testing.assert_allclose(features[[0, 3]], expected, rtol=1e-5, atol=1e-6)
+    assert np.isnan(features[1:3]).all()
+
+
+def test_vectors_before_a_row_that_cannot_be_used_are_kept(paths, tmp_path, passes):
+    model = extractor(cache=tmp_path / "cache").fit(paths)
+    with pytest.raises(ValueError, match=r"Row 3 of X .*3\.png"):
+        model.transform(paths)
+    assert len(passes) == 3  # rows 0 to 2 had waited for a fourth of their size
+    _base.Store.recent.clear()  # as in another process
+    features = model.transform(paths[:3])
+    assert len(passes) == 3
+    np.testing.assert_allclose(features, extractor().fit_transform(paths[:3]), rtol=1e-5, atol=1e-6)
+
+
+def test_too_little_memory_keeps_the_vectors_before(paths, tmp_path, passes, monkeypatch):
+    limited(monkeypatch, height=40)
+    model = extractor(cache=tmp_path / "cache", batch_size=1).fit(paths)
+    parts = "Row 3 of X (40 x 40 pixels) needs more memory than there is", "batch_size (now 1)"
+    with one_sentence(MemoryError, *parts):
+        model.transform([*paths[:3], paths[4], paths[5]])
+    assert len(passes) == 3
+    with one_sentence(MemoryError, *parts):
+        extractor(batch_size=1).fit_transform([*paths[:3], paths[4], paths[5]])
+
+
+def test_vectors_that_are_not_finite_are_never_given_or_kept(paths, tmp_path, passes, monkeypatch):
+    forward = _base.Pooled.forward
+    monkeypatch.setattr(_base.Pooled, "forward", lambda self, images: forward(self, images) / (images.shape[-2] != 40))
+    model = extractor(cache=tmp_path / "cache").fit(paths)
+    for _ in range(2):
+        with one_sentence(ValueError, "Row 1 of X (40 x 40 pixels)", "NaN or infinity", "check the weights"):
+            model.transform([paths[0], paths[4]])
+    with pytest.warns(UserWarning, match=r"^1 of 2 rows of X .* NaN \(row 1\)"):
+        assert np.isnan(model.transform([paths[0], paths[4]], on_error="nan")[1]).all()
+
+
+def test_products_that_are_not_finite_are_never_given(monkeypatch):
+    forward = _base.Pooled.forward
+    monkeypatch.setattr(_base.Pooled, "forward", lambda self, images: 1e30 * forward(self, images).abs() + 1e30)
+    with np.errstate(over="ignore"), one_sentence(ValueError, "Row 0 of X gets NaN or infinity"):
+        extractor(comparison="product").fit_transform([(IMAGES[0], IMAGES[1])])
+
+
+def test_weights_that_are_missing_are_an_error_at_any_request(paths):
+    model = TimmFeatures("test_resnet", backbone_weights="none.pth").fit(paths)
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        model.transform(paths, on_error="nan")

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """GIQA: the official numbers of all three scorers, what they promise, and what they learn."""
 
+import warnings
+
 import kits
 import numpy as np
 import pytest
 import torch
 from held_out import levels
 from PIL import Image
+from sentences import check_sentence
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -106,6 +109,18 @@ def test_learning():
     assert after >= 0.80 > 0.60 > before
     # The more is asked, the fewer say yes.
     assert (np.diff(giqa.predict_probabilities(known.X_new)[:, :-1].mean(0)) < 0).all()
+
+
+def test_real_images_are_told_step_by_step():
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    labels = {"y": [1, 2, 3, 4, 0, 0], "real": [0, 0, 0, 0, 1, 1]}
+    recipe = {"n_thresholds": 3, "input_size": 32, "n_channels": 2, "batch_size": 3, "max_epochs": 2, "random_state": 0}
+    at_once, in_steps = GIQA(**recipe).fit(images, **labels), GIQA(**recipe)
+    for _ in range(2):
+        in_steps.partial_fit(images, **labels)
+    np.testing.assert_array_equal(in_steps.predict_probabilities(images), at_once.predict_probabilities(images))
+    without = GIQA(**recipe).partial_fit(images, labels["y"])
+    assert not np.array_equal(without.thresholds_, in_steps.thresholds_)
 
 
 def test_real_images_are_above_all_thresholds():
@@ -278,6 +293,25 @@ def test_with_labels_the_best_make_the_bank(cls):
     again = cls(**SMALL).fit(images[2:])
     slope, intercept = giqa.label_scale_
     np.testing.assert_allclose(giqa.predict(images), slope * again.predict(images) + intercept, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [GMMGIQA, KNNGIQA])
+def test_a_density_that_falls_with_quality_is_told(cls):
+    # The best are light; of the others, the darker ones are less like them.
+    greys = [np.full((40, 48, 3), level, np.uint8) for level in (200, 202, 205, 209, 180, 150, 120, 90)]
+    giqa = cls(**{**SMALL, "pca": None, "reference_fraction": 0.5}, **({"n_components": 1} if cls is GMMGIQA else {}))
+    with pytest.warns(UserWarning, match=r"falls where y rises.*slope of label_scale_ is -.*ranks.* last") as caught:
+        giqa.fit(greys, [13, 12, 11, 10, 1, 2, 3, 4])
+    check_sentence(str(caught[0].message))
+    assert caught[0].filename == __file__
+    scores = giqa.predict(greys)
+    assert giqa.label_scale_[0] < 0
+    assert scores[:4].max() < scores[4:].min()  # what the sentence says
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        giqa.fit(greys, [13, 12, 11, 10, 4, 3, 2, 1])
+        assert giqa.label_scale_[0] > 0
+        giqa.fit(greys)
 
 
 def test_an_image_of_the_bank_has_a_finite_score():

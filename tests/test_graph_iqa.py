@@ -178,10 +178,10 @@ def test_any_backbone(backbone):
 # Stages ---------------------------------------------------------------------------------------------------------------
 
 
-def first_stage(estimator, X, y, **labels):
+def first_stage(estimator, X, y, sample_weight=None, **labels):
     estimator.initialize()
     rows = estimator._rows(X)
-    return list(estimator._stages_before(rows, estimator._check_targets(rows, y, **labels)))
+    return list(estimator._stages_before(rows, estimator._check_targets(rows, y, **labels), sample_weight))
 
 
 def test_steps_are_of_one_type_and_of_another():
@@ -202,6 +202,15 @@ def test_steps_are_of_one_type_and_of_another():
     assert crops.shape == (12, 3, 32, 32)
     # Given images are cut, not distorted; timm's test_resnet takes (x - 0.5) / 0.5.
     np.testing.assert_allclose(crops[:, 0, 0, 0], row[0] * 10 / 255 * 2 - 1, atol=1e-6)
+
+
+def test_images_of_a_type_are_drawn_by_weight():
+    X, labels = np.zeros((4, 40, 40, 3), np.uint8), {"distortion": ["jpeg", "blur"] * 2, "level": [1, 2, 3, 4]}
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 300})
+    (stage,) = first_stage(estimator, X, np.arange(4.0), sample_weight=np.array([1.0, 5.0, 3.0, 5.0]), **labels)
+    counts = np.bincount(stage.targets[:, :, 1].astype(int).ravel())
+    assert counts[0] / (counts[0] + counts[2]) == pytest.approx(1 / 4, abs=0.03)
+    assert counts[1] / (counts[1] + counts[3]) == pytest.approx(1 / 2, abs=0.03)
 
 
 def test_without_types_images_are_distorted():

@@ -208,7 +208,8 @@ def test_sure_classifier_costs_no_infinity():
 
 def criterion(**parameters):
     return SemiSupervisedLoss(
-        **{"threshold": 0.5, "unlabelled_weight": 1.0, "decay": 0.95, "pu_weights": (1, 1, 1)} | parameters
+        **{"threshold": 0.5, "unlabelled_weight": 1.0, "decay": 0.95, "pu_weights": (1, 1, 1), "pseudo": {}}
+        | parameters
     )
 
 
@@ -381,22 +382,25 @@ def test_full_size_network():
 @pytest.mark.usefixtures("lite0_wheel")
 def test_learns_from_both():
     kinds = ["gaussian_blur", "white_noise"]
-    distorted = make_distorted(load_photographs(size=96).images, distortions=kinds, random_state=0)
+    distorted = make_distorted(load_photographs(size=64).images, distortions=kinds, random_state=0)
     pairs = list(zip(distorted.images, distorted.references, strict=True))
-    rows, held_out = np.flatnonzero(distorted.groups < 7), np.flatnonzero(distorted.groups >= 7)
+    is_new = np.isin(distorted.groups, [1, 4, 7])
+    rows, held_out = np.flatnonzero(~is_new), np.flatnonzero(is_new)
     X, X_new, y_new = [pairs[i] for i in rows], [pairs[i] for i in held_out], distorted.target[held_out]
     # five photographs with labels, two without, three held out
-    y = np.where(distorted.groups[rows] < 5, distorted.target[rows], np.nan)
+    y = np.where(np.isin(distorted.groups[rows], [3, 8]), np.nan, distorted.target[rows])
     recipe = {
         "backbone": "tf_efficientnet_lite0",
         "backbone_weights": "bundled",
         "layers": ("blocks.2.0", "blocks.2.1"),
     }
-    sizes = {"crop_size": 64, "embed_dim": 64, "n_directions": 64, "window_size": 2, "head_width": 64, "n_crops": 2}
+    # small crops for cheap steps: the loss stays at its start for hundreds of them
+    sizes = {"crop_size": 32, "embed_dim": 64, "n_directions": 64, "window_size": 2, "head_width": 64, "n_crops": 2}
     # small weights of the classifier: with 1, at this learning rate, its losses drown the few labels
-    speed = {"pu_weights": (0.03, 0.03, 0.03), "lr": 2e-3, "max_epochs": 20, "batch_size": 8}
+    speed = {"pu_weights": (0.03, 0.03, 0.03), "lr": 2e-3, "max_epochs": 80, "batch_size": 8}
     estimator = JSPL(**recipe, **sizes, **speed, random_state=0)
     before = estimator.initialize().score(X_new, y_new)
-    # measured on held-out photographs: -0.69 with random heads, 0.82 after (0.80 with random_state=1)
+    # Measured on held-out photographs with random_state 0, 1, 2: -0.86, -0.48, 0.70 with random heads and 0.90, 0.91,
+    # 0.90 after training. With 3 to 6: 0.87 to 0.93.
     assert estimator.fit(X, y).score(X_new, y_new) > 0.8 > 0.6 > before
     assert len(estimator.net_.criterion_.pseudo) == np.isnan(y).sum()

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: parity with the official code, its properties, and learning."""
 
+import pickle
+
 import kits
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sentences import one_sentence
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
-from sklearn_iqa import LPIPS
+from sklearn_iqa import LPIPS, STLPIPS
+from sklearn_iqa._base import rows
+from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
@@ -198,7 +206,7 @@ def test_learns_from_judgements(distorted):
     estimator = learner(max_epochs=5).fit(triplets, preferred)
     assert estimator.score(X_new, y_new) > 0.8 > 0.6 > before
     assert (estimator.predict(X_new) >= 0).all()  # judgements have no unit: still a distance
-    with pytest.raises(ValueError, match="share of people"):
+    with pytest.raises(ValueError, match="fraction of people"):
         learner().fit(triplets, preferred * 10)
 
 
@@ -209,3 +217,147 @@ def test_heads_only_leave_the_backbone(distorted):
     after = estimator.fit(X[:16], y[:16]).network_.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"lin{number}.model.1.weight" for number in range(7)}
+
+
+# Judged triplets ------------------------------------------------------------------------------------------------------
+
+
+def judged(n=8, side=32, seed=0):
+    """Triplets of an image with little and with much noise, and the fraction of people who preferred the second."""
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    milder, stronger = (
+        np.clip(references + deviation * rng.normal(size=references.shape), 0, 255).astype(np.uint8)
+        for deviation in (10, 60)
+    )
+    is_second = np.arange(n) % 2 == 0
+    places = is_second[:, None, None, None]
+    first, second = np.where(places, stronger, milder), np.where(places, milder, stronger)
+    return list(zip(first, second, references, strict=True)), np.where(is_second, 0.8, 0.4)
+
+
+def judge(cls, **parameters):
+    of_method = {"backbone_weights": None, "net": "squeeze"} if cls is LPIPS else {"trainable": "heads"}
+    return cls(**of_method, crop_size=32, batch_size=4, lr=1e-3, max_epochs=1, random_state=0, **parameters)
+
+
+every_distance = pytest.mark.parametrize("cls", [LPIPS, STLPIPS])
+
+
+def agreement(estimator, triplets, share, weight=None):
+    """Fraction of people who agree with the distances that an estimator predicts pair by pair."""
+    first, second = (estimator.predict([(one[place], one[2]) for one in triplets]) for place in (0, 1))
+    assert (first != second).all()
+    return np.average(np.where(second < first, share, 1 - share), weights=weight)
+
+
+@every_distance
+def test_score_of_triplets_is_the_2afc_score(cls):
+    triplets, share = judged()
+    estimator = judge(cls).initialize()
+    expected = agreement(estimator, triplets, share)
+    assert estimator.score(triplets, share) == pytest.approx(expected, abs=1e-12)
+    assert estimator.score(np.array(triplets), share) == pytest.approx(expected, abs=1e-12)
+    exchanged = [(second, first, reference) for first, second, reference in triplets]
+    assert estimator.score(exchanged, share) == pytest.approx(1 - expected, abs=1e-12)
+    weight = [3, 1, 0, 1, 1, 1, 2, 1]
+    expected = agreement(estimator, triplets, share, weight)
+    assert estimator.score(triplets, share, weight) == pytest.approx(expected, abs=1e-12)
+    estimator.fit(triplets, share)
+    assert estimator.score(triplets, share) == pytest.approx(agreement(estimator, triplets, share), abs=1e-12)
+    # Behind a fit to quality, where `predict` is higher for what is better.
+    estimator.fit([(one[0], one[2]) for one in triplets], np.arange(8.0))
+    assert estimator.score(triplets, share) == pytest.approx(1 - agreement(estimator, triplets, share), abs=1e-12)
+
+
+@every_distance
+def test_triplets_go_through_cross_validation_and_searches(cls):
+    triplets, share = judged()
+    folds = list(KFold(2).split(triplets))
+    given = {"cv": folds, "error_score": "raise"}
+    expected = [
+        agreement(judge(cls).fit(*part(triplets, share, kept)), *part(triplets, share, test)) for kept, test in folds
+    ]
+    np.testing.assert_allclose(cross_val_score(judge(cls), triplets, share, **given), expected, atol=1e-12)
+    search = GridSearchCV(judge(cls), {"lr": [1e-3]}, **given).fit(triplets, share)
+    assert search.best_score_ == pytest.approx(np.mean(expected))
+
+
+def part(triplets, share, members):
+    return [triplets[row] for row in members], share[members]
+
+
+def test_an_image_of_a_triplet_is_opened_once(tmp_path, monkeypatch):
+    triplets, share = judged(n=3)
+    estimator, opened = judge(LPIPS).initialize(), []
+    read = rows.read_image
+    monkeypatch.setattr(rows, "read_image", lambda image, where: opened.append(where) or read(image, where))
+    estimator.score(files(triplets, tmp_path), share)
+    assert len(opened) == len(set(opened)) == 9
+
+
+def files(triplets, folder):
+    """The same as paths."""
+    paths = [tuple(folder / f"{row}_{place}.png" for place in range(3)) for row in range(len(triplets))]
+    for triplet, names in zip(triplets, paths, strict=True):
+        for image, path in zip(triplet, names, strict=True):
+            Image.fromarray(image).save(path)
+    return paths
+
+
+def test_unusable_triplets_are_named():
+    triplets, share = judged()
+    estimator = judge(LPIPS).initialize()
+    small = (*triplets[5][:2], triplets[5][2][:-8])
+    with one_sentence(ValueError, "Row 5 of X", "first query 32 x 32, second query 32 x 32, reference 24 x 32"):
+        estimator.score([*triplets[:5], small, *triplets[6:]], share)
+    with one_sentence(ValueError, "Row 5 of X", "needs at least 17 pixels"):
+        estimator.score([*triplets[:5], tuple(image[:16] for image in triplets[5]), *triplets[6:]], share)
+    with one_sentence(ValueError, "y_true[0] is 8.0", "fraction of people"):
+        estimator.score(triplets, share * 10)
+    with one_sentence(ValueError, "y_true has 7 values"):
+        estimator.score(triplets, share[1:])
+    with pytest.raises(NotFittedError):
+        judge(LPIPS).score(triplets, share)
+
+
+@every_distance
+def test_triplets_have_no_prediction(cls):
+    estimator = judge(cls).initialize()
+    for X in (judged()[0], np.array(judged()[0])):
+        with one_sentence(ValueError, f"{cls.__name__} predicts the distance of pairs", "three images", "score(X, y)"):
+            estimator.predict(X)
+
+
+@every_distance
+def test_early_stopping_of_triplets_takes_the_2afc_score(cls):
+    triplets, share = judged()
+    estimator = judge(cls, early_stopping=True, validation_fraction=0.5).fit(triplets, share)
+    _, held_out = hold_out(estimator._training_rows(triplets), 0.5, estimator._drawn_seed())
+    expected = agreement(estimator, *part(triplets, share, held_out))
+    assert estimator.validation_scores_ == [pytest.approx(expected, abs=1e-12)]
+    weight = 1.0 + np.arange(8)
+    expected = agreement(estimator.fit(triplets, share, weight), *part(triplets, share, held_out), weight[held_out])
+    assert estimator.validation_scores_ == [pytest.approx(expected, abs=1e-12)]
+
+
+@every_distance
+@pytest.mark.parametrize("way", ["partial_fit", "warm_start"])
+@pytest.mark.parametrize("begin", ["pairs", "triplets"])
+def test_pairs_and_triplets_do_not_mix(cls, way, begin):
+    triplets, share = judged()
+    kinds = {"pairs": ([one[::2] for one in triplets], np.arange(8.0)), "triplets": (triplets, share)}
+    (other,) = kinds.keys() - {begin}
+    estimator = judge(cls, warm_start=way == "warm_start")
+    go_on = estimator.partial_fit if way == "partial_fit" else estimator.fit
+    go_on(*kinds[begin])
+    for again in (estimator, pickle.loads(pickle.dumps(estimator))):
+        go_on = again.partial_fit if way == "partial_fit" else again.fit
+        before = again.predict(kinds["pairs"][0])
+        with one_sentence(ValueError, f"began with {begin}", f"X holds {other}", "save_weights"):
+            go_on(*kinds[other])
+        np.testing.assert_array_equal(again.predict(kinds["pairs"][0]), before)
+        assert go_on(*kinds[begin]).n_iter_ == 2
+    # A fit that begins anew takes either.
+    estimator.set_params(warm_start=False).fit(*kinds[other])
+    assert estimator.n_iter_ == 1

@@ -162,12 +162,12 @@ def test_any_backbone(backbone, size):
 # Tasks ----------------------------------------------------------------------------------------------------------------
 
 
-def meta_training(estimator, X, y, **labels):
+def meta_training(estimator, X, y, sample_weight=None, **labels):
     estimator.initialize()
     rows = estimator._rows(X)
     targets = estimator._check_targets(rows, y, **labels)
     estimator._start(targets, None)
-    return list(estimator._stages_before(rows, targets))
+    return list(estimator._stages_before(rows, targets, sample_weight))
 
 
 def test_a_visit_splits_one_distortion(small_set):
@@ -188,6 +188,21 @@ def test_a_visit_splits_one_distortion(small_set):
         assert (level == 0).all()
         splits.add(tuple(row))
     assert len(splits) > 12  # drawn anew at each visit
+
+
+def test_tasks_and_their_images_are_drawn_by_weight(small_set):
+    X, y = small_set
+    kinds, weight = np.array(["jpeg", "blur"] * 6), np.array([1.0, 3.0] * 4 + [1.0, 12.0] * 2)
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 400}), X, y, sample_weight=weight, distortion=kinds)
+    row = stage.targets[:, :, 1].astype(int)
+    assert (kinds[row] == kinds[row[:, :1]]).all()
+    assert all(set(one[: stage.module.n_support]).isdisjoint(one[stage.module.n_support :]) for one in row)
+    # Six images of weight 1, four of 3 and two of 12: 6 and 36 of 42.
+    assert np.mean(kinds[row[:, 0]] == "blur") == pytest.approx(36 / 42, abs=0.05)
+    counts = np.bincount(row.ravel())
+    # Not 4 to 1: the heavy ones are sometimes among few, and an image is in one part of an episode only.
+    assert counts[[9, 11]].min() > 2 * counts[[1, 3, 5, 7]].max()
+    assert np.ptp(counts[::2]) < 0.3 * counts[::2].mean()
 
 
 def test_groups_make_tasks_of_their_own(small_set):
@@ -296,8 +311,8 @@ def test_rates_of_meta_training(small_set):
     rates = Rates()
     stage.net_params["callbacks"].append(("rates", rates))
     estimator = MetaIQA(**recipe).initialize()
-    estimator._stages_before = lambda rows, targets: iter([stage])
-    assert estimator._run_stages(estimator._rows(X), None, seed=0)
+    estimator._stages_before = lambda rows, targets, sample_weight: iter([stage])
+    estimator._run_stages(estimator._rows(X), None, None, seed=0)
     backbone, head = np.sort(np.array(rates.seen), axis=1).T
     # 5 epochs of 2 visits; exponents 0, 0, 1, 2, 4.
     np.testing.assert_allclose(backbone, np.repeat(1e-5 * 0.9 ** np.array([0, 0, 1, 2, 4]), 2))

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Agreement metrics: closed forms, SciPy's numbers, the logistic curve, scorers inside scikit-learn's searches."""
 
+import copy
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
+from sklearn import config_context
 from sklearn.datasets import make_regression
 from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
@@ -16,7 +19,17 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_validate
 
 from sklearn_iqa import metrics
-from sklearn_iqa.metrics import fit_logistic, krcc, plcc, plcc_logistic, quality_scoring, rmse, srcc
+from sklearn_iqa.metrics import (
+    fit_logistic,
+    jnd_average_precision,
+    krcc,
+    plcc,
+    plcc_logistic,
+    quality_scoring,
+    rmse,
+    srcc,
+    two_afc_score,
+)
 
 CORRELATIONS = [srcc, krcc, plcc, plcc_logistic]
 METRICS = [*CORRELATIONS, rmse, fit_logistic]
@@ -258,6 +271,168 @@ def test_mapping_keeps_shape_and_pickles(noisy):
 
 def test_same_data_same_bits(noisy):
     assert fit_logistic(*noisy) == fit_logistic(*noisy)
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_closed_forms_with_weights():
+    # Weights 2, 1, 1 of rows with the values 1, 2, 3 and 1, 3, 2: the rows (1, 1), (1, 1), (2, 3), (3, 2).
+    mos, scores, weight = [1, 2, 3], [1, 3, 2], [2.0, 1.0, 1.0]
+    # Mid-ranks 1.5, 1.5, 3, 4 and 1.5, 1.5, 4, 3, of mean 2.5: products 1 + 1 + 0.75 + 0.75, squares 4.5 and 4.5.
+    assert srcc(mos, scores, sample_weight=weight) == pytest.approx(3.5 / 4.5, abs=1e-12)
+    # Of 6 pairs one is tied in both, four are concordant, one is discordant: (4 - 1) / 5.
+    assert krcc(mos, scores, sample_weight=weight) == pytest.approx(3 / 5, abs=1e-12)
+    # Deviations from 1.75: -0.75, -0.75, 0.25, 1.25 and -0.75, -0.75, 1.25, 0.25.
+    assert plcc(mos, scores, sample_weight=weight) == pytest.approx(1.75 / 2.75, abs=1e-12)
+    # Errors 0, 0, 1, 1.
+    assert rmse(mos, scores, sample_weight=weight) == pytest.approx(np.sqrt(0.5), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", [*CORRELATIONS, rmse], ids=lambda metric: metric.__name__)
+@pytest.mark.parametrize("ties", [False, True])
+def test_whole_weights_equal_repeated_rows(noisy, metric, ties):
+    mos, scores = (np.round(values / 4) for values in noisy) if ties else noisy
+    weight = np.random.default_rng(0).integers(0, 4, len(mos))
+    repeated = metric(mos.repeat(weight), scores.repeat(weight))
+    # The logistic curve is fitted by an optimiser, the others are sums.
+    within = 1e-6 if metric is plcc_logistic else 1e-12
+    assert metric(mos, scores, sample_weight=weight) == pytest.approx(repeated, abs=within)
+    # Only the proportions count.
+    assert metric(mos, scores, sample_weight=weight / 7) == pytest.approx(repeated, abs=within)
+    assert abs(metric(mos, scores) - repeated) > 100 * within
+
+
+def test_whole_weights_equal_repeated_rows_in_the_curve(noisy):
+    mos, scores = noisy
+    weight = np.random.default_rng(0).integers(1, 4, len(mos))
+    for n_parameters in (4, 5):
+        weighted = fit_logistic(mos, scores, n_parameters=n_parameters, sample_weight=weight)
+        repeated = fit_logistic(mos.repeat(weight), scores.repeat(weight), n_parameters=n_parameters)
+        np.testing.assert_allclose(weighted(scores), repeated(scores), rtol=1e-4)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+def test_equal_weights_are_no_weights(noisy, metric):
+    assert metric(*noisy, sample_weight=np.full(200, 0.3)) == metric(*noisy)
+
+
+def test_weighted_krcc_of_many_rows_needs_little_memory():
+    rng = np.random.default_rng(0)
+    mos, weight = rng.normal(size=5000), rng.integers(1, 3, 5000)  # a table of all pairs would take 200 MB
+    scores = mos + rng.normal(size=5000)
+    tracemalloc.start()
+    weighted = krcc(mos, scores, sample_weight=weight)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+    assert weighted == pytest.approx(krcc(mos.repeat(weight), scores.repeat(weight)), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ([1, 1], "y_true has 3 values and sample_weight has 2"),
+        ([1, np.nan, 1], r"sample_weight\[1\] is nan, only finite"),
+        ([1, -1, 1], r"sample_weight\[1\] is -1.0, but weights are not negative"),
+        ([0, 0, 1], "at least 2 samples that weigh more than 0, got 1"),
+        (np.ones((3, 2)), "should be a 1d array"),
+    ],
+)
+def test_unusable_weights_are_refused_in_one_sentence(metric, weight, message):
+    with pytest.raises(ValueError, match=message) as error:
+        metric([1, 2, 3], [1, 3, 2], sample_weight=weight)
+    assert "\n" not in str(error.value)
+
+
+# Judgements of triplets and pairs -------------------------------------------------------------------------------------
+
+
+def test_two_afc_score_of_hand_computed_triplets():
+    share = [0.8, 0.8, 0.8, 0.0, 1.0]
+    first, second = [2.0, 1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 1.0, 2.0, 2.0]
+    # The second query is nearer: 0.8 agree; the first: 0.2; a tie: a half; the first: 1.0 and 0.0.
+    assert two_afc_score(share, first, second) == pytest.approx((0.8 + 0.2 + 0.5 + 1.0 + 0.0) / 5, abs=1e-15)
+    assert two_afc_score(share, first, second, sample_weight=[3, 0, 0, 1, 0]) == pytest.approx(3.4 / 4, abs=1e-15)
+    # Distances count by their order only, and exchanged queries change nothing.
+    assert two_afc_score(share, np.square(first), np.square(second)) == two_afc_score(share, first, second)
+    assert two_afc_score(1 - np.array(share), second, first) == pytest.approx(two_afc_score(share, first, second))
+    assert two_afc_score([0.4], [1.0], [2.0]) == 0.6  # one triplet is enough
+
+
+def test_jnd_average_precision_of_hand_computed_pairs():
+    # By distance: same, different, same, different. Precision 1, 1/2, 2/3, 1/2 at recall 1/2, 1/2, 1, 1; the envelope
+    # is 1 up to recall 1/2 and 2/3 up to 1.
+    assert jnd_average_precision([1, 0, 1, 0], [0.1, 0.2, 0.3, 0.4]) == pytest.approx(1 / 2 + 1 / 3, abs=1e-15)
+    assert jnd_average_precision([1, 1, 0, 0], [0.1, 0.2, 0.3, 0.4]) == 1.0
+    # Fractions count as so many of each: 2/3 of 1, then 1 of 2 pairs: precision 2/3, 1/2.
+    assert jnd_average_precision([2 / 3, 1 / 3], [1.0, 2.0]) == pytest.approx(2 / 3 * 2 / 3 + 1 / 3 * 1 / 2, abs=1e-15)
+    # Of all pairs that are equally distant none is before the other: precision 1/2 at recall 1.
+    assert jnd_average_precision([1, 0], [0.5, 0.5]) == jnd_average_precision([0, 1], [0.5, 0.5]) == 0.5
+
+
+def test_jnd_average_precision_weights_equal_repeated_rows():
+    rng = np.random.default_rng(0)
+    same, distance, weight = rng.choice([0, 1 / 3, 2 / 3, 1], 60), rng.normal(size=60), rng.integers(0, 3, 60)
+    repeated = jnd_average_precision(same.repeat(weight), distance.repeat(weight))
+    assert jnd_average_precision(same, distance, sample_weight=weight) == pytest.approx(repeated, abs=1e-12)
+
+
+def test_jnd_average_precision_is_the_official_one():
+    voc_ap = pytest.importorskip("lpips", reason="the official code is not installed: pip install lpips").voc_ap
+    rng = np.random.default_rng(0)
+    same, distance = rng.choice([0, 1 / 3, 2 / 3, 1], 500), rng.normal(size=500)
+    by_distance = same[np.argsort(distance)]
+    hits, misses = np.cumsum(by_distance), np.cumsum(1 - by_distance)
+    official = voc_ap(hits / by_distance.sum(), hits / (hits + misses))
+    assert jnd_average_precision(same, distance) == pytest.approx(official, abs=1e-12)
+
+
+def test_no_pair_that_looks_the_same_gives_zero_with_a_warning():
+    with pytest.warns(UndefinedMetricWarning, match="nobody found any pair the same, 0.0 is returned") as caught:
+        assert jnd_average_precision([0, 0], [1.0, 2.0]) == 0.0
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: two_afc_score([0.5, 80], [1, 2], [2, 1]),
+            r"y_true\[1\] is 80.0, but a fraction of people lies in 0..1",
+        ),
+        (lambda: two_afc_score([0.5, 1], [1, 2, 3], [2, 1]), "y_true has 2 values and first has 3"),
+        (lambda: two_afc_score([0.5, 1], [1, 2], [2, np.nan]), r"second\[1\] is nan, only finite"),
+        (lambda: two_afc_score([], [], []), "at least 1 sample, got 0"),
+        (lambda: jnd_average_precision([-1, 1], [1, 2]), r"y_true\[0\] is -1.0, but a fraction of people"),
+        (lambda: jnd_average_precision([0, 1], [1]), "y_true has 2 values and distance has 1"),
+    ],
+)
+def test_unusable_judgements_are_refused_in_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+# Scorers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["srcc", "krcc", "plcc", "plcc_logistic", "rmse"])
+def test_scorers_take_weights(name):
+    X, y = make_regression(60, 4, noise=20, random_state=0)
+    weight, estimator = np.arange(60.0), Ridge().fit(X, y)
+    sign = -1 if name == "rmse" else 1
+    expected = sign * getattr(metrics, name)(y, estimator.predict(X), sample_weight=weight)
+    scorer = getattr(metrics, f"{name}_scorer")
+    assert scorer(estimator, X, y, sample_weight=weight) == expected
+    with pytest.raises(ValueError, match="y_true has 60 values and sample_weight has 59"):
+        scorer(estimator, X, y, sample_weight=weight[1:])
+    with config_context(enable_metadata_routing=True):
+        routed = copy.deepcopy(scorer).set_score_request(sample_weight=True)
+        given = {"params": {"sample_weight": weight}, "cv": [(np.arange(60), np.arange(60))]}
+        result = cross_validate(Ridge().set_fit_request(sample_weight=False), X, y, scoring=routed, **given)
+    assert result["test_score"] == [pytest.approx(expected)]
 
 
 @pytest.mark.parametrize("name", ["srcc", "krcc", "plcc", "plcc_logistic", "rmse"])

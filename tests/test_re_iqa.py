@@ -301,7 +301,7 @@ def test_the_content_encoder_is_frozen_unless_asked():
 def test_the_content_encoder_learns_by_plain_descent():
     estimator = ReIQA(**TINY, trained="content+quality", content_epochs=3, content_size=32).initialize()
     rows = estimator._rows(noise_images())
-    (stage,) = estimator._stages_before(rows, np.zeros(4))
+    (stage,) = estimator._stages_before(rows, np.zeros(4), None)
     assert stage.n_epochs == 3
     assert stage.net_params["optimizer"] is torch.optim.SGD
     views = stage.view(rows[0], None)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import Stage
+from sklearn_iqa._base.training import Stage, hold_out
+from sklearn_iqa.metrics import srcc
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -45,15 +46,17 @@ class Staged(QualityRegressor):
         self.seen.append("training")
         return self._views(x)[0]
 
-    def _stages_before(self, rows, targets):
-        self.seen = []
+    def _stages_before(self, rows, targets, sample_weight):
+        self.seen, self.drawn = [], []
 
         def view(x, target):
             self.seen.append("stage")
+            self.drawn.append(int(x[0, 0, 0]))
             return self._views(x)[0]
 
         self.n_rows = len(rows)
-        yield Stage("first", self.network_, MeanSquare(), self.n_before, rows, 0 * targets, view=view, lr=0.01)
+        settings = {"view": view, "lr": 0.01, "sample_weight": sample_weight}
+        yield Stage("first", self.network_, MeanSquare(), self.n_before, rows, 0 * targets, **settings)
         self.after = [parameter.detach().clone() for parameter in self.network_.parameters()]
 
 
@@ -74,6 +77,36 @@ def test_training_that_goes_on_skips_the_stages():
 def test_stages_do_not_see_what_is_held_out():
     staged = Staged(early_stopping=True).fit(X, Y)
     assert staged.n_rows == 4
+
+
+NUMBERED = np.broadcast_to(np.arange(6, dtype=np.uint8)[:, None, None, None], (6, 8, 8, 3))
+
+
+def test_stages_draw_rows_by_their_weight():
+    staged = Staged(n_before=200).fit(NUMBERED, Y, sample_weight=[0, 1, 1, 2, 4, 2])
+    counts = np.bincount(staged.drawn, minlength=6)
+    assert counts.sum() == 200 * 5  # the row without weight is left out
+    # 5 deviations of a binomial count of 1000 draws are below 80.
+    np.testing.assert_allclose(counts, [0, 100, 100, 200, 400, 200], atol=80)
+    assert set(Staged(n_before=3).fit(NUMBERED, Y).drawn[:6]) == set(range(6))  # without weights each once per epoch
+
+
+def test_weights_of_rows_go_to_stages_without_those_held_out():
+    staged = Staged(n_before=50, early_stopping=True).fit(NUMBERED, Y, sample_weight=[1, 2, 3, 4, 5, 6])
+    assert len(set(staged.drawn)) == staged.n_rows == 4
+    weight = 1 + np.unique(staged.drawn)
+    expected = 50 * 4 * weight / weight.sum()
+    np.testing.assert_allclose(np.unique(staged.drawn, return_counts=True)[1], expected, atol=40)
+
+
+def test_held_out_score_counts_rows_by_their_weight():
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    y, weight = np.random.default_rng(1).normal(size=30), 1.0 + np.arange(30) % 3
+    staged = Staged(early_stopping=True, max_epochs=1).fit(images, y, sample_weight=weight)
+    _, held_out = hold_out(staged._rows(images), 0.34, staged._drawn_seed())
+    expected = srcc(y[held_out], staged.predict(images[held_out]), sample_weight=weight[held_out])
+    assert staged.validation_scores_ == [expected]
+    assert abs(expected - srcc(y[held_out], staged.predict(images[held_out]))) > 1e-3
 
 
 def test_stage_of_its_own_learning_rate(monkeypatch):
@@ -116,8 +149,10 @@ def test_interrupted_stage_ends_training(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(MeanSquare, "forward", interrupted)
-        with pytest.warns(UserWarning, match="interrupted"):
-            staged = Staged().fit(X, Y)
+        staged = Staged()
+        with pytest.raises(KeyboardInterrupt):
+            staged.fit(X, Y)
+    assert staged.interrupted_
     assert set(staged.seen) == {"stage"}
     assert staged.n_iter_ == 0
     assert np.isfinite(staged.predict(X)).all()
@@ -125,5 +160,5 @@ def test_interrupted_stage_ends_training(monkeypatch):
 
 def test_diverging_stage_says_which(monkeypatch):
     monkeypatch.setattr(MeanSquare, "forward", lambda self, output, target: output.sum() * float("nan"))
-    with pytest.raises(ValueError, match=r"loss of Staged, first became nan in epoch 2; lower lr \(now 0.01\)"):
+    with pytest.raises(ValueError, match=r"loss of Staged, first became nan in epoch 1; lower lr \(now 0.01\)"):
         Staged().fit(X, Y)

@@ -35,8 +35,8 @@ class EpochTasks(skorch.callbacks.Callback):
     def __init__(self, estimator, X, y, n_epochs):
         self.estimator, self.X, self.y, self.n_epochs = estimator, X, y, n_epochs
 
-    def on_train_begin(self, net, **kwargs):
-        """Open the task `fit`."""
+    def open(self):
+        """Open the task `fit`, of which training by epochs is a part, where there is any."""
         self.stopped_ = False
         self.fit_task_ = self.estimator._init_callback_context(max_subtasks=self.n_epochs)
         self.fit_task_.call_on_fit_task_begin(estimator=self.estimator, X=self.X, y=self.y)

@@ -39,6 +39,7 @@ class CropsMixin:
     crops: str
     weight_decay: float
     random_state: Any
+    n_steps_: int
     network_: Any
     device_: torch.device
     _rows: Callable[..., Any]
@@ -54,7 +55,8 @@ class CropsMixin:
         return nn.MSELoss()
 
     def _net_params(self) -> dict[str, Any]:
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", CosineAnnealing())]}
+        schedule = CosineAnnealing(self.n_steps_)
+        return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", schedule)]}
 
     def _train_view(self, x) -> torch.Tensor:
         # NOTE[DIFF] official: flips arrays (3, h, w) upside down (MANIQA with probability 0.7); AHIQ and IQT never cut

@@ -2,18 +2,67 @@
 """Where networks run, and from which seed."""
 
 import contextlib
+import os
+import threading
+from types import ModuleType
 
 import torch
 from torch import nn
 
+CPU = torch.device("cpu")
+# Initialisation and dropout draw from torch's generators, of which a process has one for each device: what draws from a
+# seed of its own has them for itself meanwhile. In threads such blocks wait for each other; inference needs none.
+_turn = threading.RLock()
+
+
+def _new_turn() -> None:
+    """A forked process has no thread that would give the turn back."""
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_new_turn)
+
+
+def alone() -> threading.RLock:
+    """Give the turn of the process, to be held by `with`: one thread at a time builds a network or trains."""
+    return _turn
+
 
 @contextlib.contextmanager
-def seeded(seed: int):
-    """Run a block from its own seed and leave torch's global generators as they were."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+def seeded(seed: int, device: torch.device = CPU):
+    """Run a block from its own seed, one block of the process at a time, and leave torch's generators as they were.
+
+    Parameters
+    ----------
+    seed : int
+        For the generator of the CPU, and that of `device`.
+    device : torch.device, default=CPU
+        Where the block computes; generators of other devices stay untouched.
+    """
+    with alone():
+        backend = _backend(device)
+        of_cpu, of_device = torch.get_rng_state(), backend.get_rng_state() if backend else None
+        seed_generators(seed, device)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(of_cpu)
+            if backend:
+                backend.set_rng_state(of_device)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the generator of the CPU and that of a device; `torch.manual_seed` would reach out to all others."""
+    torch.default_generator.manual_seed(seed)
+    if backend := _backend(device):
+        backend.manual_seed(seed)
+
+
+def _backend(device: torch.device) -> ModuleType | None:
+    """The module of torch whose functions read and seed the generator of the current device of its kind."""
+    return None if device.type == "cpu" else getattr(torch, device.type)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -5,9 +5,9 @@ A method says five things: `_network`, `_loss`, `_train_view`, `_views` and, whe
 `_score`. Training runs in a skorch net that the estimator holds as `net_`.
 """
 
-import warnings
+import contextlib
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,23 +16,28 @@ import skorch.callbacks
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
-from sklearn_iqa._base.devices import prepare, resolve_device, seeded
+from sklearn_iqa._base.continuation import carry_over, changed_parameters
+from sklearn_iqa._base.devices import alone, prepare, resolve_device, seeded
+from sklearn_iqa._base.failures import RAISE, Failures, explained_memory, size_of
 from sklearn_iqa._base.images import check_min_size
 from sklearn_iqa._base.inference import Job, by_reference, infer
 from sklearn_iqa._base.pickling import PicklingMixin
 from sklearn_iqa._base.rows import check_images, check_tuples
 from sklearn_iqa._base.training import (
     EpochSeed,
+    FiniteLoss,
     HeldOutScore,
     Progress,
+    Record,
     Stage,
     StopWhenAsked,
     Subset,
+    TrainingEnded,
     TrainingSet,
     batches,
     hold_out,
@@ -54,6 +59,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
     _parameter_constraints: ClassVar[dict[str, list]] = {}  # of every parameter, see `parameters`
+    _held_out_score: Callable[..., Callable[[], float]]  # of a method with `early_stopping`, see `QualityRegressor`
     # For the contract tests: parameters with which a fit takes a moment; height and width of images, unequal
     # so that exchanged axes show.
     _test_params: ClassVar[dict[str, Any]] = {}
@@ -87,10 +93,11 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         """Give the module that training runs: the network itself, or one around it that forms pairs or queues."""
         return network
 
-    def _stages_before(self, rows, targets) -> Iterator[Stage]:
+    def _stages_before(self, rows, targets, sample_weight) -> Iterator[Stage]:
         """Yield stages that are trained before `_training_module`; what stands behind a yield runs after that stage.
 
-        `targets` are in the user's unit; `_encode_targets` turns them into those of a loss.
+        `targets` are in the user's unit; `_encode_targets` turns them into those of a loss. `sample_weight` is None or
+        the weight of each row: a stage draws its rows by it, through `Stage.sample_weight` or by itself.
         """
         yield from ()
 
@@ -126,7 +133,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         """
         self._validate_params()
         self._check_combinations()
-        with seeded(self._drawn_seed()):
+        with seeded(self._drawn_seed(), resolve_device(self.device)):
             self._build()
         return self
 
@@ -142,8 +149,8 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
             self._load_backbone(network)
         else:
             self._load_weights(network)
-        self.device_, self.network_ = device, prepare(network, device)
         self._built_from = self.get_params(deep=False)
+        self.device_, self.network_ = device, prepare(network, device)  # the network last: other threads wait for it
 
     def _check_combinations(self) -> None:
         """Check what holds across parameters; each by itself is checked by `_parameter_constraints`."""
@@ -163,21 +170,47 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
 
     def _ensure_network(self) -> None:
         if not hasattr(self, "network_"):  # weights are given and nothing was fitted
-            self.initialize()
+            with alone():  # of several threads the first one builds
+                if not hasattr(self, "network_"):
+                    self.initialize()
 
-    def _infer(self, rows) -> Iterator[tuple[int, Any]]:
+    def _infer(self, rows, failures: Failures = RAISE) -> Iterator[tuple[int, Any]]:
         """Yield (row, output of the network for all views of the row), as they become known."""
         self._ensure_network()
         shared = hasattr(self.network_, "encode_reference")
-        order = by_reference(rows) if shared else ((row, None) for row in range(len(rows)))
-        jobs = (Job(row, self._views(self._open(rows, row)), reference) for row, reference in order)
-        yield from infer(self.network_, jobs, batch_size=self.batch_size, device=self.device_)
+        order = by_reference(rows, failures) if shared else ((row, None) for row in range(len(rows)))
+        jobs = (failures.attempt(self._job, rows, row, reference) for row, reference in order)
+        known = (job for job in jobs if job is not None)
+        yield from infer(self.network_, known, batch_size=self.batch_size, device=self.device_, failures=failures)
 
-    def _infer_all(self, rows) -> Iterator[tuple[int, Any]]:
+    def _job(self, rows, row: int, reference: Any = None) -> Job:
+        """Open one row."""
+        x = self._open(rows, row)
+        where = f"Row {rows.number(row)} of X ({size_of(x)})"
+        with explained_memory(where):
+            return Job(row, self._views(x), reference, where)
+
+    def _infer_all(self, rows, failures: Failures = RAISE) -> Iterator[tuple[int, Any]]:
         """Run `_infer` behind a progress bar."""
-        return tqdm(
-            self._infer(rows), total=len(rows), disable=not self.verbose, desc=type(self).__name__, unit="image"
-        )
+        found = self._infer(rows, failures)
+        return tqdm(found, total=len(rows), disable=not self.verbose, desc=type(self).__name__, unit="image")
+
+    def _tabulate(self, X, function: Callable[[Any], Any], on_error: str = "raise", shape: tuple[int, ...] = ()):
+        """Array (n, ...) of what a function makes of the network's output for each row of X; see `predict` on errors.
+
+        `function` gives a float, or an array of one shape for all rows: `shape`, where no row can be used.
+        """
+        check_is_fitted(self)
+        failures, rows = Failures(on_error), self._rows(X)
+        table, missing = None, np.ones(len(rows), dtype=bool)
+        for row, output in self._infer_all(rows, failures):
+            values = np.asarray(function(output))
+            if table is None:
+                table = np.full((len(rows), *values.shape), np.nan, values.dtype)
+            table[row] = failures.finite(row, values)
+            missing[row] = np.isnan(table[row]).any()
+        failures.report(np.flatnonzero(missing), len(rows))
+        return np.full((len(rows), *shape), np.nan) if table is None else table
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -200,83 +233,98 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
             kept, sample_weight = _checked_weight(sample_weight, len(rows))
             rows, targets = Subset(rows, kept), targets[kept]
         seed = self._drawn_seed()
-        with seeded(seed):
-            if not (resume and hasattr(self, "n_iter_")):
+        with seeded(seed, resolve_device(self.device)):
+            if resume and hasattr(self, "n_iter_"):
+                self._take_changes()
+            else:
                 self._build()
                 self._start(targets, sample_weight)
+            self.interrupted_ = True  # until the end is reached
             tasks = [EpochTasks(self, X, y, n_epochs)] if getattr(self, "_skl_callbacks", ()) else []
+            for one in tasks:
+                one.open()
             self._train(rows, targets, sample_weight, n_epochs, seed, tasks)
-            self._finish(rows, targets)
+            self._finish(rows, targets, sample_weight)
             for one in tasks:
                 one.close()
+            self.interrupted_ = False
         return self
+
+    def _take_changes(self) -> None:
+        """Let parameters that were changed since the network was built count, or refuse them."""
+        now = self.get_params(deep=False)
+        if changed := changed_parameters(self._built_from, now):
+            carry_over(self.network_, self._network, changed, type(self).__name__)
+            self._built_from = now
 
     def _start(self, targets, sample_weight) -> None:
         """Learn from the labels what training needs to know of them."""
 
-    def _finish(self, rows, targets) -> None:
+    def _finish(self, rows, targets, sample_weight) -> None:
         """Learn what can only be known after training."""
 
     def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, tasks: list[EpochTasks]) -> None:
         """Change `network_` by gradient descent; a method without `max_epochs` learns here in its own way."""
         if not hasattr(self, "n_iter_"):
-            self.n_iter_ = 0
+            self.n_iter_ = self.n_steps_ = 0
             self.loss_curve_: list[float] = []
         members = np.arange(len(rows))
-        callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_)]
+        callbacks: list[skorch.callbacks.Callback] = [EpochSeed(seed, self.n_iter_), Record(self)]
         if getattr(self, "early_stopping", False):
             members, held_out = hold_out(rows, self.validation_fraction, seed)
-            callbacks.append(HeldOutScore(self, rows, targets, held_out))
-        if not hasattr(self, "net_"):
-            if self.n_iter_ == 0 and not self._run_stages(Subset(rows, members), targets[members], seed):
-                return
-            self.net_ = self._net(self._training_module(self.network_), self._loss(), self.lr, self._net_params())
+            callbacks.append(HeldOutScore(self, self._held_out_score(rows, targets, held_out, sample_weight)))
+        if self.n_iter_ == 0 and not hasattr(self, "net_"):
+            weight = None if sample_weight is None else sample_weight[members]
+            self._run_stages(Subset(rows, members), targets[members], weight, seed)
+        self.net_ = self._renewed_net()
 
         def view(row):
             return self._train_view(self._open(rows, row))
 
         data = TrainingSet(view, self._encode_targets(targets), members, sample_weight)
-        losses = self._run(self.net_, data, n_epochs, [*callbacks, *tasks], type(self).__name__)
-        self.loss_curve_ += losses
-        self.n_iter_ += len(losses)
+        self._run(self.net_, data, n_epochs, [*callbacks, *tasks], type(self).__name__)
 
-    def _run_stages(self, rows, targets, seed: int) -> bool:
-        """Run the stages before the ordinary training; False when the user interrupted them."""
-        for number, stage in enumerate(self._stages_before(rows, targets), start=1):
+    def _renewed_net(self) -> skorch.NeuralNet:
+        """Make a net of the parameters as they are now, with what an earlier one has learned beside the network."""
+        if not hasattr(self, "net_"):
+            return self._net(self._training_module(self.network_), self._loss(), self.lr, self._net_params())
+        module, loss, optimizer = self.net_.module_, self.net_.criterion_, self.net_.optimizer_
+        if next(loss.parameters(), None) is None:  # a loss that learns stays; another one may have other parameters now
+            loss = self._loss()
+        net = self._net(module, loss, self.lr, self._net_params())
+        net.optimizer_.state.update(optimizer.state)  # its memory of the weights, which are the same
+        return net
+
+    def _run_stages(self, rows, targets, sample_weight, seed: int) -> None:
+        """Run the stages before the ordinary training."""
+        for number, stage in enumerate(self._stages_before(rows, targets, sample_weight), start=1):
 
             def view(row, stage=stage):
                 x = self._open(stage.rows, row)
                 return self._train_view(x) if stage.view is None else stage.view(x, stage.targets[row])
 
             net = self._net(stage.module, stage.loss, self.lr if stage.lr is None else stage.lr, stage.net_params)
-            data = TrainingSet(view, stage.targets, np.arange(len(stage.rows)))
+            data = TrainingSet(view, stage.targets, np.arange(len(stage.rows)), stage.sample_weight)
             apart = EpochSeed(seed, number * MOST_EPOCHS)  # no epoch draws what one of another stage draws
-            losses = self._run(net, data, stage.n_epochs, [apart], f"{type(self).__name__}, {stage.name}")
-            if len(losses) < stage.n_epochs:
-                return False
-        return True
+            self._run(net, data, stage.n_epochs, [apart], f"{type(self).__name__}, {stage.name}")
 
-    def _run(self, net: skorch.NeuralNet, data: TrainingSet, n_epochs: int, callbacks: list, name: str) -> list[float]:
-        """Train for some epochs and give the loss of each that was finished."""
+    def _run(self, net: skorch.NeuralNet, data: TrainingSet, n_epochs: int, callbacks: list, name: str) -> None:
+        """Train for some epochs; an interruption reaches the caller."""
         n_batches = n_epochs * len(net.get_iterator(data, training=True))
-        progress = Progress(name, n_batches, getattr(self, "verbose", 0))
-        stop = StopWhenAsked(callbacks)
-        n_before, own_callbacks = len(net.history), net.callbacks_
-        net.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*callbacks, progress, stop]]
+        extra = [FiniteLoss(name), *callbacks, Progress(name, n_batches, getattr(self, "verbose", 0))]
+        own_callbacks = net.callbacks_
+        net.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*extra, StopWhenAsked(callbacks)]]
+        net.notify("on_train_begin", X=data, y=None)
         try:
-            net.partial_fit(data, epochs=n_epochs)
+            # Not `partial_fit`, which takes an interruption for an end.
+            with contextlib.suppress(TrainingEnded):
+                net.fit_loop(data, epochs=n_epochs)
         finally:
+            net.notify("on_train_end", X=data, y=None)
             net.callbacks_ = own_callbacks
+            if net.history and "train_loss" not in net.history[-1]:
+                net.history.pop()  # an epoch that was not finished counts for no schedule
             self.network_.eval()
-        losses = [epoch["train_loss"] for epoch in net.history[n_before:] if "train_loss" in epoch]
-        if len(losses) < n_epochs and not stop.stopped_:
-            warnings.warn("Training was interrupted; the estimator keeps what it has learned.", stacklevel=6)
-        if losses and not np.isfinite(losses[-1]):
-            raise ValueError(
-                f"The loss of {name} became {losses[-1]} in epoch {n_before + len(losses)}; lower lr "
-                f"(now {net.lr:g}) or check the labels."
-            )
-        return losses
 
     def _net(self, module: nn.Module, loss: nn.Module, lr: float, params: dict[str, Any]) -> skorch.NeuralNet:
         return self.net_class(

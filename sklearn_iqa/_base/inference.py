@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_iqa._base.failures import ADVICE, RAISE, Failures, is_out_of_memory
+
 # Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512.
 PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**22, "cuda": 2**24}
 # Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
@@ -23,18 +25,26 @@ class Job(NamedTuple):
     name: Hashable
     views: torch.Tensor  # (v, ...), of one shape
     reference: Hashable = None  # equal for rows whose views hold the same reference
+    where: str = "An image"  # how sentences call it
 
 
-def by_reference(rows) -> list[tuple[int, Hashable]]:
+def by_reference(rows, failures: Failures = RAISE) -> list[tuple[int, Hashable]]:
     """(row, key of its reference) of all rows, those that share a reference one behind the other."""
     rows_of: dict[Hashable, list[int]] = {}
     for row in range(len(rows)):
-        rows_of.setdefault(rows.same(row), []).append(row)
+        key = failures.attempt(rows.same, row)
+        if key is not None:
+            rows_of.setdefault(key, []).append(row)
     return [(row, reference) for reference, members in rows_of.items() for row in members]
 
 
 def infer(
-    network: nn.Module, jobs: Iterable[Job], *, batch_size: int, device: torch.device
+    network: nn.Module,
+    jobs: Iterable[Job],
+    *,
+    batch_size: int,
+    device: torch.device,
+    failures: Failures = RAISE,
 ) -> Iterator[tuple[Any, Any]]:
     """Run a network over the views of many images.
 
@@ -51,6 +61,8 @@ def infer(
         The most views in one pass; fewer when they are large.
     device : torch.device
         Where the network is.
+    failures : Failures
+        Notes jobs that memory does not suffice for, and outputs that are not finite.
 
     Yields
     ------
@@ -58,7 +70,15 @@ def infer(
         As they become known: what the network gives for all views of the row, on the CPU, as float32.
     """
     network.eval()
-    run = _SharedReferences(network, device) if hasattr(network, "encode_reference") else _Passes(network, device)
+    passes = _SharedReferences(network, device) if hasattr(network, "encode_reference") else _Passes(network, device)
+
+    def run(group, n_views):
+        for job, output in _outputs(passes, group, n_views, batch_size, failures):
+            if _is_finite(output):
+                yield job.name, output
+            else:
+                failures.note(ValueError(f"{job.where} makes the network give NaN or infinity; {ADVICE}."))
+
     waiting: dict[tuple, list[Job]] = {}
     held = 0
     for job in jobs:
@@ -117,13 +137,42 @@ def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) 
     return max(1, min(batch_size, PIXELS_PER_PASS[device.type] // pixels))
 
 
+def _outputs(
+    passes: "_Passes", group: list[Job], n_per_pass: int, batch_size: int, failures: Failures
+) -> list[tuple[Job, Any]]:
+    """Each job of one shape and its output; where memory does not suffice for all, one job after the other."""
+    try:
+        return list(passes(group, n_per_pass))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside of the handler, which would keep the tensors of the failed pass alive.
+    if len(group) > 1:
+        return [pair for job in group for pair in _outputs(passes, [job], n_per_pass, batch_size, failures)]
+    (job,) = group
+    n_views = min(n_per_pass, len(job.views))
+    advice = (
+        f"{n_views} of its {len(job.views)} views at once, so lower batch_size (now {batch_size}) or shrink the image"
+        if n_views > 1
+        else f"one view alone, so that batch_size (now {batch_size}) cannot help: shrink the image"
+    )
+    failures.note(MemoryError(f"{job.where} needs more memory than there is, for {advice}."))
+    return []
+
+
+def _is_finite(output: Any) -> bool:
+    if isinstance(output, torch.Tensor):
+        return bool(output.isfinite().all())
+    return all(map(_is_finite, output))
+
+
 class _Passes:
     """Runs a network over jobs whose views have one shape, a number of views at a time."""
 
     def __init__(self, network: nn.Module, device: torch.device):
         self.network, self.device = network, device
 
-    def __call__(self, group: list[Job], n_per_pass: int) -> Iterator[tuple[Any, Any]]:
+    def __call__(self, group: list[Job], n_per_pass: int) -> Iterator[tuple[Job, Any]]:
         views = torch.cat([job.views for job in group])
         n_views = len(group[0].views)
         keys = [(job.reference, number) for job in group for number in range(n_views)]
@@ -135,7 +184,7 @@ class _Passes:
         output = _map(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
         for number, job in enumerate(group):
             start = number * n_views
-            yield job.name, _map(lambda tensor, start=start: tensor[start : start + n_views], output)
+            yield job, _map(lambda tensor, start=start: tensor[start : start + n_views], output)
 
     def output(self, views, keys: list[tuple[Hashable, int]]):
         return self.network(views)

@@ -13,10 +13,12 @@ from torch import nn
 
 from sklearn_iqa._base.quality import check_quality
 from sklearn_iqa._base.rows import check_tuples, count_images
+from sklearn_iqa._base.training import Subset
 from sklearn_iqa._nn.layers import SLICED_BACKBONES
 from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa.metrics import two_afc_score
 
 TRIPLET = ("first query", "second query", "reference")
 
@@ -62,8 +64,8 @@ def load_sliced_backbone(backbone: nn.Module, net: str, backbone_weights, *, ver
 class PerceptualMixin:
     """Inference and training of a `PerceptualDistance`; stands left of `QualityRegressor`.
 
-    `fit` takes pairs (query, reference) with their quality, or triplets (first query, second query, reference) with
-    the share of people who preferred the second query.
+    `fit` and `score` take pairs (query, reference) with their quality, or triplets (first query, second query,
+    reference) with the fraction of people who preferred the second query.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
@@ -74,11 +76,60 @@ class PerceptualMixin:
     # What stands behind it in a method's class.
     crop_size: int
     max_epochs: int
+    n_iter_: int
     network_: Any
     device_: torch.device
     _ensure_network: Callable[[], None]
-    _rows: Callable[..., Any]
     _open: Callable[..., Any]
+    _scores: Callable[[Any], np.ndarray]
+
+    def score(self, X, y, sample_weight=None):
+        """Agreement with people, more is better: rank correlation of pairs with y, 2AFC score of triplets.
+
+        Parameters
+        ----------
+        X : container of n pairs (query, reference), or of n triplets (first query, second query, reference)
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality of each pair, higher is better; of each triplet the fraction of people who preferred the second
+            query, 0 to 1.
+        sample_weight : array-like of shape (n,), default=None
+            How many rows each row counts as, relative to the others; None counts each once.
+
+        Returns
+        -------
+        agreement : float
+            Of pairs Spearman's rank correlation in [-1, 1], :func:`~sklearn_iqa.metrics.srcc`, with the sign by which
+            more is better. Of triplets the mean fraction of people who agree with the distance, in [0, 1],
+            :func:`~sklearn_iqa.metrics.two_afc_score`; chance gives 1/2.
+        """
+        if count_images(X) != len(TRIPLET):
+            return super().score(X, y, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
+        check_is_fitted(self)
+        distances = self._distances(check_tuples(X, TRIPLET, type(self).__name__))
+        return two_afc_score(y, *distances, sample_weight=sample_weight)
+
+    def _distances(self, triplets) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of triplets -> distances (n,) of the first and of the second query from the reference."""
+        first, second = self._scores(_PairsOfTriplets(triplets)).reshape(-1, 2).T
+        return first, second
+
+    def _held_out_score(self, rows, targets, held_out: np.ndarray, sample_weight) -> Callable[[], float]:
+        if self._n_images != len(TRIPLET):
+            of_pairs = super()._held_out_score  # type: ignore[misc]  # of `QualityRegressor`
+            return of_pairs(rows, targets, held_out, sample_weight)
+        weight = None if sample_weight is None else sample_weight[held_out]
+        triplets, share = Subset(rows, held_out), targets[held_out]
+        return lambda: two_afc_score(share, *self._distances(triplets), sample_weight=weight)
+
+    def _rows(self, X):
+        if count_images(X) == len(TRIPLET):
+            raise ValueError(
+                f"{type(self).__name__} predicts the distance of pairs (query, reference), but X holds three images in "
+                "a row; score(X, y) compares triplets with people's choices, and predict takes each of their queries "
+                "with the reference."
+            )
+        return super()._rows(X)  # type: ignore[misc]  # of `ImageEstimator`
 
     def quality_map(self, x) -> np.ndarray:
         """Where the query differs from the reference, as the method sees it.
@@ -119,12 +170,25 @@ class PerceptualMixin:
         y = check_quality(rows, y, type(self).__name__)
         if self._n_images == len(TRIPLET) and ((y < 0) | (y > 1)).any():
             raise ValueError(
-                f"y holds {y.min():g}..{y.max():g}, but with triplets y is the share of people who preferred the "
+                f"y holds {y.min():g}..{y.max():g}, but with triplets y is the fraction of people who preferred the "
                 "second query, in 0..1; divide counts by the number of judges."
             )
         return y
 
+    def _take_changes(self) -> None:
+        if self._n_images != self._n_images_learned:
+            began, now = (
+                "triplets" if n == len(TRIPLET) else "pairs" for n in (self._n_images_learned, self._n_images)
+            )
+            raise ValueError(
+                f"Training of this {type(self).__name__} began with {began}, but X holds {now}, which have another "
+                f"loss and another unit; go on with {began}, or save_weights and fit a new estimator with weights= of "
+                "that file."
+            )
+        super()._take_changes()  # type: ignore[misc]  # of `ImageEstimator`
+
     def _start(self, targets, sample_weight) -> None:
+        self._n_images_learned = self._n_images
         if self._n_images != len(TRIPLET):  # judgements say nothing on the unit of quality
             super()._start(targets, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
 
@@ -141,8 +205,10 @@ class PerceptualMixin:
         n_constant = self.max_epochs // 2
         n_falling = self.max_epochs - n_constant
 
+        n_before = self.n_iter_
+
         def factor(epoch):  # constant for the first half, then falling by equal steps, never to nothing
-            return max(1 - max(0, epoch - n_constant) / n_falling, 1 / n_falling)
+            return max(1 - max(0, n_before + epoch - n_constant) / n_falling, 1 / n_falling)
 
         return {
             "optimizer__betas": (0.5, 0.999),
@@ -151,6 +217,31 @@ class PerceptualMixin:
                 ("non_negative", NonNegativeHeads()),
             ],
         }
+
+
+class _PairsOfTriplets:
+    """Of each triplet the rows (first query, reference) and (second query, reference), under its number in X."""
+
+    def __init__(self, triplets):
+        self.triplets = triplets
+        self.last: tuple[int, Any] = (-1, None)  # both of its pairs are opened one behind the other
+
+    def __len__(self):
+        return 2 * len(self.triplets)
+
+    def __getitem__(self, i):
+        if self.last[0] != i // 2:
+            self.last = (i // 2, self.triplets[i // 2])
+        *queries, reference = self.last[1]
+        return queries[i % 2], reference
+
+    def number(self, i: int) -> int:
+        """Give the place of the triplet in X."""
+        return self.triplets.number(i // 2)
+
+    def same(self, i: int):
+        """Give a key that triplets share when their references are equal."""
+        return self.triplets.same(i // 2)
 
 
 class _TripletDistances(nn.Module):

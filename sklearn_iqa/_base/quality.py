@@ -2,6 +2,7 @@
 """The two kinds of estimators: those that predict quality, and those that turn images into features."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_iqa._base.estimator import ImageEstimator
+from sklearn_iqa._base.failures import Failures
+from sklearn_iqa._base.training import Subset
 from sklearn_iqa.metrics import srcc
 
 
@@ -21,6 +24,8 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
     score_range: ClassVar[tuple[float, float]] = (-np.inf, np.inf)  # of the published number
     # Range that labels are mapped to for training, lowest to highest; None standardises them.
     label_range: ClassVar[tuple[float, float] | None] = None
+    # Whether y may have several columns, of which `_quality` makes one.
+    label_columns: ClassVar[bool] = False
 
     def fit(self, X, y, sample_weight=None):
         """Train on images and their quality.
@@ -64,13 +69,17 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         """
         return self._partial_fit(X, y, sample_weight)
 
-    def predict(self, X):
+    def predict(self, X, *, on_error="raise"):
         """Quality of each row of X.
 
         Parameters
         ----------
         X : container of n images, or of n pairs for methods that compare
             See the user guide, "What X and y are".
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -82,34 +91,42 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         ------
         NotFittedError
             When neither `fit` nor `initialize` was called and no `weights` are given.
-        ValueError, TypeError, FileNotFoundError
+        ValueError, TypeError, FileNotFoundError, MemoryError
             When a row of X cannot be used; the sentence says which, and what to do.
         """
-        check_is_fitted(self)
-        rows = self._rows(X)
-        scores = np.empty(len(rows))
-        for row, output in self._infer_all(rows):
-            scores[row] = self._score(output)
-        return self._to_label_unit(scores)
+        return self._to_label_unit(self._tabulate(X, self._score, on_error))
 
-    def predict_iter(self, X):
+    def predict_iter(self, X, *, on_error="raise"):
         """Yield the rows of X and their quality as they become known, in memory that does not grow with X.
 
         Parameters
         ----------
         X : container of n images, or of n pairs for methods that compare
             Best paths: they are opened one batch at a time.
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Yields
         ------
         row : int
-            Rows of one size come in order, but those that share a reference come together.
+            Rows of one size come in order, but those that share a reference come together, and those that cannot be
+            used come last.
         score : float
             As `predict` gives it.
         """
         check_is_fitted(self)
-        for row, output in self._infer(self._rows(X)):
-            yield row, float(self._to_label_unit(np.float64(self._score(output))))
+        failures, rows = Failures(on_error), self._rows(X)
+        missing = np.ones(len(rows), dtype=bool)
+        for row, output in self._infer(rows, failures):
+            score = failures.finite(row, np.float64(self._score(output)))
+            if np.isfinite(score):
+                missing[row] = False
+                yield row, float(self._to_label_unit(score))
+        failures.report(np.flatnonzero(missing), len(rows))
+        for row in np.flatnonzero(missing):
+            yield int(row), np.nan
 
     def score(self, X, y, sample_weight=None):
         """Spearman's rank correlation of the predictions with y, signed so that more is better.
@@ -120,20 +137,34 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
             See the user guide, "What X and y are".
         y : array-like of shape (n,)
             Quality, higher is better.
-        sample_weight : None
-            Ignored: rank correlation has no weights. Present for scikit-learn's interface.
+        sample_weight : array-like of shape (n,), default=None
+            How many rows each row counts as, relative to the others; None counts each once.
 
         Returns
         -------
         srcc : float
             In [-1, 1]; 0.0, with a warning, when the predictions or y are constant.
         """
-        sign = 1 if self.higher_is_better or hasattr(self, "label_scale_") else -1
-        return srcc(self._quality(np.asarray(y, dtype=float)), sign * self.predict(X))
+        return srcc(self._label_quality(y), self._direction() * self.predict(X), sample_weight=sample_weight)
+
+    def _direction(self) -> int:
+        """1 where a larger prediction is better, -1 where a smaller one is: of a distance, before it is in y's unit."""
+        return 1 if self.higher_is_better or hasattr(self, "label_scale_") else -1
+
+    def _label_quality(self, y):
+        """A y as users give it -> one quality for each row; where it has no more than one column, as it is."""
+        return self._quality(np.asarray(y, dtype=float)) if self.label_columns else y
 
     def _score(self, output) -> float:
         """Output for all views of one row -> its score; the mean unless the method says otherwise."""
         return output.double().mean().item()
+
+    def _held_out_score(self, rows, targets, held_out: np.ndarray, sample_weight) -> Callable[[], float]:
+        """Make the function that scores held-out rows as training stands, for `early_stopping`; higher is better."""
+        sign, quality = 1 if self.higher_is_better else -1, self._quality(targets)[held_out]
+        weight = None if sample_weight is None else sample_weight[held_out]
+        subset = Subset(rows, held_out)
+        return lambda: srcc(quality, sign * self._scores(subset), sample_weight=weight)
 
     def _scores(self, rows) -> np.ndarray:
         scores = np.empty(len(rows))
@@ -146,7 +177,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         return slope * scores + intercept
 
     def _quality(self, targets: np.ndarray) -> np.ndarray:
-        """Target rows -> one quality each; for methods whose y has several columns."""
+        """Target rows -> one quality each; for methods whose targets have several columns."""
         return targets
 
     def _check_targets(self, rows, y) -> np.ndarray:
@@ -170,12 +201,9 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         slope, intercept = self.label_scale_
         return (targets - intercept) / slope
 
-    def _calibrate(self, rows, targets) -> None:
+    def _calibrate(self, rows, targets, sample_weight) -> None:
         """Replace `label_scale_` by the least-squares line from scores to labels; for losses that only see order."""
-        quality, scores = self._quality(targets), self._scores(rows)
-        spread = scores.var()
-        slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / spread if spread > 0 else 0.0
-        self.label_scale_ = (slope, quality.mean() - slope * scores.mean())
+        self.label_scale_ = least_squares_line(self._scores(rows), self._quality(targets), sample_weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -218,25 +246,32 @@ class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         """
         return self._partial_fit(X, None)
 
-    def transform(self, X):
+    def transform(self, X, *, on_error="raise"):
         """Features of each row of X.
 
         Parameters
         ----------
         X : container of n images
             See the user guide, "What X and y are".
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
         features : ndarray of shape (n, n_features), float32
             One row of features per image.
+
+        Raises
+        ------
+        NotFittedError
+            When neither `fit` nor `initialize` was called and no weights are given.
+        ValueError, TypeError, FileNotFoundError, MemoryError
+            When a row of X cannot be used; the sentence says which, and what to do.
         """
         check_is_fitted(self)
-        rows = self._rows(X)
-        features: list = [None] * len(rows)
-        for row, output in self._infer_all(rows):
-            features[row] = self._features(output)
-        return np.stack(features)
+        return self._tabulate(X, self._features, on_error, (self._n_features_out,))
 
     def _features(self, output) -> np.ndarray:
         """Output for all views of one row -> its vector; the mean unless the method says otherwise."""
@@ -254,6 +289,15 @@ class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def least_squares_line(scores: np.ndarray, quality: np.ndarray, sample_weight=None) -> tuple[float, float]:
+    """Slope and intercept of the least-squares line from scores to quality; it is level where all scores are equal."""
+    mean, quality_mean = (np.average(values, weights=sample_weight) for values in (scores, quality))
+    variance = np.average((scores - mean) ** 2, weights=sample_weight)
+    covariance = np.average((scores - mean) * (quality - quality_mean), weights=sample_weight)
+    slope = covariance / variance if variance > 0 else 0.0
+    return float(slope), float(quality_mean - slope * mean)
 
 
 def check_quality(rows, y, name: str) -> np.ndarray:
@@ -274,4 +318,4 @@ def check_quality(rows, y, name: str) -> np.ndarray:
     return y
 
 
-__all__ = ["FeatureLearner", "QualityRegressor", "check_quality"]
+__all__ = ["FeatureLearner", "QualityRegressor", "check_quality", "least_squares_line"]

@@ -15,7 +15,7 @@ from torch import nn
 
 from sklearn_iqa._base.training import Stage, Subset
 
-__all__ = ["TasksMixin", "task_numbers", "task_rows", "without_labels"]
+__all__ = ["TasksMixin", "draw", "task_numbers", "task_rows", "without_labels"]
 
 
 class TasksMixin:
@@ -77,6 +77,13 @@ def task_numbers(rows, *labels) -> np.ndarray:
     check_consistent_length(rows, *labels)
     numbers = [np.unique(column_or_1d(label), return_inverse=True)[1] for label in labels]
     return np.unique(np.stack(numbers), axis=1, return_inverse=True)[1].ravel()
+
+
+def draw(members: np.ndarray, n: int, sample_weight: np.ndarray | None) -> np.ndarray:
+    """Draw n of some rows, with replacement; by `sample_weight`, where it holds the weights of all rows."""
+    if sample_weight is None:
+        return members[torch.randint(len(members), (n,))]
+    return members[torch.multinomial(torch.as_tensor(sample_weight[members]), n, replacement=True)]
 
 
 def without_labels(targets: np.ndarray) -> bool:

@@ -12,11 +12,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from sklearn_iqa.metrics import srcc
+from sklearn_iqa._base.devices import seed_generators
 
-T_MAX = (
-    50  # batches in which `CosineAnnealing` takes the learning rate from its full value to zero; then it rises again
-)
+T_MAX = 50  # batches from the full learning rate of `CosineAnnealing` to zero, and as many back
 
 
 class EvenBatches(BatchSampler):
@@ -68,6 +66,8 @@ class Stage(NamedTuple):
         Learning rate; None takes the method's `lr`.
     net_params : dict, default={}
         Further arguments of the skorch net, in place of the method's `_net_params`.
+    sample_weight : ndarray of shape (n,), default=None
+        How often each of the rows is drawn, relative to the others; None takes each once per epoch.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Stage(NamedTuple):
     view: Callable | None = None
     lr: float | None = None
     net_params: dict[str, Any] = {}
+    sample_weight: np.ndarray | None = None
 
 
 class TrainingSet(Dataset):
@@ -108,26 +109,71 @@ class EpochSeed(skorch.callbacks.Callback):
         self.epoch_ = self.n_before
 
     def on_epoch_begin(self, net, **kwargs):
-        """Seed torch's generator."""
-        torch.manual_seed(self.seed + self.epoch_)
+        """Seed torch's generators."""
+        seed_generators(self.seed + self.epoch_, torch.device(net.device))
         self.epoch_ += 1
 
 
 class CosineAnnealing(skorch.callbacks.Callback):
-    """Learning rate of batch t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2."""
+    """Learning rate of step t, counted over all calls of fit: lr (1 + cos(pi t / 50)) / 2.
+
+    Parameters
+    ----------
+    n_before : int
+        Steps before those of the net.
+    """
+
+    def __init__(self, n_before: int):
+        self.n_before = n_before
 
     def on_batch_begin(self, net, **kwargs):
         """Set the rate; the history has a place for this batch already."""
-        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
+        t = self.n_before + sum(len(batches) for batches in net.history[:, "batches"]) - 1
         for group in net.optimizer_.param_groups:
             group["lr"] = net.lr * (1 + math.cos(math.pi * t / T_MAX)) / 2
+
+
+class TrainingEnded(Exception):
+    """Ends training when a callback asked for it."""
+
+
+class FiniteLoss(skorch.callbacks.Callback):
+    """Refuses to go on when the loss of an epoch is no finite number."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_epoch_end(self, net, **kwargs):
+        """Check the mean loss."""
+        loss = net.history[-1, "train_loss"]
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss of {self.name} became {loss} in epoch {len(net.history)}; lower lr (now {net.lr:g}) or "
+                "check the labels."
+            )
+
+
+class Record(skorch.callbacks.Callback):
+    """Keeps what an estimator says of its training true after every epoch, however training ends."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        """Count the step."""
+        self.estimator.n_steps_ += bool(training)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Count the epoch and note its loss."""
+        self.estimator.n_iter_ += 1
+        self.estimator.loss_curve_.append(net.history[-1, "train_loss"])
 
 
 class HeldOutScore(skorch.callbacks.Callback):
     """Scores held-out rows after every epoch, asks to stop when that no longer helps, brings back the best weights."""
 
-    def __init__(self, estimator, rows, targets, members):
-        self.estimator, self.rows, self.targets, self.members = estimator, rows, targets, members
+    def __init__(self, estimator, score: Callable[[], float]):
+        self.estimator, self.score = estimator, score
 
     def on_train_begin(self, net, **kwargs):
         """Start without a best, behind the scores of an earlier run that goes on."""
@@ -137,10 +183,7 @@ class HeldOutScore(skorch.callbacks.Callback):
 
     def on_epoch_end(self, net, **kwargs):
         """Score, and remember the weights when they are the best so far."""
-        estimator = self.estimator
-        sign = 1 if estimator.higher_is_better else -1
-        scores = estimator._scores(Subset(self.rows, self.members))
-        score = srcc(estimator._quality(self.targets)[self.members], sign * scores)
+        estimator, score = self.estimator, self.score()
         estimator.validation_scores_.append(score)
         if score > self.best_:
             self.best_ = score
@@ -229,6 +272,6 @@ class StopWhenAsked(skorch.callbacks.Callback):
         return any(getattr(callback, "stopped_", False) for callback in self.callbacks)
 
     def on_epoch_end(self, net, **kwargs):
-        """End in skorch's own way, which keeps the net usable."""
+        """End when one of them asks for it."""
         if self.stopped_:
-            raise KeyboardInterrupt
+            raise TrainingEnded

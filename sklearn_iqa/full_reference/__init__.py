@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Methods that see the query beside its pristine original."""
+"""Methods that compare the query with a reference of the same content."""
 
 from sklearn_iqa.full_reference.ahiq import AHIQ as AHIQ
 from sklearn_iqa.full_reference.dr_iqa import DRIQA as DRIQA

@@ -78,13 +78,15 @@ class SemiSupervisedLoss(nn.Module):
         Weight of the old pseudo score in the new one.
     pu_weights : tuple of three floats
         Weights of `positive_unlabelled_losses`.
+    pseudo : dict of int to float
+        Pseudo scores by the number of the row; changed in place.
     """
 
-    def __init__(self, *, threshold, unlabelled_weight, decay, pu_weights):
+    def __init__(self, *, threshold, unlabelled_weight, decay, pu_weights, pseudo):
         super().__init__()
         self.threshold, self.unlabelled_weight, self.decay = threshold, unlabelled_weight, decay
         self.pu_weights = pu_weights
-        self.pseudo: dict[int, float] = {}  # by the number of the row
+        self.pseudo: dict[int, float] = pseudo
         self.warm = True  # whether pseudo scores are in use, see PseudoScoreWarmUp
 
     def forward(self, output: JudgedScores, target):
@@ -116,8 +118,8 @@ class SemiSupervisedLoss(nn.Module):
 class PseudoScoreWarmUp(skorch.callbacks.Callback):
     """Leaves pseudo scores out in a first part of the steps of all epochs, counted over all calls of fit."""
 
-    def __init__(self, part: float, n_epochs: int):
-        self.part, self.n_epochs = part, n_epochs
+    def __init__(self, part: float, n_epochs: int, n_before: int):
+        self.part, self.n_epochs, self.n_before = part, n_epochs, n_before
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Note how many steps an epoch has."""
@@ -125,7 +127,7 @@ class PseudoScoreWarmUp(skorch.callbacks.Callback):
 
     def on_batch_begin(self, net, **kwargs):
         """Switch; the history has a place for this batch already."""
-        step = (len(net.history) - 1) * self.n_batches_ + len(net.history[-1, "batches"]) - 1
+        step = (self.n_before + len(net.history) - 1) * self.n_batches_ + len(net.history[-1, "batches"]) - 1
         net.criterion_.warm = step >= self.part * self.n_epochs * self.n_batches_
 
 

@@ -56,7 +56,9 @@ class DeformNet(nn.Module):
         return self.conv_offset(F.interpolate(context, size))  # nearest; (n, 18, 56, 56)
 
     def forward(self, texture, offsets):  # (n, 768, 56, 56)
-        return self.conv1(self.deform(texture, offsets))  # (n, 768, 28, 28)
+        unknown = offsets.isnan()  # for which torchvision reads outside of its memory on a CPU
+        gathered = self.deform(texture, offsets.masked_fill(unknown, 0))
+        return self.conv1(gathered.masked_fill(unknown.any(1, keepdim=True), torch.nan))  # (n, 768, 28, 28)
 
 
 class Regressor(nn.Module):
@@ -212,6 +214,11 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float

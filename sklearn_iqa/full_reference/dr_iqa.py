@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""DR-IQA: a restored image beside its degraded input, by knowledge distillation (Zheng et al., ICCV 2021)."""
+"""DR-IQA: a restored image compared with its degraded input, by knowledge distillation (Zheng et al., ICCV 2021)."""
 
 import copy
 import math
@@ -24,7 +24,7 @@ ELO_SLOPE = 1000 / 400  # PIPAL's Elo score is 900 + 1000 times the quality; 400
 QUERY_RESAMPLE, REFERENCE_RESAMPLE = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 
 SOURCE = "https://github.com/researchmm/CKDN"
-COPY = WeightsFile(  # made by others: the authors' file lies behind a page
+COPY = WeightsFile(  # made by others: the authors' file has no address for direct download
     "CKDN_model_best-38b27dc6.pth",
     "38b27dc6",
     url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/CKDN_model_best-38b27dc6.pth",
@@ -33,14 +33,14 @@ PUBLISHED = (PublishedWeights("pipal", (COPY,), SOURCE, "MIT (copy: CC BY-NC-SA 
 
 
 class References(NamedTuple):
-    """Output of the network for n judged images, each compared with k references."""
+    """Output of the network for n restored images, each compared with k references."""
 
     scores: torch.Tensor  # (n, k)
     apart: torch.Tensor  # (n,), mean squared difference between the features of the references
 
 
 class DRIQANetwork(nn.Module):
-    """Two stems of a ResNet, for judged images and for references, and a head on the difference of their features."""
+    """Two stems of a ResNet, for restored images and for references, and a head on the difference of their features."""
 
     def __init__(self, backbone: str = "resnet50.tv_in1k", head_width: int = 2048):
         super().__init__()
@@ -59,11 +59,11 @@ class DRIQANetwork(nn.Module):
         )
 
     def forward(self, pairs):
-        """(n, 2, 3, h, w), normalised: judged image and reference -> score (n,) in 0..1."""
+        """(n, 2, 3, h, w), normalised: restored image and reference -> score (n,) in 0..1."""
         return self.compare(pairs[:, 0], self.encode_reference(pairs[:, 1]))
 
     def encode_query(self, images):
-        """(n, 3, h, w) -> (n, 256, h/4, w/4): the image to be judged."""
+        """(n, 3, h, w) -> (n, 256, h/4, w/4): the restored image."""
         return self.qse_2(self.pool(self.qse_1(images)))
 
     def encode_reference(self, images):
@@ -71,7 +71,7 @@ class DRIQANetwork(nn.Module):
         return self.dte_2(self.pool(self.dte_1(images)))
 
     def compare(self, queries, encoded):
-        """Judged images (n, 3, h, w) and encoded references -> score (n,)."""
+        """Restored images (n, 3, h, w) and encoded references -> score (n,)."""
         return self.judge(self.encode_query(queries) - encoded)
 
     def judge(self, difference):
@@ -79,7 +79,7 @@ class DRIQANetwork(nn.Module):
         return self.fc_(self.csp(difference).mean((2, 3))).squeeze(1).sigmoid()
 
     def compare_each(self, views):
-        """(n, 1 + k, 3, h, w), judged image and k = 1 or 2 references -> `References`."""
+        """(n, 1 + k, 3, h, w), restored image and k = 1 or 2 references -> `References`."""
         query, *references = views.unbind(1)
         query, encoded = self.encode_query(query), [self.encode_reference(one) for one in references]
         # In one batch, so that BatchNorm sees both kinds of differences together, as in the official code.
@@ -113,7 +113,7 @@ class Calling(nn.Module):
 
 
 class ReferenceDistillationLoss(nn.Module):
-    """Squared errors beside each reference, and `weight` times the mean square of `References.apart`."""
+    """Squared errors for each reference, and `weight` times the mean square of `References.apart`."""
 
     def __init__(self, weight: float = 30.0):
         super().__init__()
@@ -138,6 +138,15 @@ def win_probability(first, second):
     return 1 / (1 + 10 ** ((first - second) * ELO_SLOPE))
 
 
+def _others(n_passes: int, n_rows: int, weight: np.ndarray | None) -> np.ndarray:
+    """For each of n rows another one of them, drawn by weight, in each of some passes: (n_passes, n_rows)."""
+    if weight is None:
+        ahead = torch.randint(1, n_rows, (n_passes, n_rows)).numpy()
+        return (np.arange(n_rows) + ahead) % n_rows
+    chances = torch.as_tensor(weight).repeat(n_rows, 1).fill_diagonal_(0.0)
+    return torch.multinomial(chances, n_passes, replacement=True).T.numpy()
+
+
 class _Comparisons:
     """Rows (restored, another restored of the same scene)."""
 
@@ -156,7 +165,7 @@ class _Comparisons:
 
 
 class _WithoutPristine:
-    """Rows of training as `predict` sees them; those of one scene may have different references, so none is shared."""
+    """Rows of training as `predict` takes them; those of one scene may have different references, so none is shared."""
 
     def __init__(self, rows):
         self.rows, self.number, self.same = rows, rows.number, rows.number
@@ -169,10 +178,10 @@ class _WithoutPristine:
 
 
 class DRIQA(QualityRegressor):
-    r"""Degraded-reference quality: judges a restored image beside the degraded one that it was made from.
+    r"""Degraded-reference quality: compares a restored image with the degraded one that it was made from.
 
     The features of the restored image and of the reference come from two stems of one form, and a head scores their
-    difference, :math:`s = \sigma(h(q(x) - d(r)))`. Training sees the pristine original as well and distils it into the
+    difference, :math:`s = \sigma(h(q(x) - d(r)))`. Training uses the pristine original as well and distils it into the
     stem of references: with degraded reference :math:`r` and pristine reference :math:`p` it minimises
 
     .. math:: (s(x, r) - t)^2 + (s(x, p) - t)^2 + 30\, \big(\operatorname{mean}\,(d(r) - d(p))^2\big)^2,
@@ -226,11 +235,16 @@ class DRIQA(QualityRegressor):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: pairs (n, 2, 3, height, width), normalised as the backbone's pretraining says -> score (n,).
+        The network: pairs (n, 2, 3, height, width), normalised for the backbone -> score (n,).
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -242,11 +256,11 @@ class DRIQA(QualityRegressor):
     -----
     `fit` takes triplets (restored, degraded, pristine) with the quality of the restored image. `predict` takes pairs
     (restored, reference), where the reference is the degraded or the pristine image, and of triplets the first two.
-    `fit` on pairs learns to score beside the reference that they hold, without distillation: trained on pristine
+    `fit` on pairs learns to score with the reference that they hold, without distillation: trained on pristine
     references it has no reason to tolerate degraded ones. Rows that share their last image are of one scene; a row that
     is alone in its scene takes no part in comparisons. The images of one row may differ in size.
 
-    Published weights: "pipal", a copy of the authors' file. As in the official code, judged images are resized with a
+    Published weights: "pipal", a copy of the authors' file. As in the official code, restored images are resized with a
     bicubic filter, references by taking the nearest pixel. Comparisons leave alone what they do not train; officially
     they moved its BatchNorm statistics. `max_epochs` counts the epochs after them; officially there are 10 and 20.
 
@@ -356,16 +370,17 @@ class DRIQA(QualityRegressor):
     def _scores(self, rows):  # of rows held out in training
         return super()._scores(_WithoutPristine(rows))
 
-    def _stages_before(self, rows, targets):
+    def _stages_before(self, rows, targets, sample_weight):
         scenes: dict = {}
         for row in range(len(rows)):
             scenes.setdefault(rows.same(row), []).append(row)
         first, second = [], []
         for members in map(np.array, scenes.values()):
             if len(members) > 1:  # every row with another row of its scene, drawn anew for every pass
-                ahead = torch.randint(1, len(members), (self.comparison_epochs, len(members))).numpy()
-                first.append(np.broadcast_to(members, ahead.shape).ravel())
-                second.append(members[(np.arange(len(members)) + ahead) % len(members)].ravel())
+                weight = None if sample_weight is None else sample_weight[members]
+                others = _others(self.comparison_epochs, len(members), weight)
+                first.append(np.broadcast_to(members, others.shape).ravel())
+                second.append(members[others].ravel())
         if self.comparison_epochs == 0 or not first:
             return
         first, second = np.concatenate(first), np.concatenate(second)
@@ -379,6 +394,7 @@ class DRIQA(QualityRegressor):
             targets=win_probability(quality[first], quality[second]),
             view=lambda images, target: torch.stack([self._view(image, QUERY_RESAMPLE) for image in images]),
             net_params=self._net_params(),
+            sample_weight=None if sample_weight is None else sample_weight[first],
         )
 
     def _training_module(self, network):

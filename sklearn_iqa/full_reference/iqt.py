@@ -121,7 +121,7 @@ class IQTNetwork(nn.Module):
         self.conv_enc, self.conv_dec = (nn.Conv2d(n_channels, embed_dim, 1) for _ in range(2))
         sizes = (embed_dim, n_heads, dim_mlp, drop)
         encoder = [EncoderLayer(*sizes) for _ in range(n_layers)]
-        # NOTE[DIFF] paper: no mask; code: causal, so that the first token, which gives the score, sees itself alone.
+        # NOTE[DIFF] paper: no mask; code: causal: the first token, which gives the score, attends to itself alone.
         decoder = [DecoderLayer(*sizes, causal=causal) for _ in range(n_layers)]
         self.transformer = nn.ModuleDict(
             {
@@ -170,7 +170,7 @@ class IQT(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     Parameters
     ----------
     causal : bool, default=True
-        Whether a token of the decoder sees only those before it. The known code does this; the token that gives the
+        Whether a token of the decoder attends only to those before it. The port does this; the token that gives the
         score comes first, so that nothing of :math:`F(r)` in the decoder reaches the score. False lets it see all, as
         the paper seems to mean; published numbers belong to True.
     crop_size : int, default=192
@@ -178,7 +178,7 @@ class IQT(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     n_crops : int, default=20
         Crops scored for each pair, at the same places of both images.
     crops : {"grid", "random"}, default="grid"
-        Where they are: spread evenly, or at random as in the known code. Random places depend on the pixels of the
+        Where they are: spread evenly, or at random as in the port. Random places depend on the pixels of the
         reference and on an integer `random_state` (0 for any other) alone: an image always gets the same.
     backbone : str, default="inception_resnet_v2.tf_in1k"
         Any convolutional network of timm whose layers follow each other.
@@ -235,6 +235,11 @@ class IQT(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float

@@ -198,6 +198,13 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
+    pseudo_scores_ : dict of int to float
+        Running mean of the predicted scores of each unlabelled row, by its number in X.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -391,10 +398,10 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
 
     def _loss(self):
         names = ("threshold", "unlabelled_weight", "decay", "pu_weights")
-        return SemiSupervisedLoss(**{name: getattr(self, name) for name in names})
+        return SemiSupervisedLoss(**{name: getattr(self, name) for name in names}, pseudo=self.pseudo_scores_)
 
     def _net_params(self):
-        return {"callbacks": [("warm_up", PseudoScoreWarmUp(self.warmup, self.max_epochs))]}
+        return {"callbacks": [("warm_up", PseudoScoreWarmUp(self.warmup, self.max_epochs, self.n_iter_))]}
 
     def _score(self, output):
         return super()._score(output.score)
@@ -409,6 +416,7 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         return labels
 
     def _start(self, targets, sample_weight):
+        self.pseudo_scores_ = {}
         known = ~np.isnan(targets)
         super()._start(targets[known], None if sample_weight is None else sample_weight[known])
 

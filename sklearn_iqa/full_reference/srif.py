@@ -13,6 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.devices import resolve_device
+from sklearn_iqa._base.failures import RAISE, Failures
 from sklearn_iqa._base.parameters import POSITIVE, one_of
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._weights import state_dicts
@@ -197,6 +198,9 @@ class SRIF(TransformerMixin, QualityRegressor):
         The fusion: features (n, 18) of pairs, float64 -> score (n,).
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only. Always 1 and 0.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     device_ : torch.device
         Where the network runs.
 
@@ -204,7 +208,7 @@ class SRIF(TransformerMixin, QualityRegressor):
     -----
     Images become grey, 8 bits, at their native size, of at least 192 pixels on each side; a larger reference is cut to
     the centre of the query's size. `transform` gives the 18 features, for other regressors and for pipelines. A pair
-    takes about a second on a CPU; what is known of a pair stays in memory, so that other folds and parameters cost
+    takes about a second on a CPU; features of a pair are cached in memory, so that other folds and parameters cost
     nothing. Only the fusion runs on `device`.
 
     The published code reads the weights and biases of each image from a file and does not compute them. Here, by
@@ -251,13 +255,17 @@ class SRIF(TransformerMixin, QualityRegressor):
         self.device = device
         self.verbose = verbose
 
-    def transform(self, X):
+    def transform(self, X, *, on_error="raise"):
         """Features of each pair of X; nothing needs to be fitted.
 
         Parameters
         ----------
         X : container of n pairs
             See the user guide, "What X and y are".
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -266,10 +274,13 @@ class SRIF(TransformerMixin, QualityRegressor):
 
         Raises
         ------
-        ValueError, TypeError, FileNotFoundError
+        ValueError, TypeError, FileNotFoundError, MemoryError
             When a row of X cannot be used; the message states which, and what to do.
         """
-        return self._features(self._rows(X))
+        failures, rows = Failures(on_error), self._rows(X)
+        features = self._features(rows, failures)
+        failures.report(np.flatnonzero(np.isnan(features).any(1)), len(rows))
+        return features
 
     def get_feature_names_out(self, input_features=None):
         """Names of the columns that `transform` gives.
@@ -289,7 +300,7 @@ class SRIF(TransformerMixin, QualityRegressor):
 
     def _network(self):
         network = SRIFNetwork(self.weighting, self.bandwidth)
-        # Apple's processors know no double precision.
+        # MPS has no double precision.
         return network.float() if resolve_device(self.device).type == "mps" else network
 
     def _load_weights(self, network):
@@ -305,21 +316,24 @@ class SRIF(TransformerMixin, QualityRegressor):
         self.label_scale_ = (1.0, 0.0)  # the curves map to the unit of y
 
     def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
-        for task in tasks:
-            task.on_train_begin(None)
         weight = np.ones(len(targets)) if sample_weight is None else sample_weight / sample_weight.mean()
         self.network_.load_state_dict(fit_fusion(self._features(rows), targets, weight))
 
-    def _features(self, rows) -> np.ndarray:
-        numbers = tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image")
-        return np.stack([self._views(self._open(rows, row))[0].numpy() for row in numbers])
+    def _features(self, rows, failures=RAISE) -> np.ndarray:
+        features = np.full((len(rows), len(FEATURE_NAMES)), np.nan)
+        for row in tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image"):
+            job = failures.attempt(self._job, rows, row)
+            if job is not None:
+                features[row] = failures.finite(row, job.views[0].numpy())
+        return features
 
-    def _infer(self, rows):
+    def _infer(self, rows, failures=RAISE):
         self._ensure_network()
         for row in range(len(rows)):
-            features = self._views(self._open(rows, row)).to(self.network_.prior)
-            with torch.inference_mode():
-                yield row, self.network_(features).cpu()
+            job = failures.attempt(self._job, rows, row)
+            if job is not None:
+                with torch.inference_mode():
+                    yield row, self.network_(job.views.to(self.network_.prior)).cpu()
 
     def _open(self, rows, row):
         query, reference = super()._open(rows, row)

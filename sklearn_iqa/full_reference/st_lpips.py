@@ -115,8 +115,8 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
     lr : float, default=1e-4
         Learning rate.
     early_stopping : bool, default=False
-        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
-        keep the best weights. Pairs that share a reference are held out together.
+        Whether to hold out a part of the training data, to stop when its Spearman correlation (of triplets its 2AFC
+        score) no longer rises, and to keep the best weights. Rows that share a reference are held out together.
     validation_fraction : float, default=0.1
         Part held out for `early_stopping`, in (0, 1).
     n_iter_no_change : int, default=10
@@ -138,10 +138,15 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
-        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+        Spearman correlation, of triplets 2AFC score, on the held-out part after each epoch; with `early_stopping` only.
     device_ : torch.device
         Where the network runs.
 

@@ -98,7 +98,7 @@ class CLIPIQANetwork(PromptNetwork):
             table = F.interpolate(table[None, None], size, mode="bicubic")[0, 0]
         else:
             table = torch.zeros_like(table[:1])  # broadcast over positions, so that there may be any number
-        return torch.func.functional_call(attention, {"positional_embedding": table}, maps)
+        return attend(attention, maps, table)
 
     def judge(self, image_features):
         """Features (n, d) of images -> probability (n, k) that the first prompt of each pair fits."""
@@ -107,6 +107,33 @@ class CLIPIQANetwork(PromptNetwork):
     def forward(self, images):
         """(n, 3, height, width), normalised as CLIP's -> probabilities (n, k), one for each pair of prompts."""
         return self.judge(self.pool(self.maps(images)))
+
+
+def attend(pool: Any, maps: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """What an attention pool of CLIP would give with another table of positions: maps (n, c, h, w) -> (n, d).
+
+    The pool itself stays as it is, so that several threads may use it. Source: `AttentionPool2d` of open_clip.
+    """
+    positions = maps.flatten(2).permute(2, 0, 1)  # (h w, n, c)
+    tokens = torch.cat([positions.mean(0, keepdim=True), positions]) + table[:, None].to(maps.dtype)
+    attended, _ = F.multi_head_attention_forward(
+        *(tokens, tokens, tokens, tokens.shape[-1], pool.num_heads),
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pool.c_proj.weight,
+        out_proj_bias=pool.c_proj.bias,
+        training=False,
+        need_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+    )
+    return attended[0]
 
 
 def _with_places(prompt: str, n_context: int) -> tuple[list[int], list[int]]:
@@ -144,9 +171,12 @@ class PromptTraining(nn.Module):
 class CosineFall(Callback):
     """Learning rate of batch t, counted over all calls of fit: half a cosine over `N_STEPS`."""
 
+    def __init__(self, n_before: int):
+        self.n_before = n_before
+
     def on_batch_begin(self, net, **kwargs):
         """Set the rate; the history has a place for this batch already."""
-        t = sum(len(batches) for batches in net.history[:, "batches"]) - 1
+        t = self.n_before + sum(len(batches) for batches in net.history[:, "batches"]) - 1
         for group in net.optimizer_.param_groups:
             group["lr"] = LOWEST_LR + (net.lr - LOWEST_LR) * (1 + math.cos(math.pi * min(t / N_STEPS, 1))) / 2
 
@@ -213,6 +243,11 @@ class CLIPIQA(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -255,6 +290,7 @@ class CLIPIQA(QualityRegressor):
     min_size = 32
     optimizer = torch.optim.SGD
     score_range = label_range = (0.0, 1.0)
+    label_columns = True
     key_map = KEY_MAP
     published = PUBLISHED
 
@@ -362,7 +398,7 @@ class CLIPIQA(QualityRegressor):
         return nn.MSELoss()
 
     def _net_params(self) -> dict[str, Any]:
-        return {"callbacks": [("schedule", CosineFall())]}
+        return {"callbacks": [("schedule", CosineFall(self.n_steps_))]}
 
     def _views(self, image):
         return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)[None]
@@ -372,6 +408,15 @@ class CLIPIQA(QualityRegressor):
 
     def _score(self, output):
         return output[0, self.attribute].item()
+
+    def _scores(self, rows):
+        if not self.n_context:
+            return super()._scores(rows)
+        training = self.net_.module_  # held-out images keep their features, as those that are trained on do
+        features = [training.features(self._views(self._open(rows, row))[0]) for row in range(len(rows))]
+        with torch.no_grad():
+            probabilities = training(torch.stack(features).to(self.device_))
+        return probabilities[:, self.attribute].double().numpy(force=True)
 
     def _check_combinations(self):
         pairs = [tuple(pair) for pair in self.prompts]
@@ -412,6 +457,6 @@ class CLIPIQA(QualityRegressor):
         else:
             self.n_iter_, self.loss_curve_ = 0, []
 
-    def _finish(self, rows, targets):
+    def _finish(self, rows, targets, sample_weight):
         if not self.n_context:
-            self._calibrate(rows, targets)
+            self._calibrate(rows, targets, sample_weight)

@@ -11,10 +11,11 @@ import numpy as np
 import skorch.callbacks
 import torch
 from PIL import Image
-from sklearn.utils import Bunch, check_consistent_length, column_or_1d
+from sklearn.utils import Bunch, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.domains import DomainsMixin, domain_numbers
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
@@ -95,7 +96,7 @@ class WindowTraining(nn.Module):
         return self.network.probabilities(logits.mean(1))
 
 
-class LIQE(QualityRegressor):
+class LIQE(DomainsMixin, QualityRegressor):
     r"""LIQE: blind quality from the agreement of an image with prompts, beside scene and distortion.
 
     CLIP compares windows of the image with 495 prompts, one for each quality level, scene and distortion: "a photo of
@@ -134,8 +135,8 @@ class LIQE(QualityRegressor):
     lr : float, default=5e-6
         Learning rate.
     early_stopping : bool, default=False
-        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
-        keep the best weights. Pairs that share a reference are held out together.
+        Whether to hold out a part of the training data, to stop when its Spearman correlation, mean over the domains,
+        no longer rises, and to keep the best weights.
     validation_fraction : float, default=0.1
         Part held out for `early_stopping`, in (0, 1).
     n_iter_no_change : int, default=10
@@ -159,10 +160,15 @@ class LIQE(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
-        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+        Spearman correlation on the held-out part after each epoch, mean over the domains; with `early_stopping` only.
     device_ : torch.device
         Where the network runs.
 
@@ -171,7 +177,8 @@ class LIQE(QualityRegressor):
     Published weights: none can be fetched by name. `LIQE.pt` of the official repository (MIT) loads by its path.
 
     What differs from the official code: batches are drawn from all rows alike, not in fixed proportions by data set;
-    data sets without a pair in a batch do not count; `early_stopping` looks at quality alone. The class of `LIQE.py`
+    data sets without a pair in a batch do not count; `early_stopping` looks at quality alone, at the mean over
+    domains of the rank correlation of their held-out images. The class of `LIQE.py`
     sees one corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images with fewer
     places for a window give all of them, and smaller ones are enlarged, where the official code fails.
 
@@ -196,6 +203,7 @@ class LIQE(QualityRegressor):
 
     optimizer = torch.optim.AdamW
     score_range = (1.0, 5.0)
+    domain_column = 1
     key_map = CLIP_KEY_MAP
     network_: LIQENetwork
 
@@ -403,27 +411,10 @@ class LIQE(QualityRegressor):
         """MOS, number of the domain, number of the distortion, ones at the scenes: (n, 3 + n_scenes); -1 unknown."""
         name, (scenes, distortions) = type(self).__name__, self._names()
         mos = check_quality(rows, y, name)
-        check_consistent_length(rows, scene, distortion, domains)
-        domain = np.unique(np.zeros(len(rows)) if domains is None else column_or_1d(domains), return_inverse=True)[1]
-        if min(np.bincount(domain).max(), self.batch_size) < 2:
-            raise ValueError(
-                f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {domain.max() + 1} domain(s) "
-                f"with batch_size={self.batch_size} make none; give at least two images of a domain, and batch_size=2."
-            )
+        check_consistent_length(rows, scene, distortion)
+        domain = domain_numbers(rows, domains, self.batch_size, name)
         kind = distortion_numbers(distortion, distortions, len(rows))
         return np.column_stack([mos, domain, kind, shown_scenes(scene, scenes, len(rows))])
 
-    def _quality(self, targets):
-        return targets[:, 0] if targets.ndim == 2 else targets
-
     def _start(self, targets, sample_weight):
         self.task_loss_curve_ = []  # and no unit: ranks need none before training ends
-
-    def _finish(self, rows, targets):
-        if np.ptp(targets[:, 1]) > 0:
-            self.label_scale_ = (1.0, 0.0)
-        else:
-            self._calibrate(rows, targets)
-
-    def _encode_targets(self, targets):
-        return targets

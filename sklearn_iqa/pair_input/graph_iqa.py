@@ -12,9 +12,10 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from torch import nn
 
 from sklearn_iqa._base.devices import seeded
+from sklearn_iqa._base.failures import RAISE
 from sklearn_iqa._base.parameters import CROPS, POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.tasks import TasksMixin, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
@@ -197,6 +198,11 @@ class GraphIQA(TasksMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -344,7 +350,7 @@ class GraphIQA(TasksMixin, QualityRegressor):
     def _loss(self):
         return SampledSquaredError()
 
-    def _stages_before(self, rows, targets):
+    def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None or self.pretrain_steps == 0:
             return
         tasks = task_rows(targets, len(DISTORTIONS))
@@ -352,7 +358,7 @@ class GraphIQA(TasksMixin, QualityRegressor):
             raise ValueError("distortion has one type in training, but types are compared; give two or no distortion.")
         # Types of the anchors, positives and negatives of each step, and rows of these types.
         types = torch.rand(self.pretrain_steps, len(tasks)).argsort(1)[:, [0, 0, 1]].numpy()
-        drawn = [tasks[kind][torch.randint(len(tasks[kind]), (self.batch_size,))] for kind in types.ravel()]
+        drawn = [draw(tasks[kind], self.batch_size, sample_weight) for kind in types.ravel()]
         row, kind = np.reshape(drawn, (len(types), -1)), types.repeat(self.batch_size, axis=1)
         made = without_labels(targets)
         level = torch.randint(1, 6, kind.shape).numpy() if made else targets[row, 2]
@@ -395,9 +401,9 @@ class GraphIQA(TasksMixin, QualityRegressor):
         crops = transforms.crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
         return self._normalized(crops)
 
-    def _infer(self, rows):
+    def _infer(self, rows, failures=RAISE):
         seed = check_random_state(self.random_state).randint(2**31 - 1) if self.eval_noise else 0
-        for row, output in super()._infer(rows):
+        for row, output in super()._infer(rows, failures):
             with seeded(seed + row):
                 scores = sample(output) if self.eval_noise else output[:, 0]
             yield row, scores

@@ -86,6 +86,11 @@ class QPT(FeatureLearner):
         The backbone without its classifier: normalised crops (n, 3, crop_size, crop_size) -> features (n, n_features).
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     device_ : torch.device

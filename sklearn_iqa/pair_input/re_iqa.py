@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval
 from torch import nn
 from torchvision.transforms import v2
 
+from sklearn_iqa._base.failures import RAISE, explained_memory, size_of
 from sklearn_iqa._base.inference import Job, infer
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_least, non_negative, one_of, within
 from sklearn_iqa._base.quality import FeatureLearner
@@ -153,6 +154,11 @@ class ReIQA(FeatureLearner):
         The network: images (n, 3, height, width) in 0..1 -> features of content and of quality, (n, d) each.
     n_iter_ : int
         Epochs trained, of the quality encoder.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each of them.
     device_ : torch.device
@@ -325,17 +331,24 @@ class ReIQA(FeatureLearner):
     def _views(self, x):
         return transforms.to_tensor(x)[None]
 
-    def _infer(self, rows):
+    def _infer(self, rows, failures=RAISE):
         """Yield (row, `Encoded` of each scale), as they become known."""
         self._ensure_network()
-        scales = ((row, self._open(rows, row)) for row in range(len(rows)))
-        jobs = (Job((row, s), self._views(x)) for row, full in scales for s, x in enumerate((full, halved(full))))
+        jobs = (job for row in range(len(rows)) for job in failures.attempt(self._scales, rows, row) or ())
         known: dict[int, dict[int, Encoded]] = {}
-        for (row, scale), encoded in infer(self.network_, jobs, batch_size=self.batch_size, device=self.device_):
+        how = {"batch_size": self.batch_size, "device": self.device_, "failures": failures}
+        for (row, scale), encoded in infer(self.network_, jobs, **how):
             known.setdefault(row, {})[scale] = encoded
             if len(known[row]) == 2:
                 both = known.pop(row)
                 yield row, (both[0], both[1])
+
+    def _scales(self, rows, row: int) -> list[Job]:
+        """An image and its half; the name of a job is (row, scale)."""
+        x = self._open(rows, row)
+        where = f"Row {rows.number(row)} of X ({size_of(x)})"
+        with explained_memory(where):
+            return [Job((row, scale), self._views(one), where=where) for scale, one in enumerate((x, halved(x)))]
 
     def _features(self, output):
         return torch.cat([getattr(scale, part)[0] for part in PARTS[self.parts] for scale in output]).numpy()
@@ -354,7 +367,7 @@ class ReIQA(FeatureLearner):
             return
         super()._train(rows, targets, sample_weight, n_epochs, seed, tasks)
 
-    def _stages_before(self, rows, targets):
+    def _stages_before(self, rows, targets, sample_weight):
         if self.trained != "content+quality":
             return
         augment = augmentation(self.content_size)

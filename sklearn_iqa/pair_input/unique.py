@@ -8,10 +8,9 @@ import skorch.callbacks
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.domains import DomainsMixin, domain_numbers
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
@@ -103,7 +102,7 @@ class FrozenBackboneEpochs(skorch.callbacks.Callback):
         net.module_.backbone.requires_grad_(True)
 
 
-class UNIQUE(QualityRegressor):
+class UNIQUE(DomainsMixin, QualityRegressor):
     r"""Unified no-reference quality and uncertainty evaluator, trained on pairs.
 
     A convolutional network with bilinear pooling gives each image a quality :math:`\mu` and a standard deviation
@@ -141,8 +140,8 @@ class UNIQUE(QualityRegressor):
     lr : float, default=1e-4
         Learning rate.
     early_stopping : bool, default=False
-        Whether to hold out a part of the training data, to stop when its Spearman correlation no longer rises, and to
-        keep the best weights. Pairs that share a reference are held out together.
+        Whether to hold out a part of the training data, to stop when its Spearman correlation, mean over the domains,
+        no longer rises, and to keep the best weights.
     validation_fraction : float, default=0.1
         Part held out for `early_stopping`, in (0, 1).
     n_iter_no_change : int, default=10
@@ -165,10 +164,15 @@ class UNIQUE(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
-        Spearman correlation on the held-out part after each epoch; with `early_stopping` only.
+        Spearman correlation on the held-out part after each epoch, mean over the domains; with `early_stopping` only.
     device_ : torch.device
         Where the network runs.
 
@@ -184,8 +188,8 @@ class UNIQUE(QualityRegressor):
 
     Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
     domains have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
-    size for it; without standard deviations in y nothing trains it. `early_stopping` ranks the held-out images of all
-    domains together: give y in one unit for it.
+    size for it; without standard deviations in y nothing trains it. `early_stopping` takes the mean over domains of the
+    rank correlation of their held-out images; a domain with fewer than two of them is left out.
 
     References
     ----------
@@ -205,6 +209,8 @@ class UNIQUE(QualityRegressor):
     """
 
     min_size = 32  # below, many a backbone has no pixel left
+    label_columns = True
+    domain_column = 2
     key_map = KEY_MAP
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
@@ -309,7 +315,7 @@ class UNIQUE(QualityRegressor):
         """
         return self._partial_fit(X, y, sample_weight, domains=domains)
 
-    def predict(self, X, return_std=False):
+    def predict(self, X, return_std=False, *, on_error="raise"):
         """Quality of each image of X.
 
         Parameters
@@ -318,6 +324,10 @@ class UNIQUE(QualityRegressor):
             See the user guide, "What X and y are".
         return_std : bool, default=False
             Whether to give the standard deviation of the quality as well.
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -333,10 +343,8 @@ class UNIQUE(QualityRegressor):
             When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
-            return super().predict(X)
-        check_is_fitted(self)
-        outputs = dict(self._infer_all(self._rows(X)))
-        mean, std = np.array([[outputs[row].mean.item(), outputs[row].std.item()] for row in range(len(outputs))]).T
+            return super().predict(X, on_error=on_error)
+        mean, std = self._tabulate(X, lambda output: [output.mean.item(), output.std.item()], on_error, (2,)).T
         slope, _ = getattr(self, "label_scale_", (1.0, 0.0))
         return self._to_label_unit(mean), abs(slope) * std
 
@@ -392,26 +400,7 @@ class UNIQUE(QualityRegressor):
                 raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
         else:
             mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
-        check_consistent_length(rows, domains)
-        domain = np.unique(np.zeros(len(rows)) if domains is None else column_or_1d(domains), return_inverse=True)[1]
-        if min(np.bincount(domain).max(), self.batch_size) < 2:
-            raise ValueError(
-                f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {domain.max() + 1} domain(s) "
-                f"with batch_size={self.batch_size} make none; give at least two images of a domain, and batch_size=2."
-            )
-        return np.stack([mos, mos_std, domain], axis=1)
-
-    def _quality(self, targets):
-        return targets[:, 0] if targets.ndim == 2 else targets
+        return np.stack([mos, mos_std, domain_numbers(rows, domains, self.batch_size, name)], axis=1)
 
     def _start(self, targets, sample_weight):
         """Nothing: ranks need no unit before training ends."""
-
-    def _finish(self, rows, targets):
-        if np.ptp(targets[:, 2]) > 0:
-            self.label_scale_ = (1.0, 0.0)
-        else:
-            self._calibrate(rows, targets)
-
-    def _encode_targets(self, targets):
-        return targets

@@ -206,6 +206,11 @@ class ContentDiverseIQA(QualityRegressor):
         Lowest and highest y of the first `fit`, which training maps to 1..5.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -343,7 +348,7 @@ class ContentDiverseIQA(QualityRegressor):
         return SLICED_BACKBONES[self.net].min_size
 
     def quality_map(self, x) -> np.ndarray:
-        """Where the query differs from the reference, as the distance sees it.
+        """Where the query differs from the reference, by its contribution to the distance.
 
         Parameters
         ----------
@@ -378,8 +383,10 @@ class ContentDiverseIQA(QualityRegressor):
         return ContentDiverseLoss(self.pair_loss, [getattr(self, name) for name in WEIGHTS], **options)
 
     def _net_params(self):
+        n_before = self.n_iter_
+
         def factor(epoch):  # along a cosine to a tenth; training that goes on stays there
-            return 0.1 + 0.9 * (1 + math.cos(math.pi * min(epoch / self.max_epochs, 1))) / 2
+            return 0.1 + 0.9 * (1 + math.cos(math.pi * min((n_before + epoch) / self.max_epochs, 1))) / 2
 
         callbacks = [("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor))]
         if self.non_negative:
@@ -403,8 +410,8 @@ class ContentDiverseIQA(QualityRegressor):
     def _start(self, targets, sample_weight):
         self.y_range_ = (float(targets.min()), float(targets.max()))
 
-    def _finish(self, rows, targets):
-        self._calibrate(rows, targets)
+    def _finish(self, rows, targets, sample_weight):
+        self._calibrate(rows, targets, sample_weight)
 
     def _encode_targets(self, targets):
         if LABEL_RANGES[self.pair_loss] is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""CVRKD-IQA: differences from any good image, learned from a teacher that sees the original (Yin et al., AAAI 2022)."""
+"""CVRKD-IQA: differences from any good image, distilled from a full-reference teacher (Yin et al., AAAI 2022)."""
 
 import copy
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -126,7 +126,7 @@ class CVRKDIQANetwork(nn.Module):
 
 
 class Distillation(nn.Module):
-    """The student on references of other rows, beside the frozen teacher on aligned ones; both share a backbone."""
+    """The student on references of other rows and the frozen teacher on aligned ones; both share a backbone."""
 
     def __init__(self, student, teacher, blocks):
         super().__init__()
@@ -157,6 +157,34 @@ def other_content(content):
     return (others | torch.diag(~others.any(1))).float().multinomial(1)[:, 0]
 
 
+class _OtherReferences:
+    """Rows of training as the method is used: each query with the reference of a row of other content, always the same.
+
+    Queries of one content take all other contents in turn.
+    """
+
+    def __init__(self, rows):
+        self.rows, self.number = rows, rows.number
+        contents = [rows.same(row) for row in range(len(rows))]
+        order = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+        first = [contents.index(content) for content in order]  # rows that stand for the contents
+        before, self.place = Counter[Any](), []
+        for content in contents:
+            ahead = 1 + before[content] % (len(order) - 1)
+            self.place.append(first[(order[content] + ahead) % len(order)])
+            before[content] += 1
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        return self.rows[row][0], self.rows[self.place[row]][1]
+
+    def same(self, row: int):
+        """Give a key that rows share when they take one reference."""
+        return self.rows.same(self.place[row])
+
+
 class CVRKDIQA(QualityRegressor):
     r"""Quality by comparison with a good image of any content, distilled from a full-reference teacher.
 
@@ -174,7 +202,7 @@ class CVRKDIQA(QualityRegressor):
     Parameters
     ----------
     n_crops : int, default=10
-        Crops of each image, which the network sees at once: a number other than that of its training does not fit.
+        Crops of each image, which the network takes at once: a number other than that of its training does not fit.
     crops : {"grid", "random"}, default="grid"
         Where they are when predicting: spread evenly, or at random as in the official code. Random places depend on the
         pixels and on an integer `random_state` (0 for any other) alone: an image always gets the same.
@@ -234,6 +262,11 @@ class CVRKDIQA(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -247,8 +280,8 @@ class CVRKDIQA(QualityRegressor):
     by path; so does `FR_teacher_cross_dataset.pth`, which needs originals. They average ten draws of random crops.
 
     In training each query sees the reference of another row of its batch, drawn among those of other content; its crops
-    stand anywhere, mirrored and turned at random. In a batch of one content it is the own reference. The authors took
-    images of DIV2K.
+    are cut anywhere, mirrored and turned at random. In a batch of one content it is the own reference. The authors took
+    images of DIV2K. `early_stopping` scores held-out queries with references of other content, too.
 
     References
     ----------
@@ -358,10 +391,13 @@ class CVRKDIQA(QualityRegressor):
     def _training_rows(self, X):
         return check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
 
-    def _stages_before(self, rows, targets):
+    def _held_out_score(self, rows, targets, held_out, sample_weight):
+        return super()._held_out_score(_OtherReferences(rows), targets, held_out, sample_weight)
+
+    def _stages_before(self, rows, targets, sample_weight):
         teacher, targets = self._teacher(), self._encode_targets(targets)
         params = self._recipe(lambda epoch: 1.0 if epoch < TEACHER_STEP else 0.1)
-        settings = (rows, targets, self._teacher_view, self.teacher_lr, params)
+        settings = (rows, targets, self._teacher_view, self.teacher_lr, params, sample_weight)
         yield Stage("teacher", teacher, nn.L1Loss(), self.teacher_epochs, *settings)
         own = (pair for pair in teacher.named_parameters() if pair[1].requires_grad)
         self.teacher_ = {name: tensor.numpy(force=True).copy() for name, tensor in own}

@@ -214,6 +214,11 @@ class DBCNN(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -349,7 +354,7 @@ class DBCNN(QualityRegressor):
     def _net_params(self):
         return {"optimizer__weight_decay": self.weight_decay}
 
-    def _stages_before(self, rows, targets):
+    def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None:
             return
         descent = ("descent", GradientDescent(self.weight_decay))
@@ -369,6 +374,7 @@ class DBCNN(QualityRegressor):
                     "iterator_train__batch_size": max(2, self.batch_size),  # one crop has no batch statistics
                     "callbacks": [descent, ("schedule", LRScheduler("ExponentialLR", gamma=gamma))],
                 },
+                sample_weight=None if sample_weight is None else sample_weight.repeat(len(CLASSES)),
             )
         if self.head_epochs > 0:
             yield Stage(
@@ -381,6 +387,7 @@ class DBCNN(QualityRegressor):
                 view=lambda image, _: self._crop(image),
                 lr=self.head_lr,
                 net_params={"callbacks": [descent]},
+                sample_weight=sample_weight,
             )
 
     def _distorted_crop(self, image, one_hot):

@@ -3,11 +3,9 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
 import skorch.callbacks
 import torch
 from PIL import Image
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.parameters import CROPS, PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
@@ -136,6 +134,11 @@ class DEIQT(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -245,7 +248,7 @@ class DEIQT(QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predict(self, X, return_std=False):
+    def predict(self, X, return_std=False, *, on_error="raise"):
         """Quality of each image of X, and the standard deviation over the panel.
 
         Parameters
@@ -254,6 +257,10 @@ class DEIQT(QualityRegressor):
             See the user guide, "What X and y are".
         return_std : bool, default=False
             Whether to return the standard deviation over the panel as well.
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -271,8 +278,8 @@ class DEIQT(QualityRegressor):
             When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
-            return super().predict(X)
-        scores = self.predict_panel(X)
+            return super().predict(X, on_error=on_error)
+        scores = self._panel(X, on_error)
         return scores.mean(1), scores.std(1)
 
     def predict_panel(self, X):
@@ -288,9 +295,10 @@ class DEIQT(QualityRegressor):
         scores : ndarray of shape (n, n_members), float64
             In the unit of `predict`, which returns their mean.
         """
-        check_is_fitted(self)
-        outputs = dict(self._infer_all(self._rows(X)))
-        scores = np.stack([outputs[row].double().mean(0).numpy() for row in range(len(outputs))])
+        return self._panel(X)
+
+    def _panel(self, X, on_error="raise"):
+        scores = self._tabulate(X, lambda output: output.double().mean(0).numpy(), on_error, (self.n_members,))
         return self._to_label_unit(scores)
 
     def _network(self):

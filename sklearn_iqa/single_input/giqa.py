@@ -166,6 +166,11 @@ class GIQA(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -297,6 +302,23 @@ class GIQA(QualityRegressor):
         """
         return self._fit(X, y, sample_weight, real=real)
 
+    def partial_fit(self, X, y, sample_weight=None, *, real=None):
+        """Train for one epoch, going on from where the estimator stands, and learn the unit of this y.
+
+        The first call builds the network and sets the thresholds; later calls keep them.
+
+        Parameters
+        ----------
+        X, y, sample_weight, real
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._partial_fit(X, y, sample_weight, real=real)
+
     def predict_probabilities(self, X):
         """Probabilities that an image is above each threshold, and that it is real.
 
@@ -379,5 +401,5 @@ class GIQA(QualityRegressor):
         y, real = targets[:, :1], targets[:, 1:] > 0
         return np.concatenate([(y > self.thresholds_) | real, real], axis=1).astype(np.float32)
 
-    def _finish(self, rows, targets):
-        self._calibrate(rows, targets)
+    def _finish(self, rows, targets, sample_weight):
+        self._calibrate(rows, targets, sample_weight)

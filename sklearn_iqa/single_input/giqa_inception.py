@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """GMM-GIQA and KNN-GIQA: the density of an image's features among those of good images (Gu et al., ECCV 2020)."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils._param_validation import Interval, RealNotInt
 
 from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, at_least, non_negative, within
-from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.quality import QualityRegressor, check_quality, least_squares_line
 from sklearn_iqa._nn.timm_backbones import load_backbone
 from sklearn_iqa._nn.transforms import to_tensor
 from sklearn_iqa._weights.pretrained import WeightsFile, fetch
@@ -124,10 +125,14 @@ class FeatureDensityMixin:
         self._fit_density(features[bank], seed)
         others = np.flatnonzero(~bank)
         if len(others) > 1:  # images of the bank itself are nearer to it than others of their quality
-            scores = self._densities(features[others])
-            variance, quality = scores.var(), targets[others]
-            slope = np.mean((scores - scores.mean()) * (quality - quality.mean())) / variance if variance > 0 else 0.0
-            self.label_scale_ = (slope, quality.mean() - slope * scores.mean())
+            self.label_scale_ = least_squares_line(self._densities(features[others]), targets[others])
+            if self.label_scale_[0] < 0:
+                warnings.warn(
+                    f"The density of the {bank.sum()} images of highest y falls where y rises among the {len(others)} "
+                    f"others (the slope of label_scale_ is {self.label_scale_[0]:.3g}), so that predict ranks the best "
+                    "images last; check that higher y is better, give images of one kind, or fit good ones without y.",
+                    stacklevel=6,
+                )
         self.bank_size_ = int(bank.sum())
 
     def _fit_density(self, bank: np.ndarray, seed: int) -> None:
@@ -211,6 +216,9 @@ class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         Number of images in the bank.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` with y only.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     device_ : torch.device
         Where the network runs.
 
@@ -332,6 +340,9 @@ class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         Number of images in the bank.
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` with y only.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     device_ : torch.device
         Where the network runs.
 

@@ -194,6 +194,11 @@ class KonIQPlusPlus(QualityRegressor):
         The same for each defect; None after a `fit` without defects.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -417,8 +422,8 @@ class KonIQPlusPlus(QualityRegressor):
     def _encode_targets(self, targets):
         return targets
 
-    def _finish(self, rows, targets):
+    def _finish(self, rows, targets, sample_weight):
         pairs = zip(self._outputs(rows).T, targets.T, strict=False)  # targets may have no defects
-        lines = [LinearRegression().fit(scores[:, None], labels) for scores, labels in pairs]
+        lines = [LinearRegression().fit(scores[:, None], labels, sample_weight) for scores, labels in pairs]
         self.label_scale_, *of_defects = ((float(line.coef_[0]), float(line.intercept_)) for line in lines)
         self.defect_scale_ = np.array(of_defects) if of_defects else getattr(self, "defect_scale_", None)

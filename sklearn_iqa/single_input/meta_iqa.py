@@ -14,7 +14,7 @@ from torch import nn
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.tasks import TasksMixin, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
@@ -153,6 +153,11 @@ class MetaIQA(TasksMixin, QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -304,7 +309,7 @@ class MetaIQA(TasksMixin, QualityRegressor):
         schedule = LRScheduler("LambdaLR", lr_lambda=lambda epoch: 0.8 ** summed(n_before + epoch, 10))
         return {"callbacks": [("schedule", schedule)]}
 
-    def _stages_before(self, rows, targets):
+    def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None or self.meta_epochs == 0:
             return
         tasks = [task for task in self._tasks(targets) if len(task) > 1]
@@ -316,13 +321,17 @@ class MetaIQA(TasksMixin, QualityRegressor):
         n_support = max(2, min(int(SUPPORT_RATIO * self.batch_size), max(n_supports)))
         # In an epoch as many episodes of a task as it takes to see all of its support images.
         epoch = [i for i, n in enumerate(n_supports) for _ in range(math.ceil(n / n_support))]
-        drawn = epoch * self.meta_epochs
-        drawn += [epoch[i % len(epoch)] for i in range(-len(drawn) % self.meta_task_batch)]
+        n_visits = math.ceil(len(epoch) * self.meta_epochs / self.meta_task_batch) * self.meta_task_batch
+        drawn = [epoch[i % len(epoch)] for i in range(n_visits)]
+        weights = None if sample_weight is None else [sample_weight[task[:, 1].astype(int)] for task in tasks]
+        if weights is not None:  # a task as often as its images together
+            drawn = draw(np.arange(len(tasks)), n_visits, np.array([weight.sum() for weight in weights])).tolist()
         episodes = []
         for i in drawn:
             order = torch.randperm(len(tasks[i])).numpy()
-            support, query = np.resize(order[n_queries[i] :], n_support), np.resize(order[: n_queries[i]], n_query)
-            episodes.append(tasks[i][np.concatenate([support, query])])
+            parts = (order[n_queries[i] :], n_support), (order[: n_queries[i]], n_query)
+            chosen = [np.resize(*part) if weights is None else draw(*part, weights[i]) for part in parts]
+            episodes.append(tasks[i][np.concatenate(chosen)])
 
         def view(x, position, kind, level):
             return (self._augmented if position < n_support else self._resized)(x, kind, level)

@@ -240,6 +240,11 @@ class MUSIQ(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -406,6 +411,11 @@ class MUSIQ(QualityRegressor):
 
     def _quality(self, targets):
         return targets @ np.arange(1, self.n_bins + 1) if targets.ndim == 2 else targets
+
+    def _label_quality(self, y):
+        y = np.asarray(y, dtype=float)
+        counts = y.ndim == 2 and y.shape[1] == self.n_bins > 1
+        return self._quality(y / y.sum(1, keepdims=True)) if counts else y
 
     def _start(self, targets, sample_weight):
         super()._start(targets, sample_weight)

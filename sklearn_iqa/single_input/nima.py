@@ -158,6 +158,11 @@ class NIMA(QualityRegressor):
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
     n_iter_ : int
         Epochs trained.
+    n_steps_ : int
+        Steps of the optimiser, over all epochs.
+    interrupted_ : bool
+        Whether the last call of `fit` or `partial_fit` ended early, by an interruption or an error; the epochs of
+        `n_iter_` are then what it learned.
     loss_curve_ : list of float
         Mean training loss of each epoch.
     validation_scores_ : list of float
@@ -197,6 +202,7 @@ class NIMA(QualityRegressor):
 
     key_map = KEY_MAP
     published = PUBLISHED
+    label_columns = True
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
@@ -273,7 +279,7 @@ class NIMA(QualityRegressor):
         margin = (self.n_bins - 1) / 9
         return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 1.0)
 
-    def predict(self, X, return_std=False):
+    def predict(self, X, return_std=False, *, on_error="raise"):
         """Quality of each row of X, and the predicted standard deviation of ratings.
 
         Parameters
@@ -282,6 +288,10 @@ class NIMA(QualityRegressor):
             See the user guide, "What X and y are".
         return_std : bool, default=False
             Whether to return the standard deviation of the histograms as well.
+        on_error : {"raise", "nan"}, default="raise"
+            What happens to a row that cannot be used: an image that is missing, damaged or unsuitable, one that memory
+            does not suffice for, or a result that is not finite. "raise" raises its error; "nan" gives NaN in its
+            place, and one warning that counts these rows.
 
         Returns
         -------
@@ -296,8 +306,8 @@ class NIMA(QualityRegressor):
             When there is no network or no histogram, or a row of X cannot be used; the message says what to do.
         """
         if not return_std:
-            return super().predict(X)
-        probabilities = self.predict_distribution(X)
+            return super().predict(X, on_error=on_error)
+        probabilities = self._distribution(X, on_error)
         mean = probabilities @ self._ratings
         std = np.sqrt((probabilities * (self._ratings - mean[:, None]) ** 2).sum(1))
         return self._to_label_unit(mean), std * getattr(self, "label_scale_", (1.0, 0.0))[0]
@@ -316,14 +326,13 @@ class NIMA(QualityRegressor):
             Probabilities of the ratings 1..n_bins; each row sums to 1. With `label_scale_` = (slope, intercept) rating
             i is ``slope * i + intercept`` in the unit of y.
         """
+        return self._distribution(X)
+
+    def _distribution(self, X, on_error="raise"):
         check_is_fitted(self)
         if self.n_bins == 1:
             raise ValueError("With n_bins=1 NIMA gives one number and no histogram; set n_bins=10 and fit again.")
-        rows = self._rows(X)
-        probabilities = np.empty((len(rows), self.n_bins))
-        for row, output in self._infer_all(rows):
-            probabilities[row] = output.double().mean(0).numpy()
-        return probabilities
+        return self._tabulate(X, lambda output: output.double().mean(0).numpy(), on_error, (self.n_bins,))
 
     def _score(self, output):
         return float(output.double().mean(0).numpy() @ self._ratings)
