@@ -123,9 +123,9 @@ class LPIPS(PerceptualMixin, QualityRegressor):
 
     `fit` takes pairs with their quality (any unit, higher is better; the squared error of the distance is minimised
     and `predict` then has that unit), or triplets (first query, second query, reference) with y the fraction of people
-    who preferred the second query, as in BAPPS; `predict` then gives the distance. Training on pairs is not in the
-    paper. Network and numbers follow the official code: channel weights apply to the squared difference, the paper
-    writes them inside the square.
+    who preferred the second query, as in BAPPS; `predict`, which takes pairs, then gives the distance, and `score` of
+    triplets is the 2AFC score. Training on pairs is not in the paper. Network and numbers follow the official code:
+    channel weights apply to the squared difference, the paper writes them inside the square.
 
     References
     ----------
