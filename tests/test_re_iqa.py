@@ -54,7 +54,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def official(files):
-    return ReIQA(**files, trained="none", device="cpu")
+    return ReIQA(**files, trained="none", device="cpu").initialize()
 
 
 @pytest.fixture(scope="module")
