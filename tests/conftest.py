@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Settings and fixtures of the whole test suite."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,22 @@ from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import kits.py beside them
 torch.set_num_threads(1)  # the suite runs in as many processes as there are cores
+TEST_DATA = "SKLEARN_IQA_TEST_DATA"  # names the folder of images with real ratings, which are no part of the project
+
+
+@pytest.fixture(scope="session")
+def rated_data():
+    """Find a file or folder among the images with real ratings, or skip the test: `rated_data("biq2021")`."""
+
+    def find(name):
+        if not (folder := os.environ.get(TEST_DATA)):
+            pytest.skip(f"{TEST_DATA} names no folder of rated images")
+        path = Path(folder).expanduser() / name
+        if not path.exists():
+            pytest.skip(f"the folder that {TEST_DATA} names has no {name}")
+        return path.resolve()
+
+    return find
 
 
 @pytest.fixture(scope="session")

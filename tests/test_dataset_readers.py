@@ -39,7 +39,6 @@ from sklearn_iqa.datasets import (
 from sklearn_iqa.distortions import DISTORTIONS
 from sklearn_iqa.metrics import jnd_average_precision
 
-REAL = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 def write(root, name, *lines):
@@ -753,11 +752,8 @@ def test_agiqa3k_groups_by_prompt(folder, tmp_path):
 # Real files -----------------------------------------------------------------------------------------------------------
 
 
-def table(name):
-    path = REAL / name / "scores.csv"
-    if not path.is_file():
-        pytest.skip(f"no part of the set at {path.parent}")
-    with open(path, newline="", encoding="utf-8") as file:
+def table(folder):
+    with open(folder / "scores.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -766,10 +762,11 @@ def link(path, target):
     path.symlink_to(target)
 
 
-def test_real_part_of_biq2021(tmp_path):
-    rows = table("biq2021")
+def test_real_part_of_biq2021(tmp_path, rated_data):
+    real = rated_data("biq2021")
+    rows = table(real)
     for row in rows:
-        link(tmp_path / "Images" / row["original_name"], REAL / "biq2021" / row["image"])
+        link(tmp_path / "Images" / row["original_name"], real / row["image"])
     # The available part is of the training split; one of the test split is named, and missing.
     lines = [f"{row['original_name']},{row['score']},," for row in rows]
     write(tmp_path, "Train (Images and MOS).csv", "Image Name,MOS,,", *lines)
@@ -782,9 +779,9 @@ def test_real_part_of_biq2021(tmp_path):
     assert read_image(found.images[0]).shape == (512, 512, 3)
 
 
-def test_real_part_of_tid2013(tmp_path):
-    rows = table("tid2013_part")
-    real = REAL / "tid2013_part"
+def test_real_part_of_tid2013(tmp_path, rated_data):
+    real = rated_data("tid2013_part")
+    rows = table(real)
     for row in rows:  # the available files are PNG, under lower-case names
         name = Path(row["image"]).stem
         link(tmp_path / "distorted_images" / f"{name}.BMP", real / row["image"])
@@ -803,3 +800,14 @@ def test_real_part_of_tid2013(tmp_path):
         query, reference = (read_image(path) / 255 for path in (found.images[row], found.references[row]))
         psnr = -10 * np.log10(np.mean((query - reference) ** 2))
         assert psnr == pytest.approx(float(rows[row]["psnr"]), abs=1e-3)
+
+
+def test_real_part_of_live_in_the_wild(rated_data):
+    folder = rated_data("clive_part")
+    rows = {Path(row["image"]).name: row for row in table(folder)}
+    with pytest.warns(UserWarning, match="472 of 1162 rows"):
+        found = read_clive(folder, strict=False)
+    known = [rows[Path(path).name] for path in found.images]
+    assert len(known) == len(rows) == 690
+    np.testing.assert_allclose(found.target, [float(row["score"]) for row in known], atol=1e-4)
+    assert read_image(found.images[0]).shape == (500, 500, 3)

@@ -36,7 +36,6 @@ from sklearn_iqa.quality_model._loader import FILE, MAX_PIXELS
 
 PATH = Path(sklearn_iqa.__file__).parent / "quality_model" / FILE
 REPORT = Path(__file__).parents[1] / "benchmarks" / "train_default.md"
-RATED = Path(__file__).parents[2] / "shared" / "data" / "biq2021"
 needs_wheel = pytest.mark.usefixtures("lite0_wheel")
 
 
@@ -140,11 +139,11 @@ def test_fit_trains_on_ones_own_ratings():
 
 
 @needs_wheel
-@pytest.mark.skipif(not RATED.is_dir(), reason="the rated photographs of BIQ2021 are not on this machine")
-def test_rated_photographs(model):
+def test_rated_photographs(model, rated_data):
     """A check that the file belongs to its features: these images were in training, so it says nothing of accuracy."""
-    table = pd.read_csv(RATED / "scores.csv").sample(24, random_state=0)
-    predicted = model.predict([read_image(RATED / image) for image in table["image"]])
+    folder = rated_data("biq2021")
+    table = pd.read_csv(folder / "scores.csv").sample(24, random_state=0)
+    predicted = model.predict([read_image(folder / image) for image in table["image"]])
     assert srcc(table["score"], predicted) > 0.8
 
 
