@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ADVICE", "RAISE", "Failures", "explained_memory", "is_out_of_memory", "size_of"]
+__all__ = ["ADVICE", "RAISE", "Failures", "explained_memory", "is_out_of_memory", "size_of", "user_depth"]
 
 # What a row may raise: a wrong image or file, or too little memory; every other error is one of the program.
 OF_A_ROW = (ValueError, TypeError, OSError, MemoryError)
@@ -79,12 +79,12 @@ class Failures:
         warnings.warn(
             f"{len(rows)} of {n_rows} rows of X cannot be used and are NaN (row {listed}); the first error: "
             f"{self.errors[0]}",
-            stacklevel=_depth(),
+            stacklevel=user_depth(),
         )
 
 
-def _depth() -> int:
-    """Frames between `report` and the code of a user."""
+def user_depth() -> int:
+    """Frames between the caller and the code of a user, for `stacklevel` of a warning."""
     frame, depth = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("sklearn_iqa", "sklearn"):
         frame, depth = frame.f_back, depth + 1

@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils._param_validation import Interval, RealNotInt
 
+from sklearn_iqa._base.failures import user_depth
 from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, at_least, non_negative, within
 from sklearn_iqa._base.quality import QualityRegressor, check_quality, least_squares_line
 from sklearn_iqa._nn.timm_backbones import load_backbone
@@ -131,7 +132,7 @@ class FeatureDensityMixin:
                     f"The density of the {bank.sum()} images of highest y falls where y rises among the {len(others)} "
                     f"others (the slope of label_scale_ is {self.label_scale_[0]:.3g}), so that predict ranks the best "
                     "images last; check that higher y is better, give images of one kind, or fit good ones without y.",
-                    stacklevel=6,
+                    stacklevel=user_depth(),
                 )
         self.bank_size_ = int(bank.sum())
 
