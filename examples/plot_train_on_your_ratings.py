@@ -23,7 +23,9 @@ print(f"{len(X_train)} images of 7 photographs to learn from, {len(X_test)} of 3
 
 # %%
 # The defaults of a method are those of its paper, made for thousands of images and hours. For few images take a smaller
-# backbone, small batches and a higher learning rate.
+# backbone, small batches and a higher learning rate. ``image_size`` is that of the images, so that nothing is lost by
+# shrinking them. For photographs take it as large as time allows, such as 448 with ``lr=3e-4``: at the default of 224
+# pixels noise and blur are gone.
 
 nima = NIMA(
     backbone="tf_efficientnet_lite0",

@@ -2,10 +2,12 @@
 """CLIP-IQA: the official numbers, prompts encoded once, words that are learned, prompts in a search."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import kits
 import numpy as np
 import pytest
+import recipes
 import torch
 from held_out import levels
 from sentences import one_sentence
@@ -18,6 +20,7 @@ from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn import clip_backbones, clip_text
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.metrics import srcc
+from sklearn_iqa.multimodal import clip_iqa
 from sklearn_iqa.multimodal.clip_iqa import CLIPIQANetwork
 
 KIT, PLUS_KIT = kits.read("clip_iqa"), kits.read("clip_iqa_plus")
@@ -358,19 +361,13 @@ def test_each_pair_learns_its_own_vectors():
     )
 
 
-def test_the_rate_follows_the_official_schedule():
-    estimator = CLIPIQA(n_context=2, max_epochs=1, batch_size=2, lr=0.002, **TINY).fit(IMAGES, Y)
-    (rate,) = {group["lr"] for group in estimator.net_.optimizer_.param_groups}
-    # The third batch, t = 2: 1e-7 + (0.002 - 1e-7) (1 + cos(2 pi / 500000)) / 2.
-    assert rate == pytest.approx(1e-7 + (0.002 - 1e-7) * (1 + np.cos(2 * np.pi / 500_000)) / 2, rel=1e-12)
-
-
 def test_learned_vectors_turn_a_score_that_points_the_wrong_way(tmp_path):
     # Zero-shot scores of a CLIP of random numbers mean nothing. One that LIQE has taught what good and bad colours are
     # stands for OpenAI's; the pair is asked the wrong way round, so that words must be learned that turn it.
     known = levels(["color_saturation_1"], side=48)
     recipe = {**TINY, "batch_size": 42}
-    teacher = LIQE(**{**recipe, "random_state": 1}, scenes=(), distortions=(), max_epochs=20, lr=5e-4)
+    words = {"scenes": (), "distortions": ()}
+    teacher = LIQE(**{**recipe, "random_state": 1}, **words, max_epochs=20, steps_per_epoch=2, lr=5e-4)
     state = teacher.fit(known.X, known.y).network_.clip.state_dict()
     torch.save(state, tmp_path / "clip.pt")
     recipe |= {"backbone_weights": tmp_path / "clip.pt", "prompts": [("Bad photo.", "Good photo.")], "n_context": 16}
@@ -382,6 +379,87 @@ def test_learned_vectors_turn_a_score_that_points_the_wrong_way(tmp_path):
     # gave 0.63 and 0.65, and LIQE with six times the steps 0.74, on whose tower words learned nothing more.
     assert before < -0.5
     assert after > 0.55
+
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
+# The optimiser, its first rate and what trains are in test_recipes.py.
+
+
+def recorded_fit(X, y, **parameters):
+    """The phase of a fit."""
+    with recipes.recorded() as phases:
+        estimator = CLIPIQA(**{**TINY, "n_context": 4, "batch_size": 2, **parameters}).fit(X, y)
+    (phase,) = phases
+    return estimator, phase
+
+
+def test_the_rate_follows_the_official_schedule(monkeypatch):
+    assert (clip_iqa.N_STEPS, clip_iqa.LOWEST_LR) == (500_000, 1e-7)
+    monkeypatch.setattr(clip_iqa, "N_STEPS", 4)
+    estimator, phase = recorded_fit(IMAGES, Y, max_epochs=1)
+    # Half a cosine from step 0 to step 4; three batches an epoch.
+    fall = (1 + np.cos(np.pi * np.array([0, 1, 2, 3, 4, 4])[:, None] / 4)) / 2
+    rates = 1e-7 + (0.002 - 1e-7) * fall
+    np.testing.assert_allclose(phase.rates, rates[:3], rtol=1e-9)
+    with recipes.recorded() as phases:
+        estimator.partial_fit(IMAGES, Y)
+    np.testing.assert_allclose(phases[0].rates, rates[3:], rtol=1e-9)
+
+
+def test_only_the_vectors_move_by_their_gradient_times_the_rate():
+    estimator = CLIPIQA(**{**TINY, "n_context": 4, "max_epochs": 1, "lr": 2.0})  # six images in one batch
+    start = estimator.initialize().network_.contexts[0].detach().clone()
+    estimator.fit(IMAGES, Y)
+    moved = estimator.network_.contexts[0].detach()
+    assert not torch.equal(moved, start)
+    # SGD without momentum or decay: the step is the gradient of the mean squared error times the rate.
+    torch.testing.assert_close(moved, start - 2.0 * estimator.network_.contexts[0].grad)
+
+
+def test_vectors_start_from_normal_numbers_of_deviation_002_for_each_pair_of_prompts():
+    contexts = CLIPIQA(**TINY, n_context=16, prompts=TWO).initialize().network_.contexts
+    assert [one.shape for one in contexts] == [(16, 32)] * 2  # one set for both prompts of a pair
+    assert not torch.equal(*contexts)
+    for one in contexts:
+        assert one.std().item() == pytest.approx(0.02, rel=0.1)  # 512 numbers: 3 % each way
+        assert abs(one.mean().item()) < 0.005
+
+
+def test_training_sees_whole_images_of_which_half_are_mirrored():
+    estimator = CLIPIQA(**TINY, n_context=4).initialize()
+    estimator.net_ = SimpleNamespace(module_=SimpleNamespace(features=lambda pixels: pixels))
+    maps = recipes.coordinate_maps(estimator._train_view, 40, 48, n=200)
+    mirrored = maps[:, 0, 0] < 0
+    assert abs(mirrored.sum() - 100) < 36  # 5 deviations of a binomial count of 200 draws
+    as_they_are, turned = np.array([[1, 0, 0], [0, 1, 0]]), np.array([[-1, 0, 47], [0, 1, 0]])
+    np.testing.assert_allclose(maps[~mirrored], np.broadcast_to(as_they_are, maps[~mirrored].shape), atol=0.2)
+    np.testing.assert_allclose(maps[mirrored], np.broadcast_to(turned, maps[mirrored].shape), atol=0.2)
+    white = estimator._train_view(np.full((40, 48, 3), 255, np.uint8)).mean((1, 2))
+    torch.testing.assert_close(white, (1 - torch.tensor(clip_text.CLIP_MEAN)) / torch.tensor(clip_text.CLIP_STD))
+
+
+def test_features_in_training_are_those_of_the_view():
+    estimator = CLIPIQA(**TINY, n_context=4).initialize()
+    training = estimator._training_module(estimator.network_)
+    pixels = estimator._views(IMAGES[0])[0]
+    with torch.no_grad():
+        expected = estimator.network_.pool(estimator.network_.maps(torch.stack([pixels, pixels.flip(-1)])))
+        for _ in range(2):  # the second time from the cache
+            got = torch.stack([training.features(pixels), training.features(pixels.flip(-1))])
+            torch.testing.assert_close(got, expected)
+        assert not torch.allclose(*expected)
+        torch.testing.assert_close(training(got), estimator.network_.judge(got), rtol=0, atol=0)
+
+
+def test_labels_are_probabilities_from_0_to_1():
+    _, phase = recorded_fit(IMAGES, Y, max_epochs=1)
+    assert torch.cat(phase.targets).shape == (6, 1)
+    got = dict(zip(np.concatenate(phase.rows), torch.cat(phase.targets).flatten().tolist(), strict=True))
+    assert got == {row: pytest.approx((Y[row] - 1.2) / 3.3, abs=1e-6) for row in range(6)}
+    # Of several pairs all columns are in one unit.
+    _, phase = recorded_fit(IMAGES, np.stack([Y, 2 * Y], axis=1), prompts=TWO, max_epochs=1)
+    rows, targets = np.concatenate(phase.rows), torch.cat(phase.targets).numpy()
+    np.testing.assert_allclose(targets, (np.stack([Y, 2 * Y], axis=1)[rows] - 1.2) / 7.8, atol=1e-6)
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------

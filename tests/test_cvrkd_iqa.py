@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """CVRKDIQA: the official numbers, references of any content and size, teacher and student."""
 
+import copy
+import itertools
 import pickle
 
 import kits
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipes import coordinate_maps
 
 from sklearn_iqa import CVRKDIQA, make_pairs
 from sklearn_iqa._base.training import hold_out
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.metrics import srcc
+from sklearn_iqa.reduced_reference import cvrkd_iqa
 from sklearn_iqa.reduced_reference.cvrkd_iqa import Distillation, TeacherDistillationLoss, other_content
 
 KIT = kits.read("cvrkd_iqa")
@@ -240,32 +244,6 @@ def test_random_places_depend_on_the_image_alone():
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def test_other_references_have_another_content():
-    content = torch.tensor([7, 7, 3, 5])
-    torch.manual_seed(0)
-    drawn = torch.stack([other_content(content) for _ in range(100)])
-    # 100 draws from two or three rows miss one of them with a probability below 1e-15.
-    assert [sorted(set(column.tolist())) for column in drawn.T] == [[2, 3], [2, 3], [0, 1, 3], [0, 1, 2]]
-    assert other_content(torch.tensor([4, 4])).tolist() == [0, 1]  # no other content: the own reference
-
-
-def test_content_is_identified_by_the_pixels_of_the_reference(small, pairs):
-    contents = [small._train_view(pair)["content"] for pair in pairs]
-    assert contents[0] == contents[1]
-    assert len(set(contents)) == 3
-
-
-def test_teacher_and_query_see_the_same_places(small):
-    reference = picture(60, 70).astype(np.float32) / 510
-    pair = (reference + np.float32(0.25), reference)
-    # 0.25 divided by 0.5, the deviation that timm states for test_resnet.
-    apart = torch.full((2, 3, 32, 32), 0.5)
-    torch.manual_seed(0)
-    for crops in (small._train_view(pair)["crops"], small._teacher_view(pair, None)):
-        torch.testing.assert_close(crops[0] - crops[1], apart, rtol=1e-5, atol=1e-5)
-    assert small._train_view(pair)["crops"].shape == (3, 2, 3, 32, 32)
-
-
 def test_frozen_backbone_stays_and_the_teacher_too(pairs):
     y = np.arange(4.0)
     start = CVRKDIQA(**SMALL).initialize().network_.state_dict()
@@ -321,21 +299,6 @@ def test_early_stopping_compares_with_references_of_other_content(monkeypatch):
     assert max(estimator.validation_scores_) == pytest.approx(best, abs=1e-12)
 
 
-def test_rates_fall_as_published(pairs):
-    estimator = CVRKDIQA(**{**SMALL, "n_crops": 1, "teacher_lr": 1e-2})
-    rates, original = [], torch.optim.Adam.step
-
-    def step(self, *args, **kwargs):
-        rates.append(self.param_groups[0]["lr"])
-        return original(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(torch.optim.Adam, "step", step)
-        estimator.set_params(teacher_epochs=22, max_epochs=32).fit(pairs[:2], np.arange(2.0))
-    # One batch per epoch. Teacher: a tenth after 20 epochs; student: a tenth after every 30.
-    np.testing.assert_allclose(rates, [1e-2] * 20 + [1e-3] * 2 + [1e-3] * 30 + [1e-4] * 2)
-
-
 @pytest.mark.usefixtures("lite0_wheel")
 def test_it_learns_to_judge_beside_other_content():
     photographs = load_photographs(size=96).images
@@ -356,16 +319,190 @@ def test_it_learns_to_judge_beside_other_content():
             "embed_dim": 64,
             "batch_size": 6,
         },
-        **{"teacher_lr": 1e-3},
+        **{"teacher_lr": 3e-4},
     ).set_params(teacher_epochs=10, max_epochs=14)
     before = estimator.initialize().score(X_test, made.target[held_out])
     after = estimator.fit(X, made.target[~held_out]).score(X_test, made.target[held_out])
-    # Measured: -0.18 before (all but the backbone is random), 0.89 after.
+    # Measured with random_state 0, 1, 2: -0.16, 0.45, -0.01 before (all but the backbone is random), 0.93, 0.88, 0.89
+    # after.
     assert before < 0.6
     assert after >= 0.8
 
 
+# Recipe ---------------------------------------------------------------------------------------------------------------
+# Optimiser, rates and what trains: test_recipes.py; terms of the loss: parity.
+
+
+def test_other_references_have_another_content():
+    content = torch.tensor([7, 7, 3, 5])
+    torch.manual_seed(0)
+    drawn = torch.stack([other_content(content) for _ in range(100)])
+    # 100 draws from two or three rows miss one of them with a probability below 1e-15.
+    assert [sorted(set(column.tolist())) for column in drawn.T] == [[2, 3], [2, 3], [0, 1, 3], [0, 1, 2]]
+    assert other_content(torch.tensor([4, 4])).tolist() == [0, 1]  # no other content: the own reference
+
+
+def test_content_is_identified_by_the_pixels_of_the_reference(small, pairs):
+    contents = [small._train_view(pair)["content"] for pair in pairs]
+    assert contents[0] == contents[1]
+    assert len(set(contents)) == 3
+
+
+def test_teacher_and_query_see_the_same_places(small):
+    reference = picture(60, 70).astype(np.float32) / 510
+    pair = (reference + np.float32(0.25), reference)
+    # 0.25 divided by 0.5, the deviation that timm states for test_resnet.
+    apart = torch.full((2, 3, 32, 32), 0.5)
+    torch.manual_seed(0)
+    for crops in (small._train_view(pair)["crops"], small._teacher_view(pair, None)):
+        torch.testing.assert_close(crops[0] - crops[1], apart, rtol=1e-5, atol=1e-5)
+    assert small._train_view(pair)["crops"].shape == (3, 2, 3, 32, 32)
+
+
+def references_seen(estimator, rows):
+    """Crops (n, p, 3, s, s) that the student takes as references, and those of the good image in each row."""
+    network, seen = estimator.network_, []
+    module = Distillation(network, copy.deepcopy(network), range(2))
+    batch = torch.utils.data.default_collate([estimator._train_view(rows[row]) for row in range(len(rows))])
+    with pytest.MonkeyPatch.context() as patch:
+        encode = network.encode_reference
+        patch.setattr(network, "encode_reference", lambda crops: seen.append(crops) or encode(crops))
+        module(**batch)
+    return seen[0], batch["crops"][:, 2]
+
+
+def training_rows(estimator, X, reference_pool=None):
+    rows = estimator._training_rows(X)
+    estimator._check_targets(rows, np.arange(float(len(X))), reference_pool)
+    return rows
+
+
+def test_student_sees_the_originals_of_other_rows(small, pairs):
+    torch.manual_seed(0)
+    seen, own = references_seen(small, training_rows(small, [pairs[0], pairs[2]]))
+    assert torch.equal(seen, own[[1, 0]])
+
+
+def test_student_sees_what_was_drawn_from_the_pool(small, pairs):
+    pool = [np.full((40, 60, 3), level, np.uint8) for level in (10, 90, 170, 250)]  # another size than the queries
+    rows = training_rows(small, pairs, pool)
+    torch.manual_seed(0)
+    seen, own = references_seen(small, rows)
+    assert torch.equal(seen, own)
+    levels = [int(rows[row][2][0, 0, 0]) for row in range(4) for _ in range(100)]
+    counts = [levels.count(level) for level in (10, 90, 170, 250)]
+    assert sum(counts) == 400
+    assert min(counts) >= 65  # 100 are expected: four standard deviations
+    crops = small._train_view((*pairs[0], pool[1]))["crops"]  # 90 / 255 in [-1, 1]; turning leaves the centre
+    torch.testing.assert_close(crops[2, :, :, 16, 16], torch.full((2, 3), 90 / 255 * 2 - 1))
+
+
+def test_each_step_of_the_student_opens_one_image_of_the_pool(tmp_path, pairs, monkeypatch):
+    pool = []
+    for number in range(3):
+        pool.append(tmp_path / f"{number}.png")
+        Image.fromarray(picture(50, 50, number)).save(pool[-1])
+    opened = []
+    read = cvrkd_iqa.read_image
+    monkeypatch.setattr(cvrkd_iqa, "read_image", lambda item, where: opened.append(item) or read(item, where))
+    estimator = CVRKDIQA(**{**SMALL, "teacher_epochs": 5, "max_epochs": 2}).fit(
+        pairs, np.arange(4.0), reference_pool=pool
+    )
+    assert len(opened) == 8  # four rows in two epochs; the teacher sees none
+    estimator.partial_fit(pairs, np.arange(4.0), reference_pool=pool)
+    assert len(opened) == 12
+    assert set(opened) == set(pool)
+
+
+def test_held_out_queries_are_compared_with_the_pool(monkeypatch):
+    X = [(picture(40, 48, 10 + row), picture(40, 48, row // 2)) for row in range(12)]
+    pool = [picture(40, 48, 30 + number) for number in range(3)]
+    seen, scores = [], CVRKDIQA._scores
+    monkeypatch.setattr(CVRKDIQA, "_scores", lambda self, rows: seen.append(list(rows)) or scores(self, rows))
+    estimator = CVRKDIQA(**{**SMALL, "n_crops": 1}, early_stopping=True, validation_fraction=0.5)
+    y = np.random.default_rng(0).normal(size=12)
+    estimator.fit(X, y, reference_pool=pool)
+    _, held_out = hold_out(estimator._training_rows(X), 0.5, estimator._drawn_seed())
+    assert len(seen) == 1
+    for (query, reference), row in zip(seen[0], held_out, strict=True):
+        np.testing.assert_array_equal(query, X[row][0])
+        np.testing.assert_array_equal(reference, pool[row % 3])
+    best = srcc(y[held_out], estimator.predict(seen[0]))
+    assert estimator.validation_scores_ == [pytest.approx(best, abs=1e-12)]
+
+
+def test_good_images_are_cut_anywhere_mirrored_and_turned(small, monkeypatch):
+    angles = []
+    monkeypatch.setattr(cvrkd_iqa, "rotate", lambda crop, angle: angles.append(angle) or crop)
+    query = picture(40, 48)
+    maps = coordinate_maps(lambda image: small._train_view((query, query, image))["crops"][2, 0], 64, 80, n=200)
+    # Corners of the crops, which are 32 wide: pixels from 0 to 48 and 0 to 32; a mirrored one counts from its end.
+    left = np.where(maps[:, 0, 0] > 0, maps[:, 0, 2], maps[:, 0, 2] - 31).round()
+    top = np.where(maps[:, 1, 1] > 0, maps[:, 1, 2], maps[:, 1, 2] - 31).round()
+    assert (left.min(), left.max(), top.min(), top.max()) == (0, 48, 0, 32)
+    mirrored = np.stack([maps[:, 0, 0] < 0, maps[:, 1, 1] < 0], axis=1)
+    for way in itertools.product([False, True], repeat=2):
+        assert 25 <= (mirrored == way).all(1).sum() <= 75  # of 200, 50 expected: four standard deviations
+    quarters = np.bincount((np.array(angles) // 90).astype(int), minlength=4) / len(angles)
+    np.testing.assert_allclose(quarters, 1 / 4, atol=0.1)
+
+
+def test_queries_of_the_student_are_cut_at_random_and_nothing_else(small):
+    maps = coordinate_maps(lambda image: small._train_view((image, image))["crops"][0, 1], 64, 80, n=200)
+    np.testing.assert_allclose(maps[:, :, :2], np.broadcast_to(np.eye(2), (200, 2, 2)), atol=0.02)
+    left, top = maps[:, 0, 2].round(), maps[:, 1, 2].round()
+    assert (left.min(), left.max(), top.min(), top.max()) == (0, 48, 0, 32)
+
+
+def test_pairs_of_the_teacher_are_mirrored_both_ways(small):
+    maps = coordinate_maps(lambda image: small._teacher_view((image, image), None)[0, 1], 40, 48, n=200)
+    np.testing.assert_allclose(np.abs(maps[:, :, :2]), np.broadcast_to(np.eye(2), (200, 2, 2)), atol=0.02)
+    mirrored = np.stack([maps[:, 0, 0] < 0, maps[:, 1, 1] < 0], axis=1)
+    for way in itertools.product([False, True], repeat=2):
+        assert 25 <= (mirrored == way).all(1).sum() <= 75
+
+
+def test_teacher_and_student_learn_labels_of_kadid_by_their_absolute_errors(pairs):
+    y, encoded = np.array([0.0, 2.0, 5.0, 10.0]), [1.0, 1.8, 3.0, 5.0]
+    estimator = CVRKDIQA(**SMALL).initialize()
+    estimator._start(y, None)
+    np.testing.assert_allclose(estimator._encode_targets(y), encoded)
+    stage = next(estimator._stages_before(training_rows(estimator, pairs), y, None))
+    np.testing.assert_allclose(stage.targets, encoded)
+    scores, targets = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 7.0])
+    assert stage.loss(scores, targets).item() == 2.5
+    assert estimator._loss()((scores, torch.tensor([0.25, 0.75])), targets).item() == 2.5 + 0.5
+
+
+def test_weights_start_small_and_biases_at_zero():
+    network = CVRKDIQA(**{**SMALL, "embed_dim": 64, "n_crops": 4}).initialize().network_
+    trained = {name: module for name, module in network.named_modules() if not name.startswith("feature_extractor.")}
+    n_checked = 0
+    for name, module in trained.items():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            assert (module.bias == 0).all(), name
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear | torch.nn.Conv1d) and module.weight.numel() > 1000:
+            n_inputs, n_checked = module.weight[0].numel(), n_checked + 1
+            # A tenth of Kaiming's normal distribution; convolutions that mix positions as torch makes them, uniform.
+            deviation = (3 * n_inputs) ** -0.5 if isinstance(module, torch.nn.Conv1d) else 0.1 * (2 / n_inputs) ** 0.5
+            assert module.weight.std().item() == pytest.approx(deviation, rel=0.1), name
+    assert n_checked == 4 + 2 + 3 * 4 + 1  # levels, entries of two mixers, their three blocks, regressor.l1
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pool", "error", "message"),
+    [
+        ("DIV2K", TypeError, "reference_pool cannot be used as images: X is a single str"),
+        ([], ValueError, "reference_pool cannot be used as images: X is empty"),
+        (["nowhere.png"], FileNotFoundError, r"Image 0 of reference_pool.*nowhere\.png"),
+    ],
+)
+def test_unusable_pools_are_named(pairs, pool, error, message):
+    with pytest.raises(error, match=message):
+        CVRKDIQA(**SMALL).fit(pairs, np.arange(4.0), reference_pool=pool)
 
 
 def test_fit_needs_originals_of_the_size_of_the_query(pairs):

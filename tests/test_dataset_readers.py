@@ -40,7 +40,6 @@ from sklearn_iqa.distortions import DISTORTIONS
 from sklearn_iqa.metrics import jnd_average_precision
 
 
-
 def write(root, name, *lines):
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)

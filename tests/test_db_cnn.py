@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """DB-CNN: the official numbers, the published S-CNN, the three stages of training, and that it learns."""
 
-from pathlib import Path
-
 import kits
 import numpy as np
 import pytest
+import skorch.callbacks
 import torch
+from recipes import coordinate_maps, recorded
 from torch import nn
 
 from sklearn_iqa import DBCNN
@@ -14,12 +14,11 @@ from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, t
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import DISTORTIONS
+from sklearn_iqa.single_input import db_cnn
 from sklearn_iqa.single_input.db_cnn import CLASSES, SCNN, SCNN_FILE, scnn_backbone
 
 KIT = kits.read("db_cnn")
 ATOL = KIT["tolerance"]["suggested_abs"]
-SCNN_WEIGHTS = Path(__file__).parents[1].parent / "shared" / "data" / "weights" / "dbcnn_scnn.pth"
-needs_scnn = pytest.mark.skipif(not SCNN_WEIGHTS.is_file(), reason=f"the published S-CNN is not at {SCNN_WEIGHTS}")
 SMALL = {
     "backbone": "test_resnet",
     "backbone_weights": None,
@@ -149,11 +148,15 @@ def official_crops():
     ]
 
 
-@needs_scnn
-def test_published_scnn_gives_the_official_numbers():
-    estimator = DBCNN(**{**SMALL, "scnn_weights": SCNN_WEIGHTS}).initialize()
+@pytest.fixture
+def scnn_file(rated_data):
+    return rated_data("weights/dbcnn_scnn.pth")
+
+
+def test_published_scnn_gives_the_official_numbers(scnn_file):
+    estimator = DBCNN(**{**SMALL, "scnn_weights": scnn_file}).initialize()
     scnn, want = SCNN(scnn_backbone()).eval(), KIT["real_weights"]
-    state_dicts.load_state(scnn, state_dicts.read_state(SCNN_WEIGHTS), origin="the test")
+    state_dicts.load_state(scnn, state_dicts.read_state(scnn_file), origin="the test")
     with torch.inference_mode():
         for number, (crop, image) in enumerate(zip(official_crops(), kits.images(0), strict=True)):
             logits = scnn(crop[None])[0]
@@ -174,11 +177,10 @@ def test_published_scnn_gives_the_official_numbers():
             kits.assert_parity("db_cnn", "S-CNN channels", means, wanted, rtol=1e-4)
 
 
-@needs_scnn
-def test_published_scnn_is_found_by_its_name(tmp_path, monkeypatch):
+def test_published_scnn_is_found_by_its_name(scnn_file, tmp_path, monkeypatch):
     monkeypatch.setenv("SKLEARN_IQA_HOME", str(tmp_path))
-    (tmp_path / SCNN_FILE.filename).write_bytes(SCNN_WEIGHTS.read_bytes())
-    named, given = (DBCNN(**{**SMALL, "scnn_weights": one}).initialize() for one in ("published", SCNN_WEIGHTS))
+    (tmp_path / SCNN_FILE.filename).write_bytes(scnn_file.read_bytes())
+    named, given = (DBCNN(**{**SMALL, "scnn_weights": one}).initialize() for one in ("published", scnn_file))
     for one, other in zip(named.network_.parameters(), given.network_.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -255,7 +257,7 @@ def changed(before, after):
     }
 
 
-def recorded(monkeypatch):
+def changes(monkeypatch):
     """Names, modules and optimisers of the stages, and what changed in them, as they run."""
     seen, original = [], DBCNN._run
 
@@ -270,7 +272,7 @@ def recorded(monkeypatch):
 
 
 def test_stages_train_scnn_then_last_layer_then_all(monkeypatch):
-    seen = recorded(monkeypatch)
+    seen = changes(monkeypatch)
     estimator = DBCNN(**{**SMALL, "scnn_epochs": 1, "head_epochs": 2}).fit(pictures()[:2], MOS[:2])
     assert seen == [
         ("DBCNN, S-CNN", torch.optim.SGD, 2 * 39, {"features2"}),  # every image in every class
@@ -288,30 +290,10 @@ def test_what_is_given_is_not_trained_before(given, tmp_path, monkeypatch):
     state_dicts.save_state(
         SCNN(network.features2) if given == "scnn_weights" else network, tmp_path / "given.safetensors"
     )
-    seen = recorded(monkeypatch)
+    seen = changes(monkeypatch)
     parameters = {**SMALL, "scnn_epochs": 1, "head_epochs": 1, given: tmp_path / "given.safetensors"}
     DBCNN(**parameters).fit(pictures(), MOS)
     assert [name for name, *_ in seen] == ["DBCNN, last layer"] * (given == "scnn_weights") + ["DBCNN"]
-
-
-def test_rate_of_the_scnn_falls_to_a_thousandth(monkeypatch):
-    rates = []
-    original = DBCNN._net
-
-    def net(self, *args):
-        made = original(self, *args)
-        if isinstance(args[0], SCNN):
-            step = made.train_step_single
-            made.train_step_single = lambda *a, **k: (
-                rates.append(made.optimizer_.param_groups[0]["lr"]),
-                step(*a, **k),
-            )[1]
-        return made
-
-    monkeypatch.setattr(DBCNN, "_net", net)
-    DBCNN(**{**SMALL, "scnn_epochs": 4, "batch_size": 39}).fit([picture(32, 32)] * 2, MOS[:2])
-    # Log-linear from 1e-2 to 1e-5 in four epochs; each has two batches of 39.
-    np.testing.assert_allclose(rates, np.repeat([1e-2, 1e-3, 1e-4, 1e-5], 2), rtol=1e-6)
 
 
 def test_classes_are_39_kinds_and_levels():
@@ -352,6 +334,8 @@ def test_training_crops_are_enlarged_where_images_are_small():
         ({"crop_size": 15}, r"'crop_size' parameter of DBCNN must be an int in the range \[16, inf\)"),
         ({"head_lr": 0.0}, r"'head_lr' parameter of DBCNN must be a float in the range \(0.0, inf\)"),
         ({"scnn_epochs": -1}, r"'scnn_epochs' parameter of DBCNN must be an int in the range \[0, inf\)"),
+        ({"scnn_batch_size": 1}, r"'scnn_batch_size' parameter of DBCNN must be an int in the range \[2, inf\)"),
+        ({"scnn_lr": 0.0}, r"'scnn_lr' parameter of DBCNN must be a float in the range \(0.0, inf\)"),
         ({"head_epochs": -1}, r"'head_epochs' parameter of DBCNN must be an int in the range \[0, inf\)"),
         ({"weight_decay": -1.0}, r"'weight_decay' parameter of DBCNN must be a float in the range \[0.0, inf\)"),
         ({"scnn_weights": 5}, "'scnn_weights' parameter of DBCNN must be an instance of 'str', .* or None"),
@@ -367,6 +351,153 @@ def test_missing_scnn_weights_are_named():
         DBCNN(**{**SMALL, "scnn_weights": "/nowhere.pth"}).initialize()
 
 
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def places(maps, side, scale=1.0):
+    """Left and top of the squares of `side` that views show, in pixels of an image `scale` times as small, flipped?"""
+    flipped = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, [0, 1], [0, 1]]), scale, rtol=0.02)
+    assert (maps[:, 1, 1] > 0).all()  # never upside down
+    first = maps[:, [0, 1], 2] + np.where(flipped, (side - 1) * maps[:, 0, 0], 0)[:, None] * [1, 0]
+    return (first + 0.5) / scale - 0.5, flipped
+
+
+def test_training_crops_are_cut_anywhere_at_native_size_and_flipped():
+    lowest, flipped = places(coordinate_maps(DBCNN(**SMALL)._train_view, 36, 40, n=300), 32)
+    np.testing.assert_allclose(lowest, lowest.round(), atol=0.1)
+    assert [set(axis) for axis in lowest.round().T] == [set(range(9)), set(range(5))]
+    assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
+
+
+def test_crops_of_the_scnn_are_cut_from_images_resized_a_seventh_larger(monkeypatch):
+    seen = []
+
+    def keep(image, kind, level, random_state):
+        seen.append((kind, level))
+        return image
+
+    monkeypatch.setattr(db_cnn, "distort", keep)
+    estimator = DBCNN(**SMALL).initialize()
+    # The shorter side becomes 32 * 256 / 224 = 37 pixels, half of what it is.
+    maps = coordinate_maps(lambda image: estimator._distorted_crop(image, np.eye(39)[7]), 74, 80, n=300)
+    lowest, flipped = places(maps, 32, scale=2.0)
+    np.testing.assert_allclose(lowest, lowest.round(), atol=0.2)
+    assert [set(axis) for axis in lowest.round().T] == [set(range(9)), set(range(6))]
+    assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
+    seen.clear()
+    for row in np.eye(39):
+        estimator._distorted_crop(picture(40, 48), row)
+    assert tuple(seen) == CLASSES
+
+
+def test_scnn_sees_every_image_in_every_class_in_batches_of_its_own():
+    with recorded() as phases:
+        DBCNN(**{**SMALL, "scnn_epochs": 2, "scnn_batch_size": 40, "scnn_lr": 0.02}).fit(pictures()[:2], MOS[:2])
+    scnn = phases[0]
+    assert scnn.shapes == [(39, 3, 32, 32)] * 4  # 78 in two batches, and again
+    for epoch in (0, 2):
+        classes = torch.cat(scnn.targets[epoch : epoch + 2])
+        assert set(classes.unique().tolist()) == {0.0, 1.0}
+        assert classes.sum(0).tolist() == [2] * 39
+        assert (classes.sum(1) == 1).all()
+    np.testing.assert_allclose(np.ravel(scnn.rates), [0.02, 0.02, 0.02e-3, 0.02e-3])
+
+
+def test_losses_are_cross_entropy_and_squared_error_of_labels_in_0_to_1(monkeypatch):
+    losses, original = [], DBCNN._net
+
+    def net(self, module, loss, *args):
+        losses.append(loss)
+        return original(self, module, loss, *args)
+
+    monkeypatch.setattr(DBCNN, "_net", net)
+    with recorded() as phases:
+        DBCNN(**{**SMALL, "scnn_epochs": 1, "head_epochs": 1}).fit(pictures(), MOS)
+    logits = torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    assert losses[0](logits, torch.eye(2)).item() == pytest.approx(np.log(2))
+    for loss, phase in zip(losses[1:], phases[1:], strict=True):
+        assert loss(torch.tensor([0.2, 0.4]), torch.tensor([0.5, 0.5])).item() == pytest.approx(0.05)  # (.09 + .01) / 2
+        np.testing.assert_allclose(sorted(torch.cat(phase.targets).tolist()), [0, 1 / 3, 2 / 3, 1], atol=1e-6)
+        assert np.sort(np.concatenate(phase.rows)).tolist() == [0, 1, 2, 3]
+
+
+def test_layers_start_as_kaiming_says():
+    network = DBCNN(**SMALL).initialize().network_
+    scnn = SCNN(network.features2)
+    layers = [one for one in [*scnn.modules(), network.fc] if isinstance(one, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 13
+    for layer in layers:
+        assert not layer.bias.any()
+        n_inputs = layer.weight[0].numel()
+        # Standard error of a deviation of n numbers: 1 / sqrt(2 n), at most 2 % in the first layer.
+        assert layer.weight.std().item() == pytest.approx((2 / n_inputs) ** 0.5, rel=0.06)
+
+
+class States(skorch.callbacks.Callback):
+    """The network after every epoch of the last layer alone, and the training loss."""
+
+    def __init__(self, network):
+        self.network, self.states, self.losses = network, [], []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.states.append({name: tensor.clone() for name, tensor in self.network.state_dict().items()})
+        self.losses.append(net.history[-1, "train_loss"])
+
+
+def head_alone(monkeypatch, **parameters):
+    """Train; states and losses of the stage of the last layer, and the state that the next stage starts from."""
+    original, found = DBCNN._run, {}
+
+    def run(self, net, data, n_epochs, callbacks, name):
+        if name == "DBCNN":
+            found["next"] = {key: tensor.clone() for key, tensor in self.network_.state_dict().items()}
+        else:
+            found["states"] = States(self.network_)
+            callbacks = [*callbacks, found["states"]]
+        original(self, net, data, n_epochs, callbacks, name)
+
+    monkeypatch.setattr(DBCNN, "_run", run)
+    DBCNN(**{**SMALL, **parameters}).fit(pictures(), MOS)
+    return found["states"], found["next"]
+
+
+def equal(state, other):
+    return all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_all_layers_start_from_the_epoch_of_the_last_layer_with_the_lowest_loss(monkeypatch):
+    # A rate at which the loss rises and falls: 0.38, 0.47, 0.19, 0.47, 0.13, 0.42, 0.04, 0.46.
+    seen, start = head_alone(monkeypatch, head_epochs=8, head_lr=0.7)
+    best = int(np.argmin(seen.losses))
+    assert best not in (0, 7)
+    assert [equal(state, start) for state in seen.states] == [epoch == best for epoch in range(8)]
+
+
+def test_held_out_rows_choose_the_epoch_of_the_last_layer(monkeypatch):
+    scores = iter([0.1, 0.7, 0.3, -0.2, 0.5])
+
+    def held_out_score(self, rows, targets, held_out, sample_weight):
+        assert len(held_out) == 2
+        return lambda: next(scores)
+
+    monkeypatch.setattr(DBCNN, "_held_out_score", held_out_score)
+    stopping = {"early_stopping": True, "validation_fraction": 0.5}
+    seen, start = head_alone(monkeypatch, head_epochs=4, **stopping)
+    assert [equal(state, start) for state in seen.states] == [False, True, False, False]
+    assert next(scores, None) is None  # and one for the epoch of all layers
+
+
+def test_statistics_move_while_the_last_layer_trains_alone(monkeypatch):
+    seen, _ = head_alone(monkeypatch, head_epochs=1)
+    before = DBCNN(**SMALL).initialize().network_.state_dict()
+    moved = {name for name, tensor in seen.states[0].items() if not torch.equal(tensor, before[name])}
+    assert {name for name in moved if "running" not in name and "num_batches" not in name} == {"fc.weight", "fc.bias"}
+    statistics = {name for name in before if "running" in name}
+    assert any(name.startswith("features2") for name in statistics)
+    assert statistics <= moved
+
+
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
@@ -377,7 +508,7 @@ def test_learns_noise_and_blur():
     held_out = np.isin(made.groups, [1, 4, 7])
     rows, new = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     X_new, y_new = [made.images[i] for i in new], made.target[new]
-    db_cnn = DBCNN(
+    estimator = DBCNN(
         backbone="tf_efficientnet_lite0",
         backbone_weights="bundled",
         scnn_epochs=0,
@@ -389,7 +520,7 @@ def test_learns_noise_and_blur():
         random_state=0,
         device="cpu",
     )
-    before = db_cnn.initialize().score(X_new, y_new)
-    after = db_cnn.fit([made.images[i] for i in rows], made.target[rows]).score(X_new, y_new)
+    before = estimator.initialize().score(X_new, y_new)
+    after = estimator.fit([made.images[i] for i in rows], made.target[rows]).score(X_new, y_new)
     # measured on three held-out photographs: -0.21 before, 0.88 after training; with random_state=1, -0.04 and 0.85
     assert after >= 0.80 > 0.60 > before

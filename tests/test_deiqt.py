@@ -7,6 +7,7 @@ import pytest
 import torch
 from held_out import levels
 from PIL import Image
+from recipes import coordinate_maps, recorded
 
 from sklearn_iqa import DEIQT
 from sklearn_iqa._nn.transforms import grid_crops
@@ -96,10 +97,15 @@ def test_five_crops_and_their_mean_are_the_official_ones(full):
 
 def test_losses_are_the_official_ones(full, stages):
     losses, opinions = KIT["losses"], stages[""].detach()
-    loss = full._loss()
-    kits.assert_parity("deiqt", "smooth l1", loss(opinions, torch.tensor([60.0, 30.0])), losses["smooth_l1"], rtol=1e-6)
+    loss = full._loss()  # the official one for labels in units of 20
+
+    def in_units_of_one(target):
+        return 20 * loss(opinions / 20, target / 20)
+
+    far = in_units_of_one(torch.tensor([60.0, 30.0]))
+    kits.assert_parity("deiqt", "smooth l1", far, losses["smooth_l1"], rtol=1e-6)
     near = opinions.mean(1) + torch.tensor([0.5, -2.0])  # half a square of 0.5, and 2 - 1/2: their mean is 0.8125
-    kits.assert_parity("deiqt", "smooth l1, small", loss(opinions, near), losses["smooth_l1_small"], rtol=1e-6)
+    kits.assert_parity("deiqt", "smooth l1, small", in_units_of_one(near), losses["smooth_l1_small"], rtol=1e-6)
 
 
 def test_official_state_fits_by_its_names(full):
@@ -157,11 +163,6 @@ def test_predictions_and_spread_speak_the_unit_of_the_labels():
     np.testing.assert_allclose(spread, slope * raw.std(), rtol=1e-4)
 
 
-def test_loss_is_of_the_mean_alone():
-    # Opinions of mean 1, however far apart: smooth absolute error 1/2 * 0.5**2 of a label half a unit away.
-    assert PanelLoss()(torch.tensor([[-9.0, 11.0]]), torch.tensor([1.5])).item() == pytest.approx(0.125)
-
-
 # Crops ----------------------------------------------------------------------------------------------------------------
 
 
@@ -198,18 +199,76 @@ def test_images_are_resized_before_they_are_cropped(small):
     assert resized != small.predict([image])
 
 
-# Training -------------------------------------------------------------------------------------------------------------
+# Recipe ---------------------------------------------------------------------------------------------------------------
 
 
-def test_rate_rises_and_then_falls_by_steps():
+def test_rates_go_on_after_a_pause():
     X, y = [picture(SIDE, SIDE, seed) for seed in range(2)], [1.0, 2.0]
     estimator = DEIQT(**SMALL, warmup_epochs=2, lr_step=2, lr=1e-4)
-    factor = estimator.set_params(max_epochs=1).fit(X, y).net_.callbacks
-    schedule = dict(factor)["schedule"].kwargs["lr_lambda"]
-    assert estimator.n_iter_ == 1
-    # Linear from a thousandth, full for two epochs after the warm-up, then a tenth and a hundredth; the first fit made
-    # the schedule, before any epoch.
-    np.testing.assert_allclose([schedule(n) for n in range(7)], [1e-3, 0.5005, 1, 1, 0.1, 0.1, 0.01])
+    with recorded() as phases:
+        for _ in range(5):
+            estimator.partial_fit(X, y)
+    rates = [rate for phase in phases for rate in phase.rates]
+    # Linear from a thousandth in two epochs, full for two more, then a tenth.
+    np.testing.assert_allclose(rates, np.outer([1e-7, 5.005e-5, 1e-4, 1e-4, 1e-5], np.ones(5)))
+
+
+def test_views_of_training_are_cut_anywhere_and_flipped_left_and_right(small):
+    maps = coordinate_maps(small._train_view, 200, 230, n=200)
+    flipped = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.02)
+    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.02)  # neither scaled nor upside down
+    assert flipped.mean() == pytest.approx(0.5, abs=0.15)
+    left = np.where(flipped, maps[:, 0, 2] - (SIDE - 1), maps[:, 0, 2])
+    for place, free in ((left, 230 - SIDE), (maps[:, 1, 2], 200 - SIDE)):
+        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
+        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
+
+
+def test_loss_is_the_absolute_error_of_the_mean():
+    loss = DEIQT()._loss()
+    opinions = torch.tensor([[-9.0, 11.0]])  # their mean is 1, however far apart
+    # From a twentieth of a standard deviation on it rises with slope 1, as in the paper; below, a square smooths it.
+    errors = torch.tensor([0.025, 0.05, 0.5, 1.0, 2.0])
+    losses = [loss(opinions, torch.tensor([1.0 + error])).item() for error in errors]
+    np.testing.assert_allclose(losses, [0.5 * 0.025**2 / 0.05, 0.025, 0.475, 0.975, 1.975], rtol=1e-5)
+
+
+def test_an_epoch_takes_every_image_once_with_its_standardised_label():
+    y = np.array([20.0, 40.0, 60.0, 80.0, 55.0])
+    with recorded() as phases:
+        DEIQT(**SMALL, max_epochs=2, batch_size=2).fit([picture(SIDE, SIDE, seed) for seed in range(5)], y)
+    (phase,) = phases
+    orders = [[*phase.rows[0], *phase.rows[1]], [*phase.rows[2], *phase.rows[3]]]
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4]] * 2
+    assert orders[0] != orders[1]
+    np.testing.assert_allclose(torch.cat(phase.targets), ((y - y.mean()) / y.std())[orders[0] + orders[1]], rtol=1e-5)
+
+
+def test_gradients_are_clipped_to_a_norm_of_five(monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def measured(optimizer, *args, **kwargs):
+        step(optimizer, *args, **kwargs)
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.cat(gradients).norm().item())
+
+    class Steep(PanelLoss):
+        def forward(self, scores, target):
+            return 1e4 * super().forward(scores, target)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measured)
+    monkeypatch.setattr(DEIQT, "_loss", lambda self: Steep())
+    DEIQT(**SMALL, max_epochs=1).fit([picture(SIDE, SIDE, seed) for seed in range(2)], [1.0, 2.0])
+    np.testing.assert_allclose(norms, 5, rtol=1e-4)
+
+
+def test_nothing_is_dropped():
+    network = DEIQT(**SMALL).initialize().network_
+    rates = {getattr(module, "p", 0.0) for module in network.modules()} | {
+        getattr(module, "drop_prob", 0.0) for module in network.modules()
+    }
+    assert rates == {0.0}
 
 
 def test_vectors_positions_and_tokens_do_not_decay():
@@ -232,6 +291,9 @@ def test_panel_starts_from_small_numbers():
     assert not head.bunch_decoder.layers[0].linear1.bias.any()
     # 256 x 64 draws of deviation 0.02: their own deviates by 0.6 % (1 / sqrt(2 n)).
     assert head.bunch_decoder.layers[0].linear1.weight.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
 
 
 def test_quality_of_unseen_photographs_is_learned():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipes import recorded
 from torch import nn
 
 from sklearn_iqa import DRIQA, make_pairs
@@ -94,7 +95,8 @@ def test_parity_stages(seeded, views):
 
 def test_parity_losses():
     inputs = {name: torch.tensor(values) for name, values in KIT["losses"]["inputs"].items()}
-    comparison = ComparisonLoss()(inputs["o3 nr"], win_probability(inputs["t1"], inputs["t2"]))
+    # A difference of 0.4 is 400 Elo points.
+    comparison = ComparisonLoss()(inputs["o3 nr"], win_probability(inputs["t1"], inputs["t2"], 0.4))
     output = References(torch.stack([inputs["o1 dr"], inputs["o2 fr"]], 1), inputs["o4 diff"])
     distillation = ReferenceDistillationLoss()(output, inputs["t1"])
     kits.assert_parity("dr_iqa", "loss, comparisons", comparison, KIT["losses"]["epoch 0..9"], rtol=1e-6)
@@ -121,10 +123,9 @@ def test_roles_and_resizing():
 
 
 def test_win_probability():
-    # equal images: a half; 400 Elo points, which are 0.4 of quality: ten to one
-    np.testing.assert_allclose(
-        win_probability(np.array([0.3, 0.2, 0.6]), np.array([0.3, 0.6, 0.2])), [1 / 2, 10 / 11, 1 / 11]
-    )
+    # equal images: a half; one scale: ten to one
+    first, second = np.array([0.3, 0.2, 0.6]), np.array([0.3, 0.6, 0.2])
+    np.testing.assert_allclose(win_probability(first, second, 0.4), [1 / 2, 10 / 11, 1 / 11])
 
 
 def test_one_reference_has_no_distance(views):
@@ -147,23 +148,13 @@ def triplets():
     return X, np.array(y, dtype=float), np.array(scenes)
 
 
-def test_comparisons_stay_in_their_scene(triplets):
-    X, y, scenes = triplets
-    estimator = DRIQA(**TINY, comparison_epochs=3).initialize()
-    estimator._start(y, None)
-    rows = estimator._training_rows(X)
+def comparisons(estimator, X, y):
+    """The stage of comparisons."""
+    estimator.initialize()._start(y, None)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        (stage,) = estimator._stages_before(rows, y, None)
-    first, second = stage.rows.first, stage.rows.second
-    assert sorted(first) == sorted(3 * [*range(len(X))])
-    assert (scenes[first] == scenes[second]).all()
-    assert (first != second).all()
-    assert len(set(zip(first, second, strict=True))) > len(X)  # partners differ from pass to pass
-    quality = (y + 5) / 4  # -5..-1 -> 0..1
-    np.testing.assert_allclose(stage.targets, 1 / (1 + 10 ** (2.5 * (quality[first] - quality[second]))), rtol=1e-12)
-    restored = [stage.rows[7][place] for place in (0, 1)]
-    assert all(one is X[row][0] for one, row in zip(restored, (first[7], second[7]), strict=True))
+        (stage,) = estimator._stages_before(estimator._training_rows(X), y, None)
+    return stage
 
 
 def test_comparisons_are_drawn_by_weight(triplets):
@@ -181,41 +172,6 @@ def test_comparisons_are_drawn_by_weight(triplets):
     # ... the second one by weight among the others of its scene.
     np.testing.assert_allclose(np.bincount(second[first == 3], minlength=4) / 500, [1 / 4, 1 / 4, 1 / 2, 0], atol=0.1)
     np.testing.assert_allclose(np.bincount(second[first == 0], minlength=4) / 500, [0, 1 / 9, 2 / 9, 6 / 9], atol=0.1)
-
-
-def test_what_is_alone_in_its_scene_is_not_compared(triplets):
-    X, y, scenes = triplets
-    kept = np.flatnonzero(np.diff(scenes, prepend=-1))  # one row of each scene
-    estimator = DRIQA(**TINY).initialize()
-    estimator._start(y[kept], None)
-    assert not list(estimator._stages_before(estimator._training_rows([X[i] for i in kept]), y[kept], None))
-
-
-def test_comparisons_train_judged_images_and_nothing_of_references(triplets):
-    X, y, _ = triplets
-    before = DRIQA(**TINY).initialize().network_.state_dict()
-    estimator = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-12).fit(X[:8], y[:8])
-    compared = DRIQA(**TINY, comparison_epochs=1, max_epochs=1, lr=1e-3).initialize()
-    compared._start(y[:8], None)
-    (stage,) = compared._stages_before(compared._training_rows(X[:8]), y[:8], None)
-    stage.loss(stage.module(torch.stack([stage.view(stage.rows[i], 0.0) for i in range(4)])), torch.rand(4)).backward()
-    learning = {name.split(".")[0] for name, p in compared.network_.named_parameters() if p.grad is not None}
-    assert learning == {"qse_1", "qse_2", "aux_csp", "fc1_"}
-    after = estimator.network_.state_dict()
-    torch.testing.assert_close(after["fc_.0.weight"], before["fc_.0.weight"], rtol=0, atol=1e-6)
-
-
-def test_weight_decay_leaves_biases_and_gains():
-    estimator = DRIQA(**TINY, weight_decay=0.1).initialize()
-    net = estimator._net(
-        estimator._training_module(estimator.network_), estimator._loss(), 0.1, estimator._net_params()
-    )
-    decayed = {id(p): group["weight_decay"] for group in net.optimizer_.param_groups for p in group["params"]}
-    parameters = dict(estimator.network_.named_parameters())
-    assert len(decayed) == len(parameters)
-    for name, parameter in parameters.items():
-        assert decayed[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name
-    assert all(group["nesterov"] and group["momentum"] == 0.9 for group in net.optimizer_.param_groups)
 
 
 def test_predict_takes_the_reference_of_triplets(triplets):
@@ -276,6 +232,128 @@ def test_distillation_makes_references_look_alike(triplets):
     assert apart[3000.0] < 0.5 * apart[0.0]
 
 
+# Recipe ---------------------------------------------------------------------------------------------------------------
+# Optimiser, rates and what trains: test_recipes.py.
+
+
+def test_comparisons_stay_in_their_scene(triplets):
+    X, y, scenes = triplets
+    stage = comparisons(DRIQA(**TINY, comparison_epochs=3), X, y)
+    first, second = stage.rows.first.reshape(3, -1), stage.rows.second.reshape(3, -1)
+    np.testing.assert_array_equal(first, np.tile(np.arange(len(X)), (3, 1)))  # every row in every pass
+    assert (scenes[first] == scenes[second]).all()
+    assert (first != second).all()
+    assert (second[0] != second[1]).any()
+    assert (second[1] != second[2]).any()
+    restored = [stage.rows[47][place] for place in (0, 1)]
+    assert all(one is X[row][0] for one, row in zip(restored, (7, second[1, 7]), strict=True))
+
+
+def test_what_is_alone_in_its_scene_is_not_compared(triplets):
+    X, y, scenes = triplets
+    kept = np.flatnonzero(np.diff(scenes, prepend=-1))  # one row of each scene
+    estimator = DRIQA(**TINY).initialize()
+    estimator._start(y[kept], None)
+    assert not list(estimator._stages_before(estimator._training_rows([X[i] for i in kept]), y[kept], None))
+
+
+def test_elo_ratings_of_pipal_are_encoded_as_in_the_official_code(triplets):
+    X, _, _ = triplets
+    y = np.array([917.0, 1836.0, 1300.0, 1700.0])
+    estimator = DRIQA(**TINY, comparison_epochs=9)
+    stage = comparisons(estimator, X[:4], y)
+    quality = (y - 900) / 1000
+    np.testing.assert_allclose(estimator._encode_targets(y), quality, rtol=1e-9)
+    first, second = quality[stage.rows.first], quality[stage.rows.second]
+    np.testing.assert_allclose(stage.targets, 1 / (1 + 10 ** ((first - second) * 1000 / 400)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("elo_scale", "y", "expected"),
+    [
+        (400, [1300.0, 1700.0], 10 / 11),  # 400 Elo points: ten to one
+        (0.8, [1.0, 5.0], 1 / (1 + 10**-5)),
+        (None, [1.0, 5.0], 1 / (1 + 10**-2.2975)),  # a range of 919 points, as PIPAL's: 919 / 400 = 2.2975
+        (None, [1300.0, 1700.0], 1 / (1 + 10**-2.2975)),
+    ],
+)
+def test_comparisons_are_in_the_unit_of_elo_scale(triplets, elo_scale, y, expected):
+    X, _, _ = triplets
+    stage = comparisons(DRIQA(**TINY, comparison_epochs=1, elo_scale=elo_scale), X[:2], np.array(y))
+    np.testing.assert_allclose(stage.targets, [expected, 1 - expected], rtol=1e-9)
+
+
+def test_every_epoch_has_every_row_once(triplets):
+    X, y, _ = triplets
+    with recorded() as phases:
+        DRIQA(**TINY, comparison_epochs=3, max_epochs=2, batch_size=4, lr=0.01).fit(X[:10], y[:10])
+    compared, distilled = phases
+    for phase, n_epochs, step in ((compared, 3, 10), (distilled, 2, 0)):
+        places = np.concatenate(phase.rows).reshape(n_epochs, 10)
+        for epoch, order in enumerate(places - step * np.arange(n_epochs)[:, None]):
+            assert sorted(order) == list(range(10)), epoch
+            assert sorted(order) != order.tolist()
+        assert [len(rows) for rows in phase.rows] == [4, 3, 3] * n_epochs
+
+
+def test_comparisons_leave_what_they_do_not_train(triplets, monkeypatch):
+    X, y, _ = triplets
+    before, after = DRIQA(**TINY).initialize().network_.state_dict(), {}
+    training_module = DRIQA._training_module
+
+    def recording(self, network):  # right behind the comparisons
+        after.update({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return training_module(self, network)
+
+    monkeypatch.setattr(DRIQA, "_training_module", recording)
+    DRIQA(**TINY, comparison_epochs=2, max_epochs=1, lr=0.01).fit(X[:8], y[:8])
+    changed = {name.partition(".")[0] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {"qse_1", "qse_2", "aux_csp", "fc1_"}  # no statistics of BatchNorm elsewhere
+
+
+def test_only_tensors_of_several_axes_decay():
+    estimator = DRIQA(**TINY, weight_decay=0.1).initialize()
+    module = estimator._training_module(estimator.network_)
+    net = estimator._net(module, estimator._loss(), 0.1, estimator._net_params())
+    decayed = {id(p): group["weight_decay"] for group in net.optimizer_.param_groups for p in group["params"]}
+    parameters = dict(estimator.network_.named_parameters())
+    assert len(decayed) == len(parameters)
+    for name, parameter in parameters.items():
+        assert decayed[id(parameter)] == (0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_both_references_are_judged_in_one_batch(views):
+    network, seen = DRIQA(**TINY).initialize().network_, []
+    network.csp.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    network.train().compare_each(views[..., :32, :32])
+    assert seen == [2 * len(views)]  # whose statistics BatchNorm takes
+
+
+def test_loss_is_of_both_references_and_of_their_distance():
+    estimator = DRIQA(**TINY, distillation_weight=7.0).initialize()
+    output = References(torch.tensor([[0.5, 0.3], [1.0, 0.5]]), torch.tensor([0.1, 0.2]))
+    loss = estimator._loss()(output, torch.tensor([0.2, 0.9]))
+    # Errors .3 and .1, .1 and .4; 7 times the mean of .01 and .04.
+    np.testing.assert_allclose(loss, (0.09 + 0.01 + 0.01 + 0.16) / 2 + 7 * 0.025, rtol=1e-6)
+
+
+def test_views_of_training_are_those_of_inference(triplets):
+    X, _, _ = triplets
+    estimator = DRIQA(**TINY).initialize()
+    views = estimator._train_view(X[0])
+    assert torch.equal(views, estimator._train_view(X[0]))  # nothing is random
+    assert torch.equal(views[:2], estimator._views(X[0][:2])[0])
+    assert torch.equal(views[[0, 2]], estimator._views((X[0][0], X[0][2]))[0])
+    compared = comparisons(DRIQA(**TINY, comparison_epochs=1), X[:2], np.arange(2.0)).view((X[0][0], X[1][0]), 0.5)
+    assert torch.equal(compared, torch.stack([estimator._views(x)[0, 0] for x in (X[0][:2], X[1][:2])]))
+
+
+def test_heads_drop_half_of_their_units():
+    network = DRIQA(**TINY).initialize().network_
+    for head in (network.fc_, network.fc1_):
+        assert [one.p for one in head if isinstance(one, nn.Dropout)] == [0.5, 0.5]
+
+
 def test_learns_from_triplets():
     # A check of the training, no measure of the method. From random weights it needs many scenes, so each photograph is
     # cut into four. With noise in place of darkening the result depends on the seed (0.78 to 0.93).
@@ -293,6 +371,6 @@ def test_learns_from_triplets():
     before = estimator.initialize().score(X_new, y_new)
     after = estimator.fit([X[i] for i in kept], distorted.target[kept]).score(X_new, y_new)
     beside_pristine = estimator.score([(X[i][0], X[i][2]) for i in held_out], y_new)
-    # Measured on held-out photographs with random_state 0, 1, 2: untrained -0.71, -0.49, 0.08; trained 0.88, 0.92, 0.92
-    # with degraded and 0.89, 0.92, 0.93 with pristine references. With 3 to 7: 0.90 to 0.94.
+    # Measured on held-out photographs with random_state 0, 1, 2: untrained -0.71, -0.49, 0.08; trained 0.90, 0.92, 0.92
+    # with degraded and 0.91, 0.93, 0.92 with pristine references.
     assert min(after, beside_pristine) > 0.8 > 0.6 > before

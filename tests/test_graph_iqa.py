@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from held_out import levels
+from recipes import coordinate_maps, recorded
+from sklearn.exceptions import NotFittedError
 
 from sklearn_iqa import GraphIQA
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
@@ -181,15 +183,18 @@ def test_any_backbone(backbone):
 def first_stage(estimator, X, y, sample_weight=None, **labels):
     estimator.initialize()
     rows = estimator._rows(X)
-    return list(estimator._stages_before(rows, estimator._check_targets(rows, y, **labels), sample_weight))
+    targets = estimator._check_targets(rows, y, **labels)
+    estimator._start(targets, sample_weight)
+    torch.manual_seed(0)
+    return list(estimator._stages_before(rows, targets, sample_weight))
 
 
 def test_steps_are_of_one_type_and_of_another():
     X = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(12)]
     labels = {"distortion": np.array(["jpeg", "blur", "noise"] * 4), "level": np.arange(12) % 5 + 1}
-    (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 30}), X, np.arange(12.0), **labels)
+    (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 300}), X, np.arange(12.0), **labels)
     level, row, _, applied = np.moveaxis(stage.targets, -1, 0)
-    assert level.shape == (30, 12)
+    assert level.shape == (300, 12)
     assert (applied == 0).all()
     row = row.astype(int)
     np.testing.assert_array_equal(level, labels["level"][row])
@@ -197,7 +202,8 @@ def test_steps_are_of_one_type_and_of_another():
     assert (types[:, :8] == types[:, :1]).all()
     assert (types[:, 8:] == types[:, 8:9]).all()
     assert (types[:, 0] != types[:, 8]).all()
-    assert len(set(zip(types[:, 0], types[:, 8], strict=True))) == 6  # ordered pairs of three types
+    _, counts = np.unique(types[:, [0, 8]], axis=0, return_counts=True)
+    np.testing.assert_allclose(counts, np.full(6, 50), atol=26)  # ordered pairs of three types, four standard errors
     crops = stage.view(None, stage.targets[0])
     assert crops.shape == (12, 3, 32, 32)
     # Given images are cut, not distorted; timm's test_resnet takes (x - 0.5) / 0.5.
@@ -229,6 +235,104 @@ def test_without_types_images_are_distorted():
     assert len(again.rows) == 200
 
 
+def random_images(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 40, 48, 3), dtype=np.uint8)
+
+
+TYPES = {"distortion": ["jpeg", "blur", "jpeg", "blur"], "level": [1, 2, 4, 5]}  # of four images
+FIRST, SECOND = "GraphIQA, types and levels", "GraphIQA"
+
+
+def test_first_stage_alone_is_learned_without_quality(tmp_path):
+    X, y = random_images(4), np.arange(4.0)
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 3})
+    with recorded() as phases:
+        estimator.fit(X, None, **TYPES)
+    assert [(phase.name, len(phase.rates)) for phase in phases] == [(FIRST, 3)]
+    assert (estimator.n_pretrain_steps_, estimator.n_iter_, estimator.loss_curve_) == (3, 0, [])
+    with pytest.raises(NotFittedError, match="was fitted without y and predicts no quality; call fit with one"):
+        estimator.predict(X)
+    estimator.save_weights(tmp_path / "distortions.safetensors")
+    state = {name: tensor.clone() for name, tensor in estimator.network_.state_dict().items()}
+    # One first stage serves several databases.
+    for labels in (y, -y):
+        later = GraphIQA(**TINY, weights=tmp_path / "distortions.safetensors")
+        started = later.initialize().network_.state_dict()
+        assert all(torch.equal(started[name], tensor) for name, tensor in state.items())
+        with recorded() as phases:
+            later.fit(X, labels)
+        assert [phase.name for phase in phases] == [SECOND]
+        assert np.isfinite(later.predict(X)).all()
+
+
+@pytest.mark.parametrize("go_on", [GraphIQA.partial_fit, GraphIQA.fit], ids=["partial_fit", "warm_start"])
+def test_quality_goes_on_from_the_first_stage(go_on):
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 3}, warm_start=True).fit(random_images(4), None, **TYPES)
+    codes = estimator.network_.domain_learner.W1.weight.clone()
+    with recorded() as phases:
+        go_on(estimator, random_images(6, seed=1), np.arange(6.0))
+    assert [phase.name for phase in phases] == [SECOND]
+    assert torch.equal(estimator.network_.domain_learner.W1.weight, codes)  # not built anew, not trained by the second
+    np.testing.assert_allclose(estimator.label_scale_, (np.arange(6.0).std(), 2.5))
+    assert (estimator.n_pretrain_steps_, estimator.n_iter_) == (3, 1)
+    assert np.isfinite(estimator.predict(random_images(2))).all()
+
+
+def test_first_stage_goes_on_with_other_draws_on_another_set():
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 3})
+    with recorded() as phases:
+        for seed in range(3):
+            estimator.partial_fit(random_images(4, seed), None, **TYPES)
+    assert [phase.name for phase in phases] == [FIRST] * 3
+    assert estimator.n_pretrain_steps_ == 9
+    steps = [{tuple(step[0, :, 1].tolist()) for step in phase.targets} for phase in phases]  # rows of the images
+    assert len(set.union(*steps)) == 9
+    with recorded() as phases:
+        estimator.fit(random_images(4), None)  # anew
+    assert (estimator.n_pretrain_steps_, [phase.name for phase in phases]) == (3, [FIRST])
+
+
+def test_first_stage_goes_on_from_weights(tmp_path):
+    saved = GraphIQA(**TINY).initialize()
+    saved.save_weights(tmp_path / "graph.safetensors")
+    start = saved.network_.state_dict()
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 1, "random_state": 1, "weights": tmp_path / "graph.safetensors"})
+    with recorded() as phases:
+        estimator.fit(random_images(4), None, **TYPES)
+    assert [phase.name for phase in phases] == [FIRST]
+    for name, tensor in estimator.network_.state_dict().items():  # one step of Adam at 1e-5
+        if not name.startswith("extractor."):
+            torch.testing.assert_close(tensor, start[name], rtol=0, atol=1.1e-5)
+
+
+def test_types_that_nothing_would_learn_from_are_refused(tmp_path):
+    X, y = random_images(4), np.arange(4.0)
+    pretrained = GraphIQA(**{**TINY, "pretrain_steps": 1}).fit(X, None, **TYPES)
+    pretrained.save_weights(tmp_path / "graph.safetensors")
+    with_weights = GraphIQA(**{**TINY, "pretrain_steps": 1}, weights=tmp_path / "graph.safetensors")
+    for estimator, reason in (
+        (with_weights, "was trained already"),
+        (pretrained, "was trained already"),
+        (GraphIQA(**TINY), "pretrain_steps=0 leaves out"),
+    ):
+        with pytest.raises(ValueError, match=f"distortion and level are for the first stage, which {reason}; leave"):
+            estimator.partial_fit(X, y, **TYPES)
+    # Later calls may repeat the arguments of the first one, which used them.
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 1}).partial_fit(X, y, **TYPES).partial_fit(X, y, **TYPES)
+    assert (estimator.n_pretrain_steps_, estimator.n_iter_) == (1, 2)
+
+
+def test_quality_is_needed_where_the_first_stage_is_not_trained():
+    X = random_images(4)
+    with pytest.raises(ValueError, match="y is None, which trains the first stage alone, and pretrain_steps=0 leaves"):
+        GraphIQA(**TINY).fit(X, None)
+    estimator = GraphIQA(**{**TINY, "pretrain_steps": 1}).fit(X, np.arange(4.0))
+    with pytest.raises(
+        ValueError, match="y is None, which trains the first stage, but this estimator is in the second"
+    ):
+        estimator.partial_fit(X, None)
+
+
 def test_weights_replace_the_first_stage(tmp_path):
     X, y = [image[:40, :48] for image in kits.images(0)], [1.0, 2.0]
     GraphIQA(**TINY).fit(X, y).save_weights(tmp_path / "graph.safetensors")
@@ -241,6 +345,65 @@ def test_positive_and_negative_graphs_do_not_learn():
     network = GraphIQA(**TINY).initialize().network_
     codes, _ = DistortionModule(network)(torch.rand(1, 9, 3, 32, 32))
     assert [code.requires_grad for code in codes] == [True, False, False]
+
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_takes_batch_size_anchors_positives_and_negatives_at_random_levels():
+    with recorded() as phases:
+        GraphIQA(**{**TINY, "pretrain_steps": 2}).fit(random_images(2), None)
+    assert phases[0].shapes == [(1, 3 * 4, 3, 32, 32)] * 2
+    (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 100}), random_images(2), None)
+    level, row, kind, _ = stage.targets.astype(int).transpose(2, 0, 1)
+    assert (kind[:, :8] == kind[:, :1]).all()
+    assert (kind[:, 8:] == kind[:, 8:9]).all()
+    # 1200 draws of levels, and of two rows: standard errors of 1.2 % and 1.4 %.
+    np.testing.assert_allclose(np.bincount(level.ravel(), minlength=6)[1:] / 1200, 0.2, atol=0.05)
+    assert np.mean(row) == pytest.approx(0.5, abs=0.06)
+    # Anchors and negatives are of one of 25 types each: with 100 draws one of them comes 13 times in one of 10000 runs.
+    for types in (kind[:, 0], kind[:, 8]):
+        assert np.bincount(types, minlength=25).max() <= 13
+
+
+def test_sampled_levels_cost_a_quarter_of_their_square_beside_the_triplet():
+    same = torch.zeros(1, 256)
+    levels = torch.tensor([[1.0, -3.0]]).repeat(100_000, 1)
+    target = torch.zeros(1, 300_000, 4)
+    target[0, :100_000, 0], target[0, 100_000:, 0] = 2.0, 50.0  # of positives and negatives no level counts
+    # Equal codes cost the margin, 0.1; levels (1 + 9) / 4, see below: a standard error of 0.011.
+    assert DistortionLoss()(((same, same, same), levels), target).item() == pytest.approx(0.1 + 2.5, abs=0.05)
+    far = same.clone()
+    far[0, 0] = 0.06
+    exact = torch.tensor([[2.0, 0.0]]).repeat(100_000, 1)
+    codes = {"near": (same, same, far), "wrong": (same, far, same)}
+    losses = {name: DistortionLoss()((three, exact), target).item() for name, three in codes.items()}
+    assert losses == pytest.approx({"near": 0.1 - 0.06, "wrong": 0.1 + 0.06}, abs=1e-4)
+
+
+@pytest.mark.parametrize("view", [lambda one: one._train_view, lambda one: lambda x: one._crop(x, 3, 0)])
+def test_views_are_cut_anywhere_and_never_flipped(view):
+    maps = coordinate_maps(view(GraphIQA(**TINY)), 70, 90, n=200)
+    np.testing.assert_allclose(maps[:, [0, 1], [0, 1]], 1, atol=0.05)
+    for place, free in ((maps[:, 0, 2], 90 - 32), (maps[:, 1, 2], 70 - 32)):
+        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
+        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
+
+
+def test_an_epoch_takes_every_image_once_as_one_graph_with_its_standardised_label():
+    X, y = random_images(6), np.array([20.0, 40.0, 60.0, 80.0, 55.0, 30.0])
+    with recorded() as phases:
+        GraphIQA(**{**TINY, "batch_size": 3, "max_epochs": 2}).fit(X, y)
+    (phase,) = phases
+    assert set(phase.shapes) == {(3, 3, 32, 32)}
+    orders = [phase.rows[0] + phase.rows[1], phase.rows[2] + phase.rows[3]]
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4, 5]] * 2
+    assert orders[0] != orders[1]
+    np.testing.assert_allclose(torch.cat(phase.targets), ((y - y.mean()) / y.std())[orders[0] + orders[1]], rtol=1e-5)
+
+
+def test_training_minimises_the_error_of_sampled_scores():
+    assert type(GraphIQA()._loss()) is SampledSquaredError
 
 
 # Noise ----------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 import torch
 from held_out import levels
 from PIL import Image
+from recipes import coordinate_maps, recorded
 
 from sklearn_iqa import HyperIQA
 from sklearn_iqa._weights import state_dicts
@@ -198,7 +199,7 @@ def test_small_images_are_enlarged_to_a_crop(small, size, enlarged):
     np.testing.assert_array_equal(small.predict([image]), small.predict([by_hand]))
 
 
-# Training -------------------------------------------------------------------------------------------------------------
+# Recipe ---------------------------------------------------------------------------------------------------------------
 
 
 def test_rates_fall_apart_from_the_backbone():
@@ -229,21 +230,39 @@ def test_published_schedule():
     np.testing.assert_allclose(rates, [2e-4, 2e-4, 2e-5, 2e-5, 2e-6, 2e-6, 2e-7, 2e-7])
 
 
-def test_training_cuts_and_flips_left_and_right(small):
-    image = picture(32, 32)
-    upright = small._pixels(image)
-    torch.manual_seed(0)
-    views = [small._train_view(image) for _ in range(20)]
-    n_flipped = sum(torch.equal(view, upright.flip(-1)) for view in views)
-    assert n_flipped + sum(torch.equal(view, upright) for view in views) == 20
-    assert 4 <= n_flipped <= 16  # outside with a probability below 0.3 % for a fair coin
-    assert small._train_view(picture(50, 60)).shape == (3, 32, 32)
+def test_views_of_training_are_cut_anywhere_and_flipped_left_and_right(small):
+    maps = coordinate_maps(small._train_view, 70, 90, n=200)
+    flipped = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.05)
+    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.05)  # neither scaled nor upside down
+    assert flipped.mean() == pytest.approx(0.5, abs=0.15)
+    left = np.where(flipped, maps[:, 0, 2] - 31, maps[:, 0, 2])
+    for place, free in ((left, 90 - 32), (maps[:, 1, 2], 70 - 32)):
+        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
+        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
 
 
-def test_labels_are_mapped_to_0_100():
-    X = [picture(32, 32, seed) for seed in range(3)]
-    estimator = HyperIQA(**SMALL).fit(X, [2.0, 4.0, 3.0])
+def test_an_epoch_takes_every_image_once_with_its_label_in_0_100():
+    y = np.array([2.0, 4.0, 3.0, 2.5, 3.75, 2.25])
+    with recorded() as phases:
+        estimator = HyperIQA(**{**SMALL, "batch_size": 3, "max_epochs": 2})
+        estimator.fit([picture(32, 32, seed) for seed in range(6)], y)
     np.testing.assert_allclose(estimator.label_scale_, (0.02, 2.0))
+    (phase,) = phases
+    orders = [phase.rows[0] + phase.rows[1], phase.rows[2] + phase.rows[3]]
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4, 5]] * 2
+    assert orders[0] != orders[1]
+    np.testing.assert_allclose(torch.cat(phase.targets), (50 * (y - 2))[orders[0] + orders[1]], rtol=1e-5)
+
+
+def test_weights_start_as_in_the_official_code():
+    # Kaiming's normal distribution for what generates weights and for the layers on the maps: deviation sqrt(2 / n_in);
+    # n draws deviate from it by 1 / sqrt(2 n), of which 5 standard errors are allowed.
+    network = HyperIQA(**SMALL).initialize().network_
+    for name, tensor in network.named_parameters():
+        if name.startswith(("lda", "fc")) and name.endswith("weight"):
+            expected = (2 / tensor[0].numel()) ** 0.5
+            assert tensor.std().item() == pytest.approx(expected, rel=5 / (2 * tensor.numel()) ** 0.5 + 1e-3), name
 
 
 def test_it_learns_blur_and_noise():

@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from recipes import coordinate_maps, recorded
 
 from sklearn_iqa import JSPL
 from sklearn_iqa._base.training import EvenBatches, TrainingSet
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
+    HalvedBatches,
     JudgedScores,
-    MixedBatches,
     SemiSupervisedLoss,
     positive_unlabelled_losses,
 )
@@ -184,8 +185,9 @@ def test_map_is_difference_times_attention(small):
     got = small.quality_map(tuple(pair))
     assert got.shape == (32, 32)
     assert (got <= 0).all()  # quality: higher is better, as of the score
-    # the four pixels around the centre of a position average to its value in the inside of the map
-    np.testing.assert_allclose(got[11:13, 11:13].mean(), -coarse[1, 1], rtol=0.2)
+    # Pixels 11 and 12 lie 1/16 before and behind the centre of position 1: their mean takes 1/32 of either neighbour.
+    share = np.array([1, 30, 1]) / 32
+    np.testing.assert_allclose(got[11:13, 11:13].mean(), -share @ coarse[:3, :3].numpy() @ share, rtol=1e-5)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -256,6 +258,122 @@ def test_total_is_the_sum_of_its_parts():
     assert loss(JudgedScores(*(one[:3] for one in output)), target[:3]).item() == pytest.approx(0.0125, rel=1e-5)
 
 
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def training_set(y, sample_weight=None):
+    targets = np.stack([y, np.arange(len(y))], axis=1)
+    return TrainingSet(lambda row: row, targets, np.arange(len(y)), sample_weight)
+
+
+def labels(n_labelled, n_unlabelled):
+    """Labelled rows first."""
+    return np.repeat([1.0, np.nan], [n_labelled, n_unlabelled])
+
+
+@pytest.mark.parametrize(("n_labelled", "n_unlabelled"), [(100, 10_000), (10_000, 100), (500, 500)])
+def test_one_half_of_a_batch_is_labelled(n_labelled, n_unlabelled):
+    data = training_set(labels(n_labelled, n_unlabelled))
+    batches = HalvedBatches(data, 32)
+    torch.manual_seed(0)
+    drawn = list(batches)
+    assert len(drawn) == len(batches) == -(-max(n_labelled, n_unlabelled) // 16)
+    assert {len(batch) for batch in drawn} <= {30, 32}
+    assert all(2 * sum(row < n_labelled for row in batch) == len(batch) for batch in drawn)
+    # The larger kind once, the other in rounds: as often, or once more.
+    counts = np.bincount(np.concatenate(drawn))
+    parts = counts[:n_labelled], counts[n_labelled:]
+    smaller, larger = sorted(parts, key=len)
+    assert set(larger) == {1}
+    assert np.ptp(smaller) <= 1
+    assert smaller.sum() == larger.sum()
+    assert list(batches) != drawn
+
+
+def test_a_batch_holds_two_unlabelled_rows_at_least():
+    for n_labelled, n_unlabelled, batch_size, sizes in ((1, 5, 4, [6, 4]), (9, 3, 8, [6] * 3), (3, 2, 7, [6])):
+        batches = list(HalvedBatches(training_set(labels(n_labelled, n_unlabelled)), batch_size))
+        assert [len(batch) for batch in batches] == sizes
+        assert all(sum(row >= n_labelled for row in batch) == len(batch) // 2 for batch in batches)
+
+
+@pytest.mark.parametrize("sample_weight", [None, 1.0 + np.arange(30)])
+def test_batches_of_one_kind_are_those_of_all_methods(sample_weight):
+    labelled = training_set(np.ones(30), sample_weight)
+    torch.manual_seed(0)
+    halved = list(HalvedBatches(labelled, 7))
+    torch.manual_seed(0)
+    assert halved == list(EvenBatches(labelled, 7))
+    assert len(halved) == 5
+
+
+def test_weights_draw_within_a_kind():
+    data = training_set(labels(3, 20_000), np.r_[1.0, 2.0, 5.0, np.ones(10_000), np.full(10_000, 3.0)])
+    counts = np.bincount(np.concatenate(list(HalvedBatches(data, 32))), minlength=20_003)
+    # 20,000 draws of each kind; five deviations of the largest counts, 12,500 and 15,000, are below 350.
+    np.testing.assert_allclose(counts[:3], [2500, 5000, 12_500], atol=350)
+    np.testing.assert_allclose([counts[3:10_003].sum(), counts[10_003:].sum()], [5000, 15_000], atol=350)
+
+
+def test_a_fit_takes_equal_halves():
+    X, y = pairs_of(9), np.array([1.0, 5.0, 3.0, *[np.nan] * 6])
+    with recorded() as phases:
+        JSPL(**SMALL, batch_size=6, max_epochs=2).fit(X, y)
+    targets = phases[0].targets
+    assert [len(target) for target in targets] == [6] * 4  # two steps of three unlabelled rows per epoch
+    assert [int(target[:, 0].isnan().sum()) for target in targets] == [3] * 4
+    for epoch in (targets[:2], targets[2:]):
+        rows = torch.cat(epoch)[:, 1].int().tolist()
+        assert sorted(rows) == [0, 0, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8]
+    # Labels 1..5 become 0..1, each with its row.
+    known = {tuple(row) for target in targets for row in target[~target[:, 0].isnan()].tolist()}
+    assert known == {(0.0, 0.0), (1.0, 1.0), (0.5, 2.0)}
+
+
+def test_going_on_draws_what_one_fit_draws():
+    X, y = pairs_of(6), np.array([1.0, 5.0, *[np.nan] * 4])
+    with recorded() as at_once:
+        JSPL(**SMALL, batch_size=4, max_epochs=2).fit(X, y)
+    with recorded() as in_parts:
+        JSPL(**SMALL, batch_size=4, max_epochs=2).partial_fit(X, y).partial_fit(X, y)
+    assert [phase.rows for phase in in_parts] == [at_once[0].rows[:2], at_once[0].rows[2:]]
+
+
+def test_crops_of_both_images_lie_at_one_place_anywhere_and_are_mirrored(small):
+    maps = coordinate_maps(lambda image: small._train_view((image, image))[0], 48, 64, n=100)
+    # Both at one place: the view of (image, image) is twice the same.
+    torch.manual_seed(0)
+    query, reference = small._train_view((X := np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8), X))
+    assert torch.equal(query, reference)
+    assert query.shape == (3, 32, 32)
+    left = np.where(maps[:, 0, 0] < 0, maps[:, 0, 2] - 31, maps[:, 0, 2])
+    # 33 and 17 places; of 100 draws all but the outermost twentieth are reached.
+    assert left.min() < 2.5
+    assert left.max() > 29.5
+    assert maps[:, 1, 2].min() < 1.5
+    assert maps[:, 1, 2].max() > 14.5
+    assert abs(np.sum(maps[:, 0, 0] < 0) - 50) < 25  # half are mirrored, five deviations
+    white = small._train_view((np.full((32, 32, 3), 255, np.uint8),) * 2)
+    assert torch.equal(white, torch.ones(2, 3, 32, 32))  # 0..1 is mapped to -1..1
+
+
+def test_pseudo_scores_start_after_a_fifth_of_the_steps():
+    X, y = pairs_of(6), np.array([1.0, 5.0, *[np.nan] * 4])
+    warm = []
+
+    class Noted(SemiSupervisedLoss):
+        def forward(self, output, target):
+            warm.append(self.warm)
+            return super().forward(output, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn_iqa.full_reference.jspl.SemiSupervisedLoss", Noted)
+        JSPL(**SMALL, batch_size=4, max_epochs=5).fit(X, y)
+        JSPL(**SMALL, batch_size=4, max_epochs=5, warmup=0.3).fit(X, y)
+    # Two steps of two unlabelled rows per epoch: 2 and 3 of 10 steps.
+    assert warm == [False] * 2 + [True] * 8 + [False] * 3 + [True] * 7
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 
@@ -275,25 +393,6 @@ def test_without_unlabelled_rows_it_is_supervised(monkeypatch):
     plain = JSPL(**SMALL, batch_size=4, max_epochs=3, lr=1e-2).fit(X, y)
     np.testing.assert_allclose(plain.loss_curve_, estimator.loss_curve_, rtol=1e-6)
     np.testing.assert_array_equal(plain.predict(X), estimator.predict(X))
-
-
-def training_set(y):
-    targets = np.stack([y, np.arange(len(y))], axis=1)
-    return TrainingSet(lambda row: row, targets, np.arange(len(y)))
-
-
-def test_batches_are_mixed():
-    y = np.where(np.arange(30) < 10, 1.0, np.nan)
-    batches = list(MixedBatches(training_set(y), 6))
-    assert sorted(row for batch in batches for row in batch) == list(range(30))
-    assert [len(batch) for batch in batches] == [6] * 5
-    # ten labelled rows in five batches
-    assert [sum(row < 10 for row in batch) for batch in batches] == [2] * 5
-    labelled = training_set(np.ones(30))
-    torch.manual_seed(0)
-    mixed = list(MixedBatches(labelled, 7))
-    torch.manual_seed(0)
-    assert mixed == list(EvenBatches(labelled, 7))
 
 
 def test_unlabelled_rows_teach():
@@ -317,7 +416,7 @@ def test_warm_up_delays_pseudo_scores(warmup, n_used):
     X, y = pairs_of(6), np.array([1.0, 5.0, *[np.nan] * 4])
     recipe = {**SMALL, "batch_size": 6, "max_epochs": 2, "warmup": warmup}
     in_steps = JSPL(**recipe).partial_fit(X, y)
-    # one step per epoch, two epochs: half of the steps is the first epoch
+    # two steps of two unlabelled rows per epoch, two epochs: half of the steps is the first epoch
     assert len(in_steps.net_.criterion_.pseudo) == (4 if warmup == 0 else 0)
     assert len(in_steps.partial_fit(X, y).net_.criterion_.pseudo) == n_used
     np.testing.assert_array_equal(in_steps.predict(X), JSPL(**recipe).fit(X, y).predict(X))
@@ -339,8 +438,16 @@ NAN = float("nan")
     ("y", "parameters", "message"),
     [
         ([NAN] * 6, {}, "labels no row"),
-        ([1, 2, 3, 4, 5, NAN], {"batch_size": 6}, "NaN in 1 of 6 rows, fewer than 2 in a batch of 6, first in row 5"),
-        ([1, 2, 3, NAN, NAN, NAN], {"batch_size": 3}, "NaN in 3 of 6 rows.*raise batch_size"),
+        (
+            [1, 2, 3, 4, 5, NAN],
+            {"batch_size": 6},
+            "NaN in 1 of 6 rows, first in row 5; leave unlabelled rows out, or give 2 or more",
+        ),
+        (
+            [1, 2, 3, NAN, NAN, NAN],
+            {"batch_size": 3},
+            r"in 3 of 6 rows, first in row 3; .* batch_size=4 or more \(now 3\)",
+        ),
         ([1, 2, 3, 4, NAN, NAN], {"batch_size": 6, "early_stopping": True}, "set early_stopping=False"),
         (
             [1, 2, 3, 4, 5, 6],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipes import coordinate_maps, recorded
 
 from sklearn_iqa import KonIQPlusPlus
 from sklearn_iqa._nn.losses import NormInNormLoss
@@ -286,15 +287,46 @@ def test_weights_alone_give_the_network_s_own_numbers(small, tmp_path):
         KonIQPlusPlus(**{**SMALL, "n_defects": 3}, weights=tmp_path / "koniq.safetensors").initialize()
 
 
-def test_rates_fall_by_steps_and_are_lower_in_the_backbone(few):
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def test_training_sees_whole_images_as_they_are():
+    # Images of 80 x 90 pixels on 64 x 96: no crop, no flip.
+    maps = coordinate_maps(KonIQPlusPlus(**SMALL)._train_view, 80, 90, n=16)
+    np.testing.assert_allclose(maps[:, [0, 1], [0, 1]], np.tile([90 / 96, 80 / 64], (16, 1)), rtol=0.02)
+    assert (maps == maps[:1]).all()
+
+
+def test_both_losses_are_the_official_ones_by_the_parameter(drawn):
+    scores, labels, _ = drawn
+    for parameters, name in (({}, "IQALoss total (official"), ({"monotonicity": 0.1}, "IQALoss total with")):
+        loss = KonIQPlusPlus(**parameters)._loss()(scores, labels)
+        kits.assert_parity("koniq_pp", "loss of the estimator", loss, number(name), rtol=1e-6)
+
+
+def test_training_takes_all_labels_in_their_units(few):
+    X, y, defects = few
+    with recorded() as phases:
+        KonIQPlusPlus(**SMALL, batch_size=3).fit(X, y, defects=defects)
+    (phase,) = phases
+    order = np.concatenate(phase.rows)
+    assert phase.shapes == [(3, 3, 64, 96)] * 2
+    assert np.sort(order).tolist() == list(range(6))  # every image once
+    np.testing.assert_allclose(torch.cat(phase.targets), np.column_stack([y, defects])[order], rtol=1e-6)
+
+
+def test_rates_go_on_after_a_pause(few):
     X, y, _ = few
     estimator = KonIQPlusPlus(**SMALL, lr_step=2)
-    for factor in (1, 0.1, 0.1, 0.01):  # of the epoch to come
-        estimator.partial_fit(X, y)
-        rates = [group["lr"] for group in estimator.net_.optimizer_.param_groups]
-        assert rates == pytest.approx([1e-5 * factor, 1e-4 * factor])  # the sheet's rates, a tenth after each step
-    groups = estimator.net_.optimizer_.param_groups
-    assert len(groups[0]["params"]) == len(list(estimator.network_.features.parameters()))
+    with recorded() as phases:
+        for _ in range(5):
+            estimator.partial_fit(X, y)
+    # The sheet's rates of the backbone and of the rest, a tenth after each step.
+    factors = np.array([1, 1, 0.1, 0.1, 0.01])
+    np.testing.assert_allclose([phase.rates[0] for phase in phases], np.outer(factors, [1e-5, 1e-4]))
+
+
+# Learning -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("lite0_wheel")

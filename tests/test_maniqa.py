@@ -2,6 +2,7 @@
 """MANIQA: the official code's numbers, what its parts must do, and that it learns."""
 
 import math
+import warnings
 
 import kits
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from recipes import coordinate_maps, recorded
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from sklearn_iqa import MANIQA
@@ -339,7 +343,7 @@ def test_map_covers_the_image(small, shape):
     assert quality.std() > 0
 
 
-# Training -------------------------------------------------------------------------------------------------------------
+# Recipe ---------------------------------------------------------------------------------------------------------------
 
 
 def test_rate_swings_by_batches_over_all_calls():
@@ -355,14 +359,50 @@ def test_rate_swings_by_batches_over_all_calls():
     assert estimator.net_.optimizer_.param_groups[0]["weight_decay"] == 1e-5
 
 
-def test_training_flips_left_and_right_only(small):
-    image = picture(SIDE, SIDE)
-    upright = small._pixels(image)
-    torch.manual_seed(0)
-    views = [small._train_view(image) for _ in range(20)]
-    n_flipped = sum(torch.equal(view, upright.flip(-1)) for view in views)
-    assert n_flipped + sum(torch.equal(view, upright) for view in views) == 20
-    assert 4 <= n_flipped <= 16  # outside with a probability below 0.3 % for a fair coin
+def test_views_of_training_are_cut_anywhere_and_flipped_left_and_right(small):
+    maps = coordinate_maps(small._train_view, 200, 230, n=200)
+    flipped = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.02)
+    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.02)  # neither scaled nor upside down
+    assert flipped.mean() == pytest.approx(0.5, abs=0.15)
+    left = np.where(flipped, maps[:, 0, 2] - (SIDE - 1), maps[:, 0, 2])
+    for place, free in ((left, 230 - SIDE), (maps[:, 1, 2], 200 - SIDE)):
+        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
+        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
+
+
+def test_an_epoch_takes_every_image_once_with_its_label_in_0_1():
+    y = np.array([20.0, 40.0, 60.0, 80.0, 50.0])
+    with recorded() as phases:
+        MANIQA(**SMALL, max_epochs=2, batch_size=2).fit([picture(SIDE, SIDE, seed) for seed in range(5)], y)
+    (phase,) = phases
+    orders = [[*phase.rows[0], *phase.rows[1]], [*phase.rows[2], *phase.rows[3]]]
+    assert [sorted(order) for order in orders] == [[0, 1, 2, 3, 4]] * 2
+    assert orders[0] != orders[1]
+    np.testing.assert_allclose(torch.cat(phase.targets), ((y - 20) / 60)[orders[0] + orders[1]], rtol=1e-6)
+
+
+def test_dropout_is_that_of_the_paper():
+    # In each stage: two attentions among channels, the map, and both heads.
+    dropouts = [
+        *("tablock1.0.proj_drop", "tablock1.1.proj_drop", "swintransformer1.dropout"),
+        *("tablock2.0.proj_drop", "tablock2.1.proj_drop", "swintransformer2.dropout"),
+        *("fc_score.2", "fc_weight.2"),
+    ]
+    network = MANIQA(**SMALL).initialize().network_
+    rates = {name: one.p for name, one in network.named_modules() if type(one) is torch.nn.Dropout}
+    assert {name: rate for name, rate in rates.items() if rate > 0} == dict.fromkeys(dropouts, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_training_starts_above_the_last_relu(seed):
+    # With the official start, a random bias around 0, three of these networks give 0 for every image, and no gradient.
+    estimator = MANIQA(**{**SMALL, "random_state": seed}).initialize()
+    crops = torch.stack([estimator._pixels(picture(SIDE, SIDE, one)) for one in range(3)])
+    scores = estimator.network_(crops)
+    assert (scores > 0.1).all()
+    scores.sum().backward()
+    assert all(one.grad.abs().sum() > 0 for one in estimator.network_.fc_score.parameters())
 
 
 def test_predict_and_map_have_the_unit_of_the_labels():
@@ -414,3 +454,24 @@ def test_published_weights_insist_on_their_scale(name, scale, right):
 def test_unusable_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         MANIQA(**{**SMALL, **parameters}).initialize()
+
+
+def test_a_training_that_has_died_is_told(monkeypatch):
+    X = np.random.default_rng(0).integers(0, 256, (4, *MANIQA._test_size, 3), dtype=np.uint8)
+    params = {**MANIQA._test_params, "device": "cpu", "random_state": 0, "max_epochs": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        MANIQA(**params).fit(X, np.arange(4.0))
+    build = MANIQA._network
+
+    def dead(self):
+        network = build(self)
+        nn.init.constant_(network.fc_score[3].bias, -100)  # the last ReLU lets nothing through
+        return network
+
+    monkeypatch.setattr(MANIQA, "_network", dead)
+    with pytest.warns(
+        ConvergenceWarning, match=r"All outputs of MANIQA were 0 in epoch 1.*lower lr.*random_state\.$"
+    ) as found:
+        MANIQA(**params).fit(X, np.arange(4.0))
+    assert [one.filename for one in found if one.category is ConvergenceWarning] == [__file__]  # once, at the call

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""MetaIQA: parity with the official code, tasks and their two levels, schedules, pickled files, and learning."""
+"""MetaIQA: parity with the official code, tasks and their two levels, the prior alone, the recipe, and learning."""
+
+import pickle
 
 import kits
 import numpy as np
 import pytest
 import torch
 from held_out import levels
+from recipes import coordinate_maps, recorded
 from skimage.transform import resize
 from skorch.callbacks import Callback
 from torch import nn
@@ -25,6 +28,9 @@ TINY = {
 
 def normalized(image):
     return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
+
+
+KINDS = ["jpeg", "blur"] * 6
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +277,7 @@ def test_meta_training_moves_everything_before_fine_tuning(small_set):
     after = MetaIQA(**recipe).fit(X, y, distortion=[0, 1] * 6).network_.state_dict()
     unmoved = [name for name in before if torch.equal(before[name], after[name])]
     assert unmoved == []
-    skipped = MetaIQA(**{**recipe, "meta_epochs": 0}).fit(X, y, distortion=[0, 1] * 6).network_
+    skipped = MetaIQA(**{**recipe, "meta_epochs": 0}).fit(X, y).network_
     for name, parameter in skipped.named_parameters():
         torch.testing.assert_close(parameter, before[name], rtol=1e-6, atol=1e-6)
 
@@ -279,7 +285,151 @@ def test_meta_training_moves_everything_before_fine_tuning(small_set):
 def test_weights_replace_meta_training(small_set, tmp_path):
     X, y = small_set
     MetaIQA(**TINY).fit(X, y).save_weights(tmp_path / "prior.safetensors")
-    assert meta_training(MetaIQA(**{**TINY, "meta_epochs": 3, "weights": tmp_path / "prior.safetensors"}), X, y) == []
+    given = MetaIQA(**{**TINY, "meta_epochs": 3, "weights": tmp_path / "prior.safetensors"})
+    assert meta_training(given, X, y) == []
+    with pytest.raises(ValueError, match="the tasks of meta-training, which weights replace; leave them out"):
+        given.fit(X, y, distortion=KINDS)
+
+
+@pytest.mark.parametrize("label", ["distortion", "domains"])
+def test_tasks_are_refused_where_none_are_learned(small_set, label):
+    with pytest.raises(ValueError, match="the tasks of meta-training, which meta_epochs=0 leaves out; leave them out"):
+        MetaIQA(**TINY).fit(*small_set, **{label: KINDS})
+
+
+# The prior alone ------------------------------------------------------------------------------------------------------
+
+PRIOR = {**TINY, "meta_epochs": 2, "meta_task_batch": 2, "max_epochs": 0}
+
+
+def test_without_epochs_fit_ends_behind_meta_training(small_set):
+    X, y = small_set
+    with recorded() as phases:
+        prior = MetaIQA(**PRIOR).fit(X, y, distortion=KINDS)
+    assert [(phase.name, len(phase.rates)) for phase in phases] == [("MetaIQA, meta-training", 8), ("MetaIQA", 0)]
+    assert (prior.n_meta_iter_, prior.n_iter_, prior.n_steps_, prior.loss_curve_) == (2, 0, 0, [])
+    assert not prior.interrupted_
+    assert prior.label_scale_ == (4, 1)  # 0..1 -> 1..5
+    assert ((prior.predict(X) > 1) & (prior.predict(X) < 5)).all()
+
+
+def test_a_saved_prior_is_fine_tuned_like_one_that_goes_on(small_set, tmp_path):
+    X, y = small_set
+    whole = MetaIQA(**{**PRIOR, "max_epochs": 2}).fit(X, y, distortion=KINDS)
+    prior = MetaIQA(**PRIOR).fit(X, y, distortion=KINDS)
+    prior.save_weights(tmp_path / "prior.safetensors")
+    reused = MetaIQA(**{**PRIOR, "max_epochs": 2}, weights=tmp_path / "prior.safetensors").fit(X, y)
+    assert reused.n_meta_iter_ == 0
+    again = pickle.loads(pickle.dumps(prior)).set_params(warm_start=True, max_epochs=2)
+    for estimator in (reused, again.fit(X, y), prior.set_params(warm_start=True, max_epochs=2).fit(X, y)):
+        np.testing.assert_array_equal(estimator.predict(X), whole.predict(X))
+    assert again.n_meta_iter_ == 2  # and not meta-trained once more
+
+
+def test_synthetic_tasks_need_no_quality(small_set):
+    X, y = small_set
+    one = {**PRIOR, "meta_epochs": 1}
+    prior, labelled = MetaIQA(**one).fit(X[:2], None), MetaIQA(**one).fit(X[:2], y[:2])
+    for name, tensor in labelled.network_.state_dict().items():
+        assert torch.equal(tensor, prior.network_.state_dict()[name])
+    scores = prior.predict(X[:2])
+    assert not hasattr(prior, "label_scale_")
+    assert ((scores > 0) & (scores < 1)).all()  # of the network, without a unit
+    prior.partial_fit(X, y)
+    assert prior.label_scale_ == (4, 1)  # of the first labels
+    assert prior.loss_curve_[0] < 1  # of labels in 0..1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "labels"), [({"max_epochs": 1}, {}), ({}, {"distortion": KINDS}), ({}, {"domains": KINDS})]
+)
+def test_other_tasks_and_fine_tuning_need_quality(small_set, parameters, labels):
+    with pytest.raises(ValueError, match="the target y is None; give one quality per row of X"):
+        MetaIQA(**{**PRIOR, **parameters}).fit(small_set[0], None, **labels)
+    with pytest.raises(ValueError, match="the target y is None; give one quality per row of X"):
+        MetaIQA(**PRIOR).partial_fit(small_set[0], None)
+
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def test_views_of_training_are_crops_of_images_resized_a_seventh_larger():
+    # 32 * 256 / 224 = 37 pixels a side, from which 32 are cut: six places each way.
+    maps = coordinate_maps(MetaIQA(**TINY)._train_view, 74, 111, n=300)
+    scale = np.array([3.0, 2.0])  # from 111 x 74
+    assert np.abs(maps[:, [0, 1], [0, 1]]) == pytest.approx(np.tile(scale, (300, 1)), rel=0.01)
+    flipped = maps[:, 0, 0] < 0
+    assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
+    assert (maps[:, 1, 1] > 0).all()  # never upside down
+    lowest = maps[:, [0, 1], 2] + np.where(flipped, 31 * maps[:, 0, 0], 0)[:, None] * [1, 0]
+    places = (lowest + 0.5) / scale - 0.5
+    np.testing.assert_allclose(places, places.round(), atol=0.2)
+    for axis in places.round().T:
+        assert set(axis) == {0, 1, 2, 3, 4, 5}
+
+
+def test_every_epoch_has_all_tasks_in_another_order(small_set):
+    X, y = small_set
+    kinds = np.array(["jpeg", "blur", "noise"] * 4)
+    with recorded() as phases:
+        MetaIQA(**{**PRIOR, "meta_epochs": 10, "meta_task_batch": 3}).fit(X, y, distortion=kinds)
+    assert phases[0].rows == [[episode] for episode in range(30)]  # as they were drawn
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 10, "meta_task_batch": 3}), X, y, distortion=kinds)
+    orders = kinds[stage.targets[:, 0, 1].astype(int)].reshape(10, 3)
+    assert {tuple(sorted(order)) for order in orders} == {("blur", "jpeg", "noise")}
+    assert len({tuple(order) for order in orders}) > 2
+
+
+@pytest.mark.parametrize(("n_images", "n_support", "n_query"), [(100, 75, 20), (300, 75, 50)])
+def test_episodes_have_the_official_sizes(n_images, n_support, n_query):
+    # 75 and 50 of the parts of 80 and 20 %; 20 are all queries of 100 images.
+    X = np.zeros((n_images, 8, 8, 3), np.uint8)
+    estimator = MetaIQA(**{**TINY, "batch_size": 50, "meta_epochs": 1, "meta_task_batch": 1})
+    (stage,) = meta_training(estimator, X, np.arange(n_images), distortion=np.zeros(n_images))
+    assert stage.module.n_support == n_support
+    assert stage.targets.shape[1] == n_support + n_query
+    row = stage.targets[0, :, 1]
+    assert len(set(row)) == n_support + n_query  # none repeated, none in both parts
+
+
+def test_both_stages_take_the_squared_error_of_labels_in_0_to_1(small_set):
+    X, y = small_set
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 1}), X, y, distortion=KINDS)
+    for loss in (stage.loss, MetaIQA(**TINY)._loss()):
+        assert loss(torch.tensor([0.2, 0.4]), torch.tensor([0.5, 0.5])).item() == pytest.approx(0.05)  # (.09 + .01) / 2
+    with recorded() as phases:
+        MetaIQA(**TINY).fit(X, y)
+    (phase,) = phases
+    np.testing.assert_allclose(sorted(torch.cat(phase.targets).tolist()), np.linspace(0, 1, 12), atol=1e-6)
+    assert np.sort(np.concatenate(phase.rows)).tolist() == list(range(12))  # every image once
+    assert phase.shapes == [(4, 3, 32, 32)] * 3
+
+
+def test_dropout_is_a_half_behind_both_hidden_layers():
+    head = MetaIQA(**TINY).initialize().network_.net
+    assert [(name, one.p) for name, one in head.named_children() if isinstance(one, nn.Dropout)] == [
+        ("drop1", 0.5),
+        ("drop2", 0.5),
+    ]
+
+
+def test_an_episode_takes_one_step_on_support_and_one_on_query_images(small_set, monkeypatch):
+    X, y = small_set
+    seen = []
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 1, "meta_task_batch": 1}), X, y, distortion=[0] * 12)
+    target = torch.as_tensor(stage.targets[0], dtype=torch.float32)
+
+    class Keep(nn.MSELoss):
+        def forward(self, output, labels):
+            seen.append(labels.clone())
+            return super().forward(output, labels)
+
+    estimator = MetaIQA(**TINY).initialize()
+    learner = MetaLearner(estimator.network_, stage.module.n_support, per_update=1)
+    net = estimator._net(learner, Keep(), 1e-4, {})
+    net.train_step((torch.rand(1, len(target), 3, 32, 32), target[None]))
+    n = stage.module.n_support
+    assert [labels.tolist() for labels in seen] == [target[:n, 0].tolist(), target[n:, 0].tolist()]
 
 
 # Schedules ------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""NIMA: parity of its five known networks, histograms and their loss, the forms of y, learning."""
+"""NIMA: parity of its five known networks, histograms and their loss, the forms of y, the recipe."""
 
 import zlib
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from recipes import coordinate_maps, recorded
 from torch import nn
 
 from sklearn_iqa import NIMA
@@ -298,14 +299,6 @@ def test_one_bin_learns_a_number():
         nima.predict_distribution(list(GREYS))
 
 
-def test_last_layer_learns_ten_times_faster():
-    nima = tiny(max_epochs=1, lr=1e-4).fit(list(GREYS), IS_LIGHT.astype(float))
-    slow, fast = sorted(nima.net_.optimizer_.param_groups, key=lambda group: group["lr"])
-    np.testing.assert_allclose([slow["lr"], fast["lr"]], [1e-4, 1e-3])
-    assert {id(one) for one in fast["params"]} == {id(one) for one in nima.network_.classifier.parameters()}
-    assert len(slow["params"]) == len(list(nima.network_.base_model.parameters()))
-
-
 @pytest.mark.parametrize(
     ("y", "message"),
     [
@@ -328,6 +321,93 @@ def test_the_unit_cannot_change_on_the_way():
         nima.partial_fit(list(GREYS), np.ones((16, 10)))
 
 
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "side"),
+    [(224, 256), (299, 330), (32, 35)],  # the paper's, pyiqa's, and a tenth more
+)
+def test_views_of_training_are_cut_anywhere_from_a_larger_image_and_flipped(size, side):
+    height, width, n = 70, 82, 150 if size > 32 else 300
+    maps = coordinate_maps(tiny(image_size=size)._train_view, height, width, n=n)
+    scale = np.array([width / int(side * width / height), height / side])
+    flipped = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, [0, 1], [0, 1]]), np.tile(scale, (n, 1)), rtol=0.02)
+    assert np.mean(flipped) == pytest.approx(0.5, abs=0.15)
+    assert (maps[:, 1, 1] > 0).all()  # never upside down
+    first = maps[:, [0, 1], 2] + np.where(flipped, (size - 1) * maps[:, 0, 0], 0)[:, None] * [1, 0]
+    places = (first + 0.5) / scale - 0.5
+    free = np.array([int(side * width / height), side]) - size
+    assert (places > -0.6).all()
+    assert (places < free + 0.6).all()
+    assert (np.ptp(places, axis=0) > 0.9 * free).all()  # from end to end
+
+
+def test_losses_are_those_of_the_paper_and_of_pyiqa():
+    # One bin apart: (1/10) ** (1/2); two apart: (2/10) ** (1/2).
+    p, q = torch.eye(10)[[2, 5]], torch.eye(10)[[3, 7]]
+    assert tiny()._loss()(p, q).item() == pytest.approx((0.1**0.5 + 0.2**0.5) / 2)
+    scores, labels = torch.tensor([[0.2], [1.0]]), torch.tensor([[0.5], [1.1]])
+    assert tiny(n_bins=1)._loss()(scores, labels).item() == pytest.approx(0.2)  # (0.3 + 0.1) / 2
+
+
+@pytest.mark.parametrize(
+    ("y", "mean", "std"),
+    [
+        (np.linspace(10, 80, 16), np.linspace(2, 9, 16), np.full(16, 1.4)),
+        (np.column_stack([np.linspace(10, 80, 16), np.full(16, 12.0)]), np.linspace(2, 9, 16), np.full(16, 1.2)),
+    ],
+)
+def test_training_takes_histograms_of_ratings_2_to_9(y, mean, std):
+    with recorded() as phases:
+        tiny(batch_size=8, max_epochs=1).fit(list(GREYS), y)
+    (phase,) = phases
+    order = np.concatenate(phase.rows)
+    assert np.sort(order).tolist() == list(range(16))  # every image once
+    histograms = torch.cat(phase.targets).double().numpy()
+    np.testing.assert_allclose(histograms @ RATINGS, mean[order], atol=1e-5)
+    np.testing.assert_allclose(np.sqrt(histograms @ RATINGS**2 - (histograms @ RATINGS) ** 2), std[order], atol=1e-4)
+
+
+def test_dropout_is_that_of_the_paper():
+    assert [one.p for one in tiny().initialize().network_.modules() if type(one) is nn.Dropout] == [0.75]
+
+
+def test_recipe_of_the_paper():
+    # Momentum 0.9, 3e-6 for the new layer, 3e-7 for the others, 5 % less every ten epochs.
+    with recorded() as phases:
+        tiny(solver="sgd", lr=3e-7, max_epochs=21).fit(list(GREYS[::8]), [0.0, 1.0])
+    (phase,) = phases
+    assert phase.optimizer is torch.optim.SGD
+    assert phase.settings == [{"momentum": 0.9}] * 2
+    factors = np.repeat([1, 0.95, 0.95**2], [10, 10, 1])
+    np.testing.assert_allclose(phase.rates, np.outer(factors, [3e-6, 3e-7]))
+
+
+def test_momentum_is_that_of_the_parameter():
+    with recorded() as phases:
+        tiny(solver="sgd", momentum=0.5, max_epochs=1).fit(list(GREYS[::8]), [0.0, 1.0])
+    assert phases[0].settings == [{"momentum": 0.5}] * 2
+
+
+def test_rates_go_on_after_a_pause():
+    nima = tiny(lr=1e-3, lr_decay=0.5, lr_step=2)
+    with recorded() as phases:
+        for _ in range(5):
+            nima.partial_fit(list(GREYS[::8]), [0.0, 1.0])
+    np.testing.assert_allclose([phase.rates[0][1] for phase in phases], [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize(("one", "other"), [("adam", "sgd"), ("sgd", "adam")])
+def test_the_solver_may_change_on_the_way(one, other):
+    nima = tiny(solver=one).partial_fit(list(GREYS[::8]), [0.0, 1.0])
+    with recorded() as phases:
+        nima.set_params(solver=other).partial_fit(list(GREYS[::8]), [0.0, 1.0])
+    assert phases[0].optimizer is {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[other]
+    assert np.isfinite(nima.loss_curve_).all()
+
+
 # Parameters and weights -----------------------------------------------------------------------------------------------
 
 
@@ -339,6 +419,10 @@ def test_the_unit_cannot_change_on_the_way():
         ({"pooling": "max"}, "'pooling' parameter of NIMA must be a str among"),
         ({"dropout": 1.0}, r"'dropout' parameter of NIMA must be a float in the range \[0.0, 1.0\)"),
         ({"image_size": 0}, r"'image_size' parameter of NIMA must be an int in the range \[1, inf\) or None"),
+        ({"solver": "lbfgs"}, "'solver' parameter of NIMA must be a str among"),
+        ({"momentum": 1.0}, r"'momentum' parameter of NIMA must be a float in the range \[0.0, 1.0\)"),
+        ({"lr_decay": 0.0}, r"'lr_decay' parameter of NIMA must be a float in the range \(0.0, 1.0\]"),
+        ({"lr_step": 0}, r"'lr_step' parameter of NIMA must be an int in the range \[1, inf\)"),
         ({"rating_std": 0.0}, r"'rating_std' parameter of NIMA must be a float in the range \(0.0, inf\)"),
         ({"backbone": "resnet_of_nobody"}, "resnet_of_nobody"),
         ({"backbone": "test_vit", "pooling": "mean"}, "pooling='backbone'"),

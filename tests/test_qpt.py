@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from recipes import coordinate_maps
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -149,6 +150,44 @@ def test_learning_rate_falls_by_a_cosine(images):
     expected = [0.1 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
     np.testing.assert_allclose(rates, 2 * expected)
     assert qpt.net_.optimizer_.defaults["momentum"] == 0.9
+
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def test_crops_come_from_anywhere_at_native_size_and_half_are_mirrored(monkeypatch):
+    monkeypatch.setattr(module, "degrade", lambda image, degradation: image)
+    qpt, n = QPT(**SMALL), 100
+    views = ("query", "positive", "negative")
+    maps = {
+        name: coordinate_maps(lambda image, i=i: qpt._train_view(image)[i], 200, 256, n=n)
+        for i, name in enumerate(views)
+    }
+    for name, m in maps.items():
+        mirrored = m[:, 0, 0] < 0
+        assert 0.35 < mirrored.mean() < 0.65, name  # half, within three deviations of 100 draws
+        np.testing.assert_allclose(np.abs(m[:, 0, 0]), 1, atol=0.02)  # a pixel is a pixel
+        np.testing.assert_allclose(m[:, 1, 1], 1, atol=0.02)  # never upside down
+        left = m[:, 0, 2] - 31 * mirrored
+        for corner, free in ((left, 256 - 32), (m[:, 1, 2], 200 - 32)):
+            assert -0.5 < corner.min() < 0.1 * free, name
+            assert 0.9 * free < corner.max() < free + 0.5, name
+
+
+def test_three_groups_of_six_are_drawn_on_average(images, degraded):
+    qpt = QPT(**SMALL)
+    torch.manual_seed(0)
+    for _ in range(60):
+        qpt._train_view(images[0][:32, :32])
+    lengths = np.array([len(degradation) for _, degradation, _ in degraded])
+    # Two rounds of three groups, each left out with probability 1/2: 3 of 6, with a deviation of 1.22 / sqrt(120).
+    assert lengths.max() in (5, 6)
+    assert 2.6 < lengths.mean() < 3.4
+
+
+def test_batch_norm_counts_over_32_rows_as_on_the_devices_of_moco():
+    qpt = QPT(**{**SMALL, "batch_size": 256}).initialize()
+    assert qpt._training_module(qpt.network_).n_groups == 8
 
 
 # Features and weights -------------------------------------------------------------------------------------------------

@@ -410,7 +410,7 @@ def test_pipelines_hand_the_request_on_by_metadata_routing(codes):
 
 CLIP_VIT = str(Path(__file__).parent / "clip_tiny_vit.json")
 OF_DOMAINS = {
-    "UNIQUE": UNIQUE(crop_size=32, **SMALL),
+    "UNIQUE": UNIQUE(crop_size=48, **SMALL),
     "LIQE": LIQE(**{**LIQE._test_params, "backbone": CLIP_VIT, "random_state": 0}),
 }
 # Ranks are reversed within both data sets, whose units lie so far apart that all together agree well.

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 
 from sklearn_iqa import SRIF, make_pairs
 from sklearn_iqa.datasets import load_photographs, make_distorted
-from sklearn_iqa.full_reference import _srif_pyramids
+from sklearn_iqa.full_reference import _srif_pyramids, srif
 from sklearn_iqa.full_reference.srif import SRIFNetwork, combine, curve, fit_curve, fit_fusion
 from sklearn_iqa.metrics import krcc, plcc, srcc
 
@@ -182,6 +182,75 @@ def test_fusion_holds_on_other_contents(table):
     # Measured, each of 13 contents left out once: 0.913 df, 0.890 equal, 0.917 uncertainty.
     assert min(srcc(y, scores["df"]), srcc(y, scores["uncertainty"])) > 0.90
     assert srcc(y, scores["uncertainty"]) > srcc(y, scores["equal"])
+
+
+# Recipe: what `fit_fusion` computes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weighted(table):
+    """Published features and labels, and weights of the rows that are not equal."""
+    weight = np.random.default_rng(0).uniform(0.2, 1.8, len(table["mean_rank"]))
+    return table["features"], table["mean_rank"], weight / weight.mean()
+
+
+def test_scales_are_summed_by_least_squares_without_intercept(weighted):
+    features, y, weight = weighted
+    state = fit_fusion(features, y, weight)
+    mapped = curve(torch.from_numpy(features[:, :6]), state["measure_curves"]).numpy().reshape(-1, 2, 3)
+    for i in (0, 1):
+        # Normal equations: what is left over is orthogonal to each of the three mapped measures.
+        rest = weight * (y - mapped[:, i] @ state["coefficients"][i].numpy())
+        np.testing.assert_allclose(mapped[:, i].T @ rest / len(y), 0, atol=1e-9)
+        assert abs(rest.mean()) > 1e-6  # as it would be with an intercept: 0
+
+
+def test_each_measure_and_each_sum_has_a_curve_of_its_own(weighted):
+    features, y, weight = weighted
+    state = fit_fusion(features, y, weight)
+    sums = torch.from_numpy(features[:, :6])
+    mapped = curve(sums, state["measure_curves"]).unflatten(1, (2, 3))
+    fidelities = curve((mapped * state["coefficients"]).sum(2), state["fidelity_curves"])
+    torch.testing.assert_close(network(state).fidelities(torch.from_numpy(features)), fidelities)
+
+    def error(found):
+        return float(np.average((found - y) ** 2, weights=weight))
+
+    for i in (0, 1):  # a second curve can be a straight line: it fits no worse than the sum itself
+        assert error(fidelities[:, i].numpy()) <= error((mapped * state["coefficients"]).sum(2)[:, i].numpy())
+        for k in range(3):
+            straight = np.polyval(np.polyfit(features[:, 3 * i + k], y, 1, w=np.sqrt(weight)), features[:, 3 * i + k])
+            # Curves of texture are nearly straight, and end within the tolerance of the solver, 1e-6.
+            assert error(mapped[:, i, k].numpy()) < error(straight) * (1 + 1e-5 if i else 1)
+
+
+def test_curves_start_as_in_the_official_demo():
+    # On standardised measures and labels; the demo's third, the mean of x, is 0 there.
+    assert srif.CURVE_START == (10.0, 0.0, 0.0, 0.1, 0.1)
+    at = curve(torch.tensor([0.0, 2.0]).double(), torch.tensor(srif.CURVE_START).double())
+    np.testing.assert_allclose(at, [0.1, 0.3])  # 10 (1/2 - 1/2) + 0.1 x + 0.1
+
+
+def test_errors_of_the_rows_and_their_weights_are_kept(weighted):
+    features, y, weight = weighted
+    state = fit_fusion(features, y, weight)
+    errors = network(state).fidelities(torch.from_numpy(features)).numpy() - y[:, None]
+    expected = np.column_stack([np.ones(len(y)), errors, errors**2, errors[:, 0] * errors[:, 1]]) * weight[:, None]
+    np.testing.assert_allclose(state["moments"], expected, atol=1e-9)
+    np.testing.assert_allclose(state["prior"], expected.mean(0), atol=1e-9)  # their mean counts as one further row
+    deviation = features[:, 6:10].std(0)
+    np.testing.assert_allclose(state["content_scale"], deviation)
+    np.testing.assert_allclose(state["content"], features[:, 6:10] / deviation)
+
+
+def test_curves_end_where_the_training_rows_end(table):
+    features, y = table["features"], table["mean_rank"]
+    made = network(fit_fusion(features, y, np.ones(len(y))))
+    least, most = features[:, :6].min(0), features[:, :6].max(0)
+    ends, beyond = np.zeros((2, 18)), np.zeros((2, 18))
+    ends[:, :6] = least, most
+    beyond[:, :6] = least - (most - least), most + (most - least)
+    torch.testing.assert_close(*(made.fidelities(torch.from_numpy(one)) for one in (ends, beyond)))
 
 
 def test_weights_are_those_of_least_variance():

@@ -3,13 +3,14 @@
 
 import kits
 import numpy as np
+import pairs
 import pytest
+import recipes
 import torch
 
 from sklearn_iqa import STLPIPS
 from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._weights import state_dicts
-from sklearn_iqa.datasets import load_photographs, make_distorted
 
 KIT = kits.read("st_lpips")
 PAIRS = kits.distorted_pairs()
@@ -118,15 +119,68 @@ def test_unknown_net():
     assert "'vgg'" in str(caught.value)
 
 
-def test_learns_from_quality():
-    distorted = make_distorted(
-        load_photographs(size=48).images, distortions=["gaussian_blur", "white_noise"], random_state=0
-    )
-    pairs = list(zip(distorted.images, distorted.references, strict=True))
-    rows, held_out = np.flatnonzero(distorted.groups < 7), np.flatnonzero(distorted.groups >= 7)
-    X_new, y_new = [pairs[i] for i in held_out], distorted.target[held_out]
-    recipe = {"crop_size": 32, "batch_size": 16, "lr": 3e-2, "max_epochs": 6, "trainable": "heads", "random_state": 0}
-    before = STLPIPS(**recipe).initialize().score(X_new, y_new)
-    after = STLPIPS(**recipe).fit([pairs[i] for i in rows], distorted.target[rows]).score(X_new, y_new)
-    # measured on held-out photographs: -0.49 with random channel weights, 0.89 with learned ones
-    assert after > 0.8 > 0.6 > before
+def test_learns_from_quality(tmp_path):
+    known = pairs.mild_and_strong()
+    recipe = {"crop_size": pairs.SIDE, "batch_size": 16, "lr": 3e-2, "max_epochs": 2, "trainable": "heads"}
+    estimator = pairs.turned_round(STLPIPS(**recipe, random_state=0), tmp_path)
+    before = estimator.initialize().score(known.X_new, known.y_new)
+    # Measured on held-out photographs with random_state=0, 1, 2: -0.87 before, and after two epochs or three 0.87, the
+    # most that is possible.
+    assert estimator.fit(known.X, known.y).score(known.X_new, known.y_new) > 0.8 > -0.7 > before
+
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
+# The optimiser, its rates and what trains on pairs are in test_recipes.py; views, dropout and clamping, which LPIPS
+# shares, are in test_lpips.py.
+
+
+def triplets(n=4, side=32):
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (n, 3, side, side, 3), dtype=np.uint8)), np.linspace(0, 1, n)
+
+
+@pytest.mark.parametrize("trainable", ["all", "heads"])
+def test_judgements_train_the_backbone_too(trainable):
+    recipe = {"crop_size": 24, "batch_size": 4, "max_epochs": 2, "random_state": 0}
+    with recipes.recorded() as phases:
+        STLPIPS(trainable=trainable, **recipe).fit(*triplets())
+    (phase,) = phases
+    loss = {f"loss.net.model.{layer}.{name}" for layer in (0, 2, 4) for name in ("weight", "bias")}
+    heads = {f"network.lin{number}.model.1.weight" for number in range(5)}
+    backbone = phase.names - heads - loss
+    assert len(backbone) == 10  # weights and biases of five convolutions
+    assert phase.trained == [heads | loss | (backbone if trainable == "all" else set())] * 2
+    assert (phase.optimizer, phase.settings) == (torch.optim.Adam, [{"betas": (0.5, 0.999)}])
+    np.testing.assert_allclose(phase.rates, 1e-4)  # of two epochs both
+    assert not phase.evaluated
+
+
+def test_vgg_starts_as_the_official_one_does():
+    network = STLPIPS(net="vgg", random_state=0).initialize().network_
+    convolutions = [one for one in network.net.modules() if isinstance(one, torch.nn.Conv2d)]
+    assert len(convolutions) == 13
+    for one in convolutions:
+        # Kaiming's normal numbers by the number of outputs: 9 taps for each.
+        assert one.weight.std().item() == pytest.approx((2 / (9 * one.out_channels)) ** 0.5, rel=0.05)
+        assert not one.bias.any()
+
+
+def test_alexnet_starts_as_pytorch_does():
+    network = STLPIPS(random_state=0).initialize().network_
+    for one in (one for one in network.net.modules() if isinstance(one, torch.nn.Conv2d)):
+        bound = (one.in_channels * one.kernel_size[0] ** 2) ** -0.5
+        assert 0.9 * bound < one.weight.abs().max() <= bound
+        assert 0.8 * bound < one.bias.abs().max() <= bound
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_every_layer_of_a_new_network_is_alive(net):
+    network = STLPIPS(net=net, random_state=0).initialize().network_
+    with torch.no_grad():
+        for head in network.heads:
+            getattr(network, head).model[1].weight.abs_()
+    views = torch.stack([STLPIPS()._views(pair)[0, :, :, :48, :48] for pair in PAIRS])
+    assert min(share.mean().item() for share in network.layer_distances(views)) > 1e-6  # 1e-10 with PyTorch's start
+    network(views).mean().backward()
+    gradients = [one.grad.square().mean().sqrt().item() for one in network.net.parameters()]
+    assert min(gradients) > 1e-8  # Adam's epsilon, below which steps shrink; 1e-12 with PyTorch's start

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Stages of training: their order, what they see, and what an interruption leaves."""
+"""Stages of training: their order, what they see, and what an interruption leaves; and how batches are drawn."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import Stage, hold_out
+from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet, drawn, hold_out
 from sklearn_iqa.metrics import srcc
 
 RNG = np.random.default_rng(0)
@@ -162,3 +163,119 @@ def test_diverging_stage_says_which(monkeypatch):
     monkeypatch.setattr(MeanSquare, "forward", lambda self, output, target: output.sum() * float("nan"))
     with pytest.raises(ValueError, match=r"loss of Staged, first became nan in epoch 1; lower lr \(now 0.01\)"):
         Staged().fit(X, Y)
+
+
+# Batches --------------------------------------------------------------------------------------------------------------
+
+
+def numbers(n, sample_weight=None, members=None, **state):
+    """A training set whose views and targets are the numbers of its rows."""
+    members = np.arange(n) if members is None else members
+    return TrainingSet(torch.tensor, np.arange(float(n)), members, sample_weight, **state)
+
+
+def test_rows_are_drawn_in_rounds():
+    torch.manual_seed(0)
+    rounds = drawn(torch.tensor([2, 5, 7]), 8, None).tolist()
+    assert sorted(rounds[:3]) == sorted(rounds[3:6]) == [2, 5, 7]
+    assert set(rounds[6:]) < {2, 5, 7}
+    assert len(set(rounds[6:])) == 2
+    many = drawn(torch.arange(4), 400, None).view(100, 4).tolist()
+    assert len({tuple(one) for one in many}) == 24  # all orders: each is missed once in 70 times
+
+
+def test_weights_draw_some_places_of_a_set():
+    torch.manual_seed(0)
+    weight = torch.tensor([9.0, 1, 9, 2, 9, 1])
+    places = drawn(torch.tensor([1, 3, 5]), 8000, weight)
+    # 2000, 4000, 2000; five deviations are 224.
+    np.testing.assert_allclose(np.bincount(places), [0, 2000, 0, 4000, 0, 2000], atol=224)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"), [(7, 3, [3, 2, 2]), (9, 4, [3, 3, 3]), (5, 2, [3, 2]), (2, 1, [1, 1])]
+)
+def test_batches_are_even(n, batch_size, sizes):
+    batches = EvenBatches(numbers(n), batch_size)
+    torch.manual_seed(0)
+    found = list(batches)
+    assert [len(batch) for batch in found] == sizes
+    assert len(batches) == len(sizes)
+    assert sorted(np.concatenate(found)) == list(range(n))
+
+
+def test_a_tuple_of_places_is_stacked():
+    data = numbers(6, members=np.array([1, 3, 5]))
+    views, targets = data[2, 0]
+    assert views.tolist() == targets.tolist() == [5, 1]
+    batch = next(iter(DataLoader(data, batch_sampler=[[(0, 1), (2, 2)]])))
+    assert [one.tolist() for one in batch] == [[[1, 3], [5, 5]]] * 2
+
+
+class Growing:
+    """One batch more in each epoch, of the row that the epoch has as its number."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return 1 + self.data.epoch
+
+    def __iter__(self):
+        seen.append((self.data.epoch, self.data.seed, len(self.data)))
+        yield from [[self.data.epoch % len(self.data)]] * len(self)
+
+
+seen: list = []
+
+
+class Drawing(Staged):
+    """Draws the batches of its epochs itself."""
+
+    def _net_params(self):
+        return {"iterator_train": lambda data, batch_size: DataLoader(data, batch_sampler=Growing(data))}
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    made = []
+    monkeypatch.setattr("sklearn_iqa._base.training.tqdm", lambda **bar: made.append(bar) or Bar())
+    seen.clear()
+    return made
+
+
+def test_a_method_draws_the_batches_of_each_epoch(bars):
+    estimator = Drawing(n_before=0).fit(X, Y)
+    assert [epoch for epoch, _, _ in seen] == [0, 1, 2]
+    assert estimator.n_steps_ == 1 + 2 + 3
+    assert [bar["total"] for bar in bars] == [0, 6]
+
+
+def test_going_on_draws_the_next_epochs(bars):
+    estimator = Drawing(n_before=0)
+    for _ in range(3):
+        estimator.partial_fit(X, Y)
+    assert [epoch for epoch, _, _ in seen] == [0, 1, 2]
+    assert {seed for _, seed, _ in seen} == {estimator._drawn_seed()}  # what is drawn once stays
+    assert [bar["total"] for bar in bars] == [0, 1, 2, 3]
+    at_once = Drawing(n_before=0).fit(X, Y)
+    for own, other in zip(estimator.network_.parameters(), at_once.network_.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_drawn_batches_hold_no_rows_that_are_held_out(bars):
+    Drawing(n_before=0, early_stopping=True).fit(X, Y)
+    assert {n for _, _, n in seen} == {4}
+
+
+def test_epochs_of_a_stage_count_from_zero_and_draw_for_themselves(monkeypatch):
+    epochs = []
+
+    def watched(self, net, data, n_epochs, callbacks, name, run=Staged._run):
+        epochs.append((name, data.epoch, data.seed))
+        run(self, net, data, n_epochs, callbacks, name)
+
+    monkeypatch.setattr(Staged, "_run", watched)
+    estimator = Staged().fit(X, Y).partial_fit(X, Y)
+    seed = estimator._drawn_seed()
+    assert epochs == [("Staged, first", 0, seed + 2**20), ("Staged", 0, seed), ("Staged", 3, seed)]

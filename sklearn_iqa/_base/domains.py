@@ -2,7 +2,8 @@
 """Domains: data sets that teach one network, each in a unit of its own, so that ranks within one are compared."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn_iqa._base.training import Subset
 from sklearn_iqa.metrics import srcc
 
-__all__ = ["DomainsMixin", "domain_numbers"]
+__all__ = ["DomainsMixin", "domain_numbers", "numbers_by_domain"]
 
 
 class DomainsMixin:
@@ -101,19 +102,38 @@ def _mean_srcc(quality, scores, domains, sample_weight, counts) -> float:
     return float(np.mean(values))
 
 
-def domain_numbers(rows, domains, batch_size: int, name: str) -> np.ndarray:
-    """Number the domain (n,) of each row; None is one for all.
+def domain_numbers(rows, domains, name: str) -> tuple[list, np.ndarray]:
+    """Names of the domains, and the place (n,) of each row's domain among them; None is one domain, named 0.
 
     Raises
     ------
     ValueError
-        When their number is not that of the rows, or no batch can hold two rows of one domain.
+        When the number of entries is not that of the rows, or no domain has two rows.
     """
     check_consistent_length(rows, domains)
-    domain = np.unique(np.zeros(len(rows)) if domains is None else column_or_1d(domains), return_inverse=True)[1]
-    if min(np.bincount(domain).max(), batch_size) < 2:
+    domains = np.zeros(len(rows), dtype=int) if domains is None else column_or_1d(domains)
+    names, numbers = np.unique(domains, return_inverse=True)
+    if np.bincount(numbers).max() < 2:
         raise ValueError(
-            f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {domain.max() + 1} domain(s) "
-            f"with batch_size={batch_size} make none; give at least two images of a domain, and batch_size=2."
+            f"{name} learns from pairs of one domain, but n_samples={len(rows)} in {len(names)} domain(s) make none; "
+            "give at least two images of a domain."
         )
-    return domain
+    return names.tolist(), numbers
+
+
+def numbers_by_domain(numbers: Mapping[Any, int], names: list, what: str, *, lowest: int) -> list[int]:
+    """Whole numbers that users give by the name of a domain -> one for each of the names; others are ignored.
+
+    Raises
+    ------
+    ValueError
+        When a name is missing, or a number is not whole or below `lowest`; `what` is the parameter.
+    """
+    if missing := [name for name in names if name not in numbers]:
+        raise ValueError(f"{what}={numbers!r} has no number for the domain {missing[0]!r}; give one for each domain.")
+    for name in names:
+        if not isinstance(numbers[name], Integral) or numbers[name] < lowest:
+            raise ValueError(
+                f"{what} holds {numbers[name]!r} for the domain {name!r}; give a whole number from {lowest} on."
+            )
+    return [int(numbers[name]) for name in names]

@@ -29,6 +29,7 @@ from sklearn_iqa._base.inference import Job, by_reference, infer
 from sklearn_iqa._base.pickling import PicklingMixin
 from sklearn_iqa._base.rows import check_images, check_tuples
 from sklearn_iqa._base.training import (
+    DeadNetwork,
     EpochSeed,
     FiniteLoss,
     HeldOutScore,
@@ -102,7 +103,10 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         yield from ()
 
     def _net_params(self) -> dict[str, Any]:
-        """Give further arguments of the skorch net: weight decay, parameter groups, schedules."""
+        """Give further arguments of the skorch net: weight decay, parameter groups, schedules.
+
+        "iterator_train" draws the batches of a method that forms them in its own way; see `batches`.
+        """
         return {}
 
     def _training_rows(self, X):
@@ -281,7 +285,8 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         def view(row):
             return self._train_view(self._open(rows, row))
 
-        data = TrainingSet(view, self._encode_targets(targets), members, sample_weight)
+        state = {"seed": seed, "epoch": self.n_iter_}
+        data = TrainingSet(view, self._encode_targets(targets), members, sample_weight, **state)
         self._run(self.net_, data, n_epochs, [*callbacks, *tasks], type(self).__name__)
 
     def _renewed_net(self) -> skorch.NeuralNet:
@@ -304,14 +309,19 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
                 return self._train_view(x) if stage.view is None else stage.view(x, stage.targets[row])
 
             net = self._net(stage.module, stage.loss, self.lr if stage.lr is None else stage.lr, stage.net_params)
-            data = TrainingSet(view, stage.targets, np.arange(len(stage.rows)), stage.sample_weight)
-            apart = EpochSeed(seed, number * MOST_EPOCHS)  # no epoch draws what one of another stage draws
-            self._run(net, data, stage.n_epochs, [apart], f"{type(self).__name__}, {stage.name}")
+            apart = seed + number * MOST_EPOCHS  # no epoch draws what one of another stage draws
+            data = TrainingSet(view, stage.targets, np.arange(len(stage.rows)), stage.sample_weight, seed=apart)
+            self._run(net, data, stage.n_epochs, [EpochSeed(apart, 0)], f"{type(self).__name__}, {stage.name}")
 
     def _run(self, net: skorch.NeuralNet, data: TrainingSet, n_epochs: int, callbacks: list, name: str) -> None:
         """Train for some epochs; an interruption reaches the caller."""
-        n_batches = n_epochs * len(net.get_iterator(data, training=True))
-        extra = [FiniteLoss(name), *callbacks, Progress(name, n_batches, getattr(self, "verbose", 0))]
+        n_batches = sum(_epoch_lengths(net, data, n_epochs))
+        extra = [
+            FiniteLoss(name),
+            DeadNetwork(name),
+            *callbacks,
+            Progress(name, n_batches, getattr(self, "verbose", 0)),
+        ]
         own_callbacks = net.callbacks_
         net.callbacks_ = own_callbacks + [(type(one).__name__, one) for one in [*extra, StopWhenAsked(callbacks)]]
         net.notify("on_train_begin", X=data, y=None)
@@ -332,11 +342,10 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
             criterion=loss,
             lr=lr,
             batch_size=self.batch_size,
-            iterator_train=batches,
             train_split=None,
             device=str(self.device_),
             verbose=0,
-            **{"optimizer": self.optimizer, **params},
+            **{"optimizer": self.optimizer, "iterator_train": batches, **params},
         ).initialize()
 
     # scikit-learn -----------------------------------------------------------------------------------------------------
@@ -349,6 +358,14 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags
+
+
+def _epoch_lengths(net: skorch.NeuralNet, data: TrainingSet, n_epochs: int) -> Iterator[int]:
+    """Number of batches of each of the next epochs."""
+    first = data.epoch
+    for data.epoch in range(first, first + n_epochs):
+        yield len(net.get_iterator(data, training=True))
+    data.epoch = first
 
 
 def _checked_weight(sample_weight, n_rows: int) -> tuple[np.ndarray, np.ndarray | None]:

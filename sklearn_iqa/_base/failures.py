@@ -16,6 +16,7 @@ OF_A_ROW = (ValueError, TypeError, OSError, MemoryError)
 # In the messages of RuntimeErrors of torch where memory ends: on the CPU, on a GPU, in cuBLAS and cuDNN.
 SIGNS_OF_MEMORY = ("not enough memory", "DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 N_LISTED = 5  # rows that a warning names
+FRAMES = ("sklearn_iqa", "sklearn", "skorch")  # packages that stand between a user and what warns
 
 
 class Failures:
@@ -86,7 +87,7 @@ class Failures:
 def user_depth() -> int:
     """Frames between the caller and the code of a user, for `stacklevel` of a warning."""
     frame, depth = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("sklearn_iqa", "sklearn"):
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in FRAMES:
         frame, depth = frame.f_back, depth + 1
     return depth
 

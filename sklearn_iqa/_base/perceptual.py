@@ -11,6 +11,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.crops import enlarge
 from sklearn_iqa._base.quality import check_quality
 from sklearn_iqa._base.rows import check_tuples, count_images
 from sklearn_iqa._base.training import Subset
@@ -154,11 +155,10 @@ class PerceptualMixin:
         return normalize(to_tensor(x), HALF_MEAN, HALF_STD)[None]  # (1, 2, 3, h, w) in [-1, 1]
 
     def _train_view(self, x):
-        # NOTE[DIFF] official: BAPPS's 64 x 64 patches, resized when of another size; here a crop of the native image,
-        # as resizing hides fine distortions. For patches of `crop_size` both are the same.
-        pixels = to_tensor(x)
-        size = min(self.crop_size, *pixels.shape[-2:])
-        return random_crop(normalize(pixels, HALF_MEAN, HALF_STD), size)
+        # NOTE[DIFF] official: BAPPS's 64 x 64 patches, resized when of another size (LPIPS: bilinear); here a crop of
+        # the native image, as resizing hides fine distortions. For patches of `crop_size` both are the same.
+        pixels = to_tensor(enlarge(x, self.crop_size))
+        return random_crop(normalize(pixels, HALF_MEAN, HALF_STD), self.crop_size)
 
     def _training_rows(self, X):
         self._n_images = count_images(X)

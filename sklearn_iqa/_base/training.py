@@ -2,17 +2,20 @@
 """What a skorch net needs to train an estimator: the data in batches, and what happens around epochs."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import skorch.callbacks
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.devices import seed_generators
+from sklearn_iqa._base.failures import user_depth
 
 T_MAX = 50  # batches from the full learning rate of `CosineAnnealing` to zero, and as many back
 
@@ -31,16 +34,31 @@ class EvenBatches(BatchSampler):
         return n_batches if self.batch_size == 1 else max(1, min(n_batches, len(self.data) // 2))
 
     def __iter__(self):
-        if self.data.weight is None:
-            order = torch.randperm(len(self.data))
-        else:
-            order = torch.multinomial(self.data.weight, len(self.data), replacement=True)
+        order = drawn(torch.arange(len(self.data)), len(self.data), self.data.weight)
         for batch in order.tensor_split(len(self)):
             yield batch.tolist()
 
 
 def batches(data, batch_size: int) -> DataLoader:
+    """Give the batches of all epochs; a method with batches of its own puts another function at "iterator_train".
+
+    Batches are lists of places in `data`, or of tuples of places, see `TrainingSet`. Each epoch is drawn when it begins
+    and may have its own number of batches: `data.epoch` tells which one it is. Draws are from torch's generator, which
+    is seeded before; what must be the same in all epochs is drawn from `data.seed`.
+    """
     return DataLoader(data, batch_sampler=EvenBatches(data, batch_size))
+
+
+def drawn(places: torch.Tensor, n: int, weight: torch.Tensor | None) -> torch.Tensor:
+    """Draw n of some places (k,) in a `TrainingSet`, from torch's generator.
+
+    Without weights each comes as often as the others, in a new order each time round; `weight` holds those of the whole
+    set, and draws with replacement.
+    """
+    if weight is not None:
+        return places[torch.multinomial(weight[places], n, replacement=True)]
+    rounds = [torch.randperm(len(places)) for _ in range(-(-n // len(places)))]
+    return places[torch.cat(rounds)[:n]]
 
 
 class Stage(NamedTuple):
@@ -83,17 +101,39 @@ class Stage(NamedTuple):
 
 
 class TrainingSet(Dataset):
-    """Views of rows and their targets; `view` is a function of the row's number."""
+    """Views of rows and their targets.
 
-    def __init__(self, view: Callable, targets, members: np.ndarray, sample_weight=None):
+    An index is a place in `members`, or a tuple of places: a pair, whose views and targets are stacked.
+
+    Parameters
+    ----------
+    view : callable
+        Number of the row -> tensor.
+    targets : array-like of shape (n_rows, ...)
+        One target per row.
+    members : ndarray of shape (n,)
+        Rows that are trained on.
+    sample_weight : ndarray of shape (n_rows,), default=None
+        How often each row is drawn.
+    seed : int, default=0
+        Seed of what a sampler draws for all epochs at once.
+    epoch : int, default=0
+        Number of the epoch to be drawn, over all calls of fit; `EpochSeed` sets it.
+    """
+
+    def __init__(self, view: Callable, targets, members: np.ndarray, sample_weight=None, *, seed=0, epoch=0):
         self.view, self.members = view, members
         self.targets = torch.as_tensor(targets, dtype=torch.float32)
         self.weight = None if sample_weight is None else torch.as_tensor(sample_weight[members])
+        self.seed, self.epoch = seed, epoch
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, i):
+        if isinstance(i, tuple):
+            views, targets = zip(*(self[place] for place in i), strict=True)
+            return torch.stack(views), torch.stack(targets)
         row = int(self.members[i])
         return self.view(row), self.targets[row]
 
@@ -108,9 +148,10 @@ class EpochSeed(skorch.callbacks.Callback):
         """Start to count where an earlier run ended."""
         self.epoch_ = self.n_before
 
-    def on_epoch_begin(self, net, **kwargs):
-        """Seed torch's generators."""
+    def on_epoch_begin(self, net, dataset_train: Any = None, **kwargs):
+        """Seed torch's generators, and tell the data which epoch it is."""
         seed_generators(self.seed + self.epoch_, torch.device(net.device))
+        dataset_train.epoch = self.epoch_
         self.epoch_ += 1
 
 
@@ -151,6 +192,46 @@ class FiniteLoss(skorch.callbacks.Callback):
                 f"The loss of {self.name} became {loss} in epoch {len(net.history)}; lower lr (now {net.lr:g}) or "
                 "check the labels."
             )
+
+
+class DeadNetwork(skorch.callbacks.Callback):
+    """Warns when an epoch gave one and the same output for all rows, as behind a ReLU that lets nothing through."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_train_begin(self, net, **kwargs):
+        """Warn once."""
+        self.warned_ = False
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Start without an output."""
+        self.first_, self.n_rows_, self.equal_ = None, 0, True
+
+    def on_batch_end(self, net, training=False, y_pred=None, **kwargs):
+        """Compare with the first output of the epoch, on the device: to look at each batch would make it wait."""
+        output = y_pred
+        while isinstance(output, tuple):
+            output = output[0]
+        if not (training and isinstance(output, torch.Tensor) and output.ndim):
+            return
+        output = output.detach()
+        self.first_ = output[:1] if self.first_ is None else self.first_
+        self.n_rows_ += len(output)
+        self.equal_ = self.equal_ & (output == self.first_).all()
+
+    def on_epoch_end(self, net, **kwargs):
+        """Say it."""
+        if self.n_rows_ < 2 or self.warned_ or not self.equal_:
+            return
+        self.warned_ = True
+        warnings.warn(
+            f"All outputs of {self.name} were {self.first_.flatten()[0].item():g} in epoch {len(net.history)}, "
+            "whatever the image: training has died and will not recover; fit anew with a lower lr "
+            f"(now {net.lr:g}) or another random_state.",
+            ConvergenceWarning,
+            stacklevel=user_depth(),
+        )
 
 
 class Record(skorch.callbacks.Callback):

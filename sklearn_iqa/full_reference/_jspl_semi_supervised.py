@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Learning from rows with and without labels at once: labels with gaps, mixed batches, pseudo scores, their choice."""
+"""Learning from rows with and without labels at once: labels with gaps, halved batches, pseudo scores, their choice."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.quality import check_quality
-from sklearn_iqa._base.training import EvenBatches
+from sklearn_iqa._base.training import EvenBatches, drawn
 
 LEAST_UNLABELLED = 2  # in a batch: with one alone, "at least one is negative" would mean that one
 
@@ -29,21 +29,21 @@ def check_partial_quality(rows, y, name: str, batch_size: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        As `check_quality`, and when no row has a label, or when some, but fewer than two in a batch, have none.
+        As `check_quality`, and when no row has a label, or when some have none, but half a batch cannot hold two.
     """
     if y is None:
         return check_quality(rows, y, name)
     labels = column_or_1d(y, dtype=np.float64)
     unknown = np.isnan(labels)
     check_quality(rows, np.where(unknown, 0, labels), name)
-    n_unknown, n_batches = int(unknown.sum()), -(-len(rows) // batch_size)
+    n_unknown = int(unknown.sum())
     if n_unknown == len(rows):
         raise ValueError("y labels no row, it is NaN everywhere; give the quality of some rows at least.")
-    if 0 < n_unknown < LEAST_UNLABELLED * n_batches:
+    if n_unknown and min(n_unknown, batch_size // 2) < LEAST_UNLABELLED:
         raise ValueError(
-            f"y contains NaN in {n_unknown} of {len(rows)} rows, fewer than {LEAST_UNLABELLED} in a batch of "
-            f"{batch_size}, first in row {int(np.argmax(unknown))}; leave unlabelled rows out, give more of them, or "
-            "raise batch_size."
+            f"y contains NaN in {n_unknown} of {len(rows)} rows, first in row {int(np.argmax(unknown))}; leave "
+            f"unlabelled rows out, or give {LEAST_UNLABELLED} or more, and batch_size={2 * LEAST_UNLABELLED} or more (now "
+            f"{batch_size}), one half of which is unlabelled."
         )
     return labels
 
@@ -123,7 +123,7 @@ class PseudoScoreWarmUp(skorch.callbacks.Callback):
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Note how many steps an epoch has."""
-        self.n_batches_ = len(EvenBatches(dataset_train, net.batch_size))
+        self.n_batches_ = len(net.get_iterator(dataset_train, training=True))
 
     def on_batch_begin(self, net, **kwargs):
         """Switch; the history has a place for this batch already."""
@@ -131,22 +131,32 @@ class PseudoScoreWarmUp(skorch.callbacks.Callback):
         net.criterion_.warm = step >= self.part * self.n_epochs * self.n_batches_
 
 
-class MixedBatches(EvenBatches):
-    """Batches in which labelled and unlabelled rows have the proportion that they have in the data."""
+class HalvedBatches(EvenBatches):
+    """Batches of as many labelled as unlabelled rows; where all are of one kind, `EvenBatches`.
+
+    An epoch goes through the rows of the larger kind once, and through the others as often as it takes.
+    """
+
+    def __init__(self, data, batch_size: int):
+        super().__init__(data, batch_size)
+        known = ~torch.isnan(data.targets[torch.as_tensor(data.members), 0])
+        self.kinds = known.nonzero().flatten(), (~known).nonzero().flatten()
+        self.n_larger = max(map(len, self.kinds))
+
+    def __len__(self) -> int:
+        if self.n_larger == len(self.data):
+            return super().__len__()
+        return max(1, min(-(-self.n_larger // (self.batch_size // 2)), self.n_larger // LEAST_UNLABELLED))
 
     def __iter__(self):
-        drawn = torch.tensor([i for batch in super().__iter__() for i in batch])
-        known = ~torch.isnan(self.data.targets[torch.as_tensor(self.data.members)[drawn], 0])
-        place = torch.empty(len(drawn), dtype=torch.float64)
-        for kind in (known, ~known):  # each kind spread evenly, in the order drawn
-            place[kind] = (torch.arange(int(kind.sum()), dtype=torch.float64) + 0.5) / max(int(kind.sum()), 1)
-        for batch in drawn[place.argsort(stable=True)].tensor_split(len(self)):
-            yield batch.tolist()
+        if self.n_larger == len(self.data):
+            yield from super().__iter__()
+            return
+        halves = [drawn(kind, self.n_larger, self.data.weight).tensor_split(len(self)) for kind in self.kinds]
+        for both in zip(*halves, strict=True):
+            yield torch.cat(both).tolist()
 
 
-class MixedNet(skorch.NeuralNet):
-    """A skorch net that trains on `MixedBatches`."""
-
-    def get_iterator(self, dataset, training=False):
-        """Give the batches of an epoch."""
-        return DataLoader(dataset, batch_sampler=MixedBatches(dataset, self.batch_size))
+def halved_batches(data, batch_size: int) -> DataLoader:
+    """Give the batches of all epochs, `HalvedBatches`."""
+    return DataLoader(data, batch_sampler=HalvedBatches(data, batch_size))

@@ -9,18 +9,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader
 
-from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
-from sklearn_iqa._base.training import Stage
+from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 TRIPLET = ("restored", "degraded", "pristine")
 CROP_RATIO = 0.875  # side of the central crop over the shorter side of the resized image
-ELO_SLOPE = 1000 / 400  # PIPAL's Elo score is 900 + 1000 times the quality; 400 points are odds of ten to one
+ELO_SCALE = 400  # Elo points that make odds of ten to one
+# The official quality is (Elo - 900) / 1000. The Elo ratings of PIPAL's training part are 917 to 1836: two of its lists
+# of labels, of which one is mapped to 0..1 (data/PIPAL_train.txt of MANIQA, IQA_list/PIPAL.txt of anse3832/IQT).
+ELO_UNIT, PIPAL_QUALITY = 1000, (0.017, 0.936)
 QUERY_RESAMPLE, REFERENCE_RESAMPLE = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
 
 SOURCE = "https://github.com/researchmm/CKDN"
@@ -133,9 +137,9 @@ class ComparisonLoss(nn.Module):
         return (probability - expected).square().mean() / 2
 
 
-def win_probability(first, second):
-    """Elo's probability that the second of two images wins, for qualities in 0..1."""
-    return 1 / (1 + 10 ** ((first - second) * ELO_SLOPE))
+def win_probability(first, second, scale):
+    """Elo's probability that the second of two images wins; a difference of `scale` makes odds of ten to one."""
+    return 1 / (1 + 10 ** ((first - second) / scale))
 
 
 def _others(n_passes: int, n_rows: int, weight: np.ndarray | None) -> np.ndarray:
@@ -145,6 +149,36 @@ def _others(n_passes: int, n_rows: int, weight: np.ndarray | None) -> np.ndarray
         return (np.arange(n_rows) + ahead) % n_rows
     chances = torch.as_tensor(weight).repeat(n_rows, 1).fill_diagonal_(0.0)
     return torch.multinomial(chances, n_passes, replacement=True).T.numpy()
+
+
+def decaying_weights(groups, *, weight_decay: float, **settings) -> torch.optim.SGD:
+    """SGD whose weight decay leaves biases and the gains of BatchNorm alone: all tensors of one axis."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    undecayed, decayed = ([one for one in parameters if (one.ndim > 1) == kind] for kind in (False, True))
+    groups = [{"params": undecayed, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+    return torch.optim.SGD(groups, **settings)
+
+
+class PassByPass(BatchSampler):
+    """Shuffled batches of the list of all passes over some rows; each epoch takes the next pass."""
+
+    def __init__(self, data, batch_size: int, n_passes: int):
+        self.data, self.n_rows = data, len(data) // n_passes
+        # All passes have the same rows in the same order, so that places in the first one do for all.
+        first = TrainingSet(data.view, data.targets, data.members[: self.n_rows], data.weight)
+        self.places = EvenBatches(first, batch_size)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self):
+        start = self.data.epoch * self.n_rows
+        for batch in self.places:
+            yield [start + place for place in batch]
+
+
+def pass_by_pass(data, batch_size: int, n_passes: int) -> DataLoader:
+    return DataLoader(data, batch_sampler=PassByPass(data, batch_size, n_passes))
 
 
 class _Comparisons:
@@ -199,6 +233,9 @@ class DRIQA(QualityRegressor):
     comparison_epochs : int, default=10
         Passes over the training data before the others, in which the network learns which of two restorations of one
         scene is the better one; 0 leaves them out.
+    elo_scale : float, default=None
+        Difference of y at which the better of two images wins ten times out of eleven: 400 for Elo ratings, as those of
+        PIPAL. None takes 0.435 of the range of y, which is 400 where labels spread as PIPAL's do.
     distillation_weight : float, default=30.0
         Weight of the penalty that makes degraded and pristine references look alike.
     weight_decay : float, default=1e-4
@@ -260,6 +297,8 @@ class DRIQA(QualityRegressor):
     references it has no reason to tolerate degraded ones. Rows that share their last image are of one scene; a row that
     is alone in its scene takes no part in comparisons. The images of one row may differ in size.
 
+    The range of y is mapped to 0.017..0.936, that of PIPAL's ratings in the official unit, (Elo - 900) / 1000.
+
     Published weights: "pipal", a copy of the authors' file. As in the official code, restored images are resized with a
     bicubic filter, references by taking the nearest pixel. Comparisons leave alone what they do not train; officially
     they moved its BatchNorm statistics. `max_epochs` counts the epochs after them; officially there are 10 and 20.
@@ -284,7 +323,7 @@ class DRIQA(QualityRegressor):
     same_size = False
     optimizer = torch.optim.SGD
     score_range = (0.0, 1.0)
-    label_range = (0.0, 1.0)
+    label_range = PIPAL_QUALITY
     published = PUBLISHED
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
@@ -295,6 +334,7 @@ class DRIQA(QualityRegressor):
         "head_width": [at_least(1)],
         "image_size": [at_least(1)],
         "comparison_epochs": [at_least(0)],
+        "elo_scale": [POSITIVE, None],
         "distillation_weight": [non_negative()],
         "weight_decay": [non_negative()],
     }
@@ -315,6 +355,7 @@ class DRIQA(QualityRegressor):
         head_width=2048,
         image_size=288,
         comparison_epochs=10,
+        elo_scale=None,
         distillation_weight=30.0,
         weight_decay=1e-4,
         weights=None,
@@ -334,6 +375,7 @@ class DRIQA(QualityRegressor):
         self.head_width = head_width
         self.image_size = image_size
         self.comparison_epochs = comparison_epochs
+        self.elo_scale = elo_scale
         self.distillation_weight = distillation_weight
         self.weight_decay = weight_decay
         self.weights = weights
@@ -374,26 +416,28 @@ class DRIQA(QualityRegressor):
         scenes: dict = {}
         for row in range(len(rows)):
             scenes.setdefault(rows.same(row), []).append(row)
-        first, second = [], []
+        first, second = [], []  # of each scene, (n_passes, n_rows)
         for members in map(np.array, scenes.values()):
             if len(members) > 1:  # every row with another row of its scene, drawn anew for every pass
                 weight = None if sample_weight is None else sample_weight[members]
                 others = _others(self.comparison_epochs, len(members), weight)
-                first.append(np.broadcast_to(members, others.shape).ravel())
-                second.append(members[others].ravel())
+                first.append(np.broadcast_to(members, others.shape))
+                second.append(members[others])
         if self.comparison_epochs == 0 or not first:
             return
-        first, second = np.concatenate(first), np.concatenate(second)
-        quality = self._encode_targets(targets)
+        first, second = (np.concatenate(part, axis=1).ravel() for part in (first, second))
+        slope, _ = self.label_scale_
+        scale = slope * ELO_SCALE / ELO_UNIT if self.elo_scale is None else self.elo_scale
+        batches = {"iterator_train": pass_by_pass, "iterator_train__n_passes": self.comparison_epochs}
         yield Stage(
             name="comparisons",
             module=Calling(self.network_, "prefer"),
             loss=ComparisonLoss(),
-            n_epochs=1,  # over a list that holds every row once for every pass
+            n_epochs=self.comparison_epochs,
             rows=_Comparisons(rows, first, second),
-            targets=win_probability(quality[first], quality[second]),
+            targets=win_probability(targets[first], targets[second], scale),
             view=lambda images, target: torch.stack([self._view(image, QUERY_RESAMPLE) for image in images]),
-            net_params=self._net_params(),
+            net_params=self._net_params() | batches,
             sample_weight=None if sample_weight is None else sample_weight[first],
         )
 
@@ -404,13 +448,8 @@ class DRIQA(QualityRegressor):
         return ReferenceDistillationLoss(self.distillation_weight)
 
     def _net_params(self):
-        undecayed = [name for name, parameter in self.network_.named_parameters() if parameter.ndim < 2]
-        return {
-            "optimizer__momentum": 0.9,
-            "optimizer__nesterov": True,
-            "optimizer__weight_decay": self.weight_decay,
-            "optimizer__param_groups": [(f"network.{name}", {"weight_decay": 0.0}) for name in undecayed],
-        }
+        settings = {"momentum": 0.9, "nesterov": True, "weight_decay": self.weight_decay}
+        return {"optimizer": decaying_weights} | {f"optimizer__{name}": value for name, value in settings.items()}
 
     def _train_view(self, x):
         query, *references = x

@@ -25,10 +25,10 @@ from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     JudgedScores,
-    MixedNet,
     PseudoScoreWarmUp,
     SemiSupervisedLoss,
     check_partial_quality,
+    halved_batches,
 )
 
 # The authors released no code. What the paper leaves open is a parameter of the estimator, and named in its Notes.
@@ -220,13 +220,15 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     -----
     **The numbers of this method cannot be checked against the authors'.** They released neither code nor
     weights. From the paper's summary come the two branches, attention by the reference, sorting in windows, and the
-    losses. Remembered from the paper, but not verified, are the backbone, `decay` and Adam with `lr`. All other sizes,
-    weights and thresholds, the form of attention, head and classifier, and the use of pseudo scores after `warmup`
-    alone are choices made here. Tests hold the parts to numbers that were worked out by hand.
+    losses. Remembered from the paper, but not verified, are the backbone, `decay`, Adam with `lr`, and equal halves of
+    labelled and unlabelled pairs in a batch. All other sizes, weights and thresholds, the form of attention, head and
+    classifier, and the use of pseudo scores after `warmup` alone are choices made here. Tests hold the parts to numbers
+    that were worked out by hand.
 
-    Without unlabelled pairs `fit` is supervised training with the squared error, to labels in 0..1. With them, every
-    batch holds both kinds in the proportion of the data, and a batch must hold two unlabelled ones at least. Pseudo
-    scores belong to the place of a row: give `partial_fit` the same X each time.
+    Without unlabelled pairs `fit` is supervised training with the squared error, to labels in 0..1. With them, one half
+    of every batch is labelled and the other, of two pairs at least, is not; an epoch takes each pair of the larger kind
+    once, and those of the other again and again. Pseudo scores belong to the place of a row: give `partial_fit` the
+    same X each time.
 
     Pairs whose shorter side is below a crop's are enlarged to it (bicubic).
 
@@ -246,8 +248,6 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     >>> jspl.predict(pairs).shape, jspl.quality_map(pairs[0]).shape
     ((6,), (40, 48))
     """
-
-    net_class = MixedNet
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
@@ -352,7 +352,8 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         y : array-like of shape (n,)
             Quality of each row, higher is better, in any unit; `predict` then has this unit. NaN: not rated.
         sample_weight : array-like of shape (n,), default=None
-            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+            How often a row is drawn for training, relative to the others with or without a label; None draws all of
+            them alike.
 
         Returns
         -------
@@ -401,7 +402,8 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         return SemiSupervisedLoss(**{name: getattr(self, name) for name in names}, pseudo=self.pseudo_scores_)
 
     def _net_params(self):
-        return {"callbacks": [("warm_up", PseudoScoreWarmUp(self.warmup, self.max_epochs, self.n_iter_))]}
+        warm_up = PseudoScoreWarmUp(self.warmup, self.max_epochs, self.n_iter_)
+        return {"iterator_train": halved_batches, "callbacks": [("warm_up", warm_up)]}
 
     def _score(self, output):
         return super()._score(output.score)

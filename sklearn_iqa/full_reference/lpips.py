@@ -62,7 +62,7 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     trainable : {"heads", "all"}, default="heads"
         What `fit` changes: the channel weights (the published metric) or the backbone as well.
     crop_size : int, default=64
-        Side of the random crop that training takes of each pair, in pixels.
+        Side of the random crop that training takes of each pair, in pixels; smaller images are enlarged to it.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own

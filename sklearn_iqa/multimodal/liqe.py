@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LIQE: quality, scene and distortion from prompts that name all three (Zhang et al., CVPR 2023)."""
 
+import functools
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,13 @@ from sklearn.utils import Bunch, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from sklearn_iqa._base.domains import DomainsMixin, domain_numbers
+from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.multimodal._liqe_batches import LEAST, domain_batches
 from sklearn_iqa.multimodal._liqe_multitask import (
     MultitaskLoss,
     TaskProbabilities,
@@ -119,6 +121,11 @@ class LIQE(DomainsMixin, QualityRegressor):
         A CLIP: a name of `open_clip.list_models()`, or a `*.json` file in its form.
     n_crops : int, default=15
         Windows of each image that a score is made of, spread evenly.
+    steps_per_epoch : int or None, default=200
+        Steps of the optimiser in an epoch. None takes as many as it takes to draw as many rows as there are.
+    domain_batch_sizes : dict or None, default=None
+        Rows of each domain in one step of training, by its name; `batch_size` then counts for predicting alone. None
+        divides `batch_size` in proportion to the square roots of the domains' sizes, see Notes.
     weight_decay : float, default=1e-3
         Weight decay of AdamW.
     weights : str or path, default=None
@@ -131,7 +138,7 @@ class LIQE(DomainsMixin, QualityRegressor):
     batch_size : int, default=48
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=80
-        Passes over the training data.
+        Epochs of `steps_per_epoch` steps.
     lr : float, default=5e-6
         Learning rate.
     early_stopping : bool, default=False
@@ -176,11 +183,15 @@ class LIQE(DomainsMixin, QualityRegressor):
     -----
     Published weights: none can be fetched by name. `LIQE.pt` of the official repository (MIT) loads by its path.
 
-    What differs from the official code: batches are drawn from all rows alike, not in fixed proportions by data set;
-    data sets without a pair in a batch do not count; `early_stopping` looks at quality alone, at the mean over
-    domains of the rank correlation of their held-out images. The class of `LIQE.py`
-    sees one corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images with fewer
-    places for a window give all of them, and smaller ones are enlarged, where the official code fails.
+    The paper's batches are ``domain_batch_sizes={"LIVE": 4, "CSIQ": 4, "BID": 4, "CLIVE": 4, "KonIQ-10k": 16,
+    "KADID-10k": 16}``, with whatever names `domains` has; None gives 4, 5, 4, 5, 15 and 15 for sets of these sizes. The
+    rows of each domain are gone through in a random order, again and again. For some hundred images
+    ``steps_per_epoch=None`` is enough.
+
+    What differs from the official code: data sets of one image do not count in the loss of quality; `early_stopping`
+    looks at quality alone, at the mean over domains of the rank correlation of their held-out images. The class of
+    `LIQE.py` sees one corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images
+    with fewer places for a window give all of them, and smaller ones are enlarged, where the official code fails.
 
     Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
     domains have no common unit, and `predict` gives the network's own score.
@@ -215,6 +226,8 @@ class LIQE(DomainsMixin, QualityRegressor):
         "distortions": [SequenceOf(str, min_length=0), None],
         "backbone": [str, os.PathLike],
         "n_crops": [at_least(1)],
+        "steps_per_epoch": [at_least(1), None],
+        "domain_batch_sizes": [Mapping, None],
         "weight_decay": [non_negative()],
     }
     _test_params: ClassVar[dict[str, Any]] = {
@@ -222,6 +235,7 @@ class LIQE(DomainsMixin, QualityRegressor):
         "distortions": ("blur", "other"),
         "backbone": "clip_tiny_vit.json",
         "backbone_weights": None,
+        "steps_per_epoch": 2,
         "batch_size": 4,
         "max_epochs": 1,
         "lr": 0.001,
@@ -234,6 +248,8 @@ class LIQE(DomainsMixin, QualityRegressor):
         distortions=None,
         backbone="ViT-B-32-quickgelu",
         n_crops=15,
+        steps_per_epoch=200,
+        domain_batch_sizes=None,
         weight_decay=1e-3,
         weights=None,
         backbone_weights="openai",
@@ -252,6 +268,8 @@ class LIQE(DomainsMixin, QualityRegressor):
         self.distortions = distortions
         self.backbone = backbone
         self.n_crops = n_crops
+        self.steps_per_epoch = steps_per_epoch
+        self.domain_batch_sizes = domain_batch_sizes
         self.weight_decay = weight_decay
         self.weights = weights
         self.backbone_weights = backbone_weights
@@ -276,7 +294,7 @@ class LIQE(DomainsMixin, QualityRegressor):
         y : array-like of shape (n,)
             Quality of each image, higher is better, in any unit.
         sample_weight : array-like of shape (n,), default=None
-            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+            How often a row is drawn for training, relative to the others of its domain; None draws all alike.
         scene : sequence of n str or of n sequences of str, default=None
             What each image shows, one or several of `scenes`; None does not train scenes.
         distortion : array-like of shape (n,), default=None
@@ -366,8 +384,12 @@ class LIQE(DomainsMixin, QualityRegressor):
             return (1 + math.cos(math.pi * place / T_MAX)) / 2
 
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)
-        callbacks = [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))]
-        return {"optimizer__weight_decay": self.weight_decay, "callbacks": callbacks}
+        batches = functools.partial(domain_batches, sizes=self._domain_sizes, n_batches=self.steps_per_epoch)
+        return {
+            "iterator_train": batches,
+            "optimizer__weight_decay": self.weight_decay,
+            "callbacks": [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))],
+        }
 
     def _views(self, image):
         pixels = self._pixels(image)
@@ -412,7 +434,18 @@ class LIQE(DomainsMixin, QualityRegressor):
         name, (scenes, distortions) = type(self).__name__, self._names()
         mos = check_quality(rows, y, name)
         check_consistent_length(rows, scene, distortion)
-        domain = domain_numbers(rows, domains, self.batch_size, name)
+        domain_names, domain = domain_numbers(rows, domains, name)
+        least = int(np.minimum(np.bincount(domain), LEAST).sum())
+        if self.domain_batch_sizes is None and self.batch_size < least:
+            raise ValueError(
+                f"{name} learns from pairs of one domain, but batch_size={self.batch_size} cannot hold two images of "
+                f"each of {len(domain_names)} domain(s); give batch_size={least} or more."
+            )
+        # By the number of the domain, for `_net_params`, which knows no names; each call of fit sets it anew.
+        self._domain_sizes = None
+        if self.domain_batch_sizes is not None:
+            given, what = self.domain_batch_sizes, "domain_batch_sizes"
+            self._domain_sizes = numbers_by_domain(given, domain_names, what, lowest=LEAST)
         kind = distortion_numbers(distortion, distortions, len(rows))
         return np.column_stack([mos, domain, kind, shown_scenes(scene, scenes, len(rows))])
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from torch import nn
 
@@ -132,6 +133,11 @@ class SampledSquaredError(nn.Module):
         return F.mse_loss(sample(output), target)
 
 
+def has_quality(targets: np.ndarray) -> bool:
+    """Whether `fit` was given y, so that the first column holds it and not NaN."""
+    return not np.isnan(targets[0, 0])
+
+
 class GraphIQA(TasksMixin, QualityRegressor):
     r"""Distortion graphs: images of one distortion are nodes, products of their features edges.
 
@@ -196,6 +202,8 @@ class GraphIQA(TasksMixin, QualityRegressor):
         The network: normalised crops (n, 3, s, s) -> mean and scale of each score (n, 2).
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_pretrain_steps_ : int
+        Steps of the first stage, over all calls of `fit` and `partial_fit`.
     n_iter_ : int
         Epochs trained.
     n_steps_ : int
@@ -215,7 +223,10 @@ class GraphIQA(TasksMixin, QualityRegressor):
     Published weights: none by name; the authors' file loads by path, with its `edge_dim`, and replaces the first stage.
     A step of the first stage takes `batch_size` images of a type of distortion as anchors, as many positives of the
     same and as many negatives of another. Without `distortion` in `fit` they are crops of X, regardless of its quality,
-    distorted in the 25 kinds and five levels of :mod:`sklearn_iqa.distortions`.
+    distorted in the 25 kinds and five levels of :mod:`sklearn_iqa.distortions`. The authors ran this stage once, on
+    many distorted images without ratings, and the second for each database:
+    ``GraphIQA().fit(distorted, None, distortion=types, level=levels).save_weights(path)``, then
+    ``GraphIQA(weights=path).fit(X, y)``.
 
     An epoch takes one random crop of each image, that of the authors 25: hence 50 times 25 epochs. Labels are
     standardised, by the authors not. Small images are enlarged (bilinear).
@@ -305,15 +316,20 @@ class GraphIQA(TasksMixin, QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y, sample_weight=None, *, distortion=None, level=None):
+    def fit(self, X, y=None, sample_weight=None, *, distortion=None, level=None):
         """Train on types and levels of distortion, then on quality.
 
         Parameters
         ----------
-        X, y, sample_weight
-            As for every method: images, their quality, sampling weights.
+        X, sample_weight
+            As for every method: images, sampling weights.
+        y : array-like of shape (n,), default=None
+            Quality of each image, higher is better. None trains the first stage alone, from `weights` where they are
+            given: for `save_weights`, or for a `partial_fit` or a `fit` with `warm_start` that goes on.
         distortion : array-like of shape (n,), default=None
             Type of distortion of each image: names or numbers, at least two different ones. None distorts the images.
+            With y it is refused where the first stage is not trained: with `weights`, with ``pretrain_steps=0``, and
+            after a `fit` without y.
         level : array-like of shape (n,), default=None
             Level of each, 1 (least distorted) to 5; goes with `distortion`.
 
@@ -324,13 +340,14 @@ class GraphIQA(TasksMixin, QualityRegressor):
         """
         return self._fit(X, y, sample_weight, distortion=distortion, level=level)
 
-    def partial_fit(self, X, y, sample_weight=None, *, distortion=None, level=None):
+    def partial_fit(self, X, y=None, sample_weight=None, *, distortion=None, level=None):
         """Train for one epoch, going on from where the estimator stands; the first call runs the first stage.
 
         Parameters
         ----------
         X, y, sample_weight, distortion, level
-            As in `fit`.
+            As in `fit`. Without y each call takes `pretrain_steps` further steps of the first stage; calls behind the
+            first epoch of the second one take no notice of `distortion` and `level`.
 
         Returns
         -------
@@ -350,8 +367,37 @@ class GraphIQA(TasksMixin, QualityRegressor):
     def _loss(self):
         return SampledSquaredError()
 
+    def _start(self, targets, sample_weight):
+        self.n_pretrain_steps_ = 0
+        if has_quality(targets):
+            super()._start(targets, sample_weight)
+
+    def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
+        if has_quality(targets):
+            if not hasattr(self, "label_scale_"):  # every call before was without y
+                super()._start(targets, sample_weight)
+            super()._train(rows, targets, sample_weight, n_epochs, seed, tasks)
+            return
+        if getattr(self, "n_iter_", 0) > 0:
+            raise ValueError(
+                "y is None, which trains the first stage, but this estimator is in the second; give the quality of X, "
+                "or start anew by a fit with warm_start=False."
+            )
+        self.n_iter_ = self.n_steps_ = 0
+        self.loss_curve_ = []
+        seed += self.n_pretrain_steps_  # goes on with other draws
+        with seeded(seed, self.device_):
+            self._run_stages(rows, targets, sample_weight, seed)
+
     def _stages_before(self, rows, targets, sample_weight):
-        if self.weights is not None or self.pretrain_steps == 0:
+        done = self.weights is not None or self.n_pretrain_steps_ > 0
+        if has_quality(targets) and (done or self.pretrain_steps == 0):
+            if not without_labels(targets):
+                reason = "was trained already" if done else "pretrain_steps=0 leaves out"
+                raise ValueError(
+                    f"distortion and level are for the first stage, which {reason}; leave them out, or give None for y "
+                    "to train that stage with them."
+                )
             return
         tasks = task_rows(targets, len(DISTORTIONS))
         if len(tasks) < 2:
@@ -376,6 +422,7 @@ class GraphIQA(TasksMixin, QualityRegressor):
             view,
             lr=self.pretrain_lr,
         )
+        self.n_pretrain_steps_ += self.pretrain_steps
 
     def _pixels(self, x):
         if min(x.shape[:2]) < self.crop_size:
@@ -402,6 +449,8 @@ class GraphIQA(TasksMixin, QualityRegressor):
         return self._normalized(crops)
 
     def _infer(self, rows, failures=RAISE):
+        if hasattr(self, "n_pretrain_steps_") and not hasattr(self, "label_scale_"):
+            raise NotFittedError("This GraphIQA was fitted without y and predicts no quality; call fit with one first.")
         seed = check_random_state(self.random_state).randint(2**31 - 1) if self.eval_noise else 0
         for row, output in super()._infer(rows, failures):
             with seeded(seed + row):
@@ -409,8 +458,13 @@ class GraphIQA(TasksMixin, QualityRegressor):
             yield row, scores
 
     def _check_targets(self, rows, y, distortion=None, level=None) -> np.ndarray:
-        """Quality, number of the type and level: (n, 3); the last two NaN where not given."""
-        quality = check_quality(rows, y, type(self).__name__)
+        """Quality, number of the type and level: (n, 3); NaN where not given."""
+        if y is None and self.pretrain_steps == 0:
+            raise ValueError(
+                "GraphIQA requires y to be passed, but the target y is None, which trains the first stage alone, and "
+                "pretrain_steps=0 leaves that out; give one quality per row of X, or more steps."
+            )
+        quality = np.full(len(rows), np.nan) if y is None else check_quality(rows, y, type(self).__name__)
         if (distortion is None) != (level is None):
             raise ValueError("distortion and level belong together, but only one was given; give both or none.")
         if distortion is None:
@@ -418,3 +472,8 @@ class GraphIQA(TasksMixin, QualityRegressor):
         check_consistent_length(rows, level)
         level = check_array(level, ensure_2d=False, dtype=float, input_name="level")
         return np.column_stack([quality, task_numbers(rows, distortion), level])
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        return tags

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from sklearn.utils._param_validation import Interval
+from skorch.callbacks import LRScheduler
 from torch import nn
 from torchvision.transforms import v2
 
@@ -25,6 +26,9 @@ from sklearn_iqa.pair_input._lars import LARS, WarmUpAndCosine
 from sklearn_iqa.pair_input._re_iqa_distortions import BANK, distorted_stack
 
 PARTS = {"content+quality": ("content", "quality"), "content": ("content",), "quality": ("quality",)}
+# Of the content encoder's epochs, where its rate falls tenfold: after 120 and 160 of 200 in PyContrast, whose defaults
+# the authors took. The paper of MoCo v2 has a cosine, which is an option there.
+CONTENT_STEPS = (3 / 5, 4 / 5)
 SMALLEST_PATCH = 8  # in smaller ones no whole number of pixels may give the overlap
 
 
@@ -119,8 +123,10 @@ class ReIQA(FeatureLearner):
         Passes over the training data for the content encoder, where it is trained.
     content_size : int, default=224
         Side of its views in pixels.
+    content_batch_size : int, default=256
+        Rows in one step of its training.
     content_lr : float, default=0.03
-        Its learning rate.
+        Its learning rate at the start; it falls tenfold after 3/5 and 4/5 of `content_epochs`.
     content_weights : path or None, default=None
         A file for the content encoder alone, such as the authors' `content_aware_r50.pth`; None takes the backbone's
         pretraining.
@@ -218,6 +224,7 @@ class ReIQA(FeatureLearner):
         "warmup_epochs": [at_least(0)],
         "content_epochs": [at_least(1)],
         "content_size": [at_least(1)],
+        "content_batch_size": [at_least(1)],
         "content_lr": [POSITIVE],
         "content_weights": [str, os.PathLike, None],
         "quality_weights": [str, os.PathLike, None],
@@ -251,6 +258,7 @@ class ReIQA(FeatureLearner):
         warmup_epochs=5,
         content_epochs=200,
         content_size=224,
+        content_batch_size=256,
         content_lr=0.03,
         content_weights=None,
         quality_weights=None,
@@ -278,6 +286,7 @@ class ReIQA(FeatureLearner):
         self.warmup_epochs = warmup_epochs
         self.content_epochs = content_epochs
         self.content_size = content_size
+        self.content_batch_size = content_batch_size
         self.content_lr = content_lr
         self.content_weights = content_weights
         self.quality_weights = quality_weights
@@ -377,6 +386,11 @@ class ReIQA(FeatureLearner):
             views = torch.stack([augment(pixels), augment(pixels)])
             return transforms.normalize(views, self.network_.mean, self.network_.std)
 
+        ends = [round(self.content_epochs * step) for step in CONTENT_STEPS]
+
+        def factor(epoch):
+            return 0.1 ** sum(epoch >= end for end in ends)
+
         yield Stage(
             name="content",
             module=self._contrast(self.network_.content),
@@ -390,7 +404,11 @@ class ReIQA(FeatureLearner):
                 "optimizer": torch.optim.SGD,
                 "optimizer__momentum": 0.9,
                 "optimizer__weight_decay": self.weight_decay,
-                "callbacks": [("schedule", WarmUpAndCosine(self.content_epochs)), ("contrast", AfterStep())],
+                "iterator_train__batch_size": self.content_batch_size,
+                "callbacks": [
+                    ("schedule", LRScheduler("LambdaLR", lr_lambda=factor)),
+                    ("contrast", AfterStep()),
+                ],
             },
         )
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """UNIQUE: quality and its uncertainty, learned from pairs of many data sets (Zhang et al., IEEE TIP 2021)."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
@@ -10,12 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from sklearn_iqa._base.domains import DomainsMixin, domain_numbers
-from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative
+from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._nn.losses import FidelityLoss, pairs_within
+from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa.pair_input._unique_pairs import pair_batches
 
 TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this long are resized to it
 HINGE_MARGIN = 0.025
@@ -25,7 +28,7 @@ KEY_MAP = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
 
 
 class UNIQUEOutput(NamedTuple):
-    """Output of the network for n images: quality and its standard deviation, two tensors of shape (n,)."""
+    """Output of the network for n images: quality and its standard deviation, two tensors (n,); for pairs (n, 2)."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -57,8 +60,21 @@ class UNIQUENetwork(nn.Module):
         return UNIQUEOutput(mean, F.softplus(unbounded))
 
 
+class PairTraining(nn.Module):
+    """The network on the first and on the second images of pairs, in two passes with batch statistics of their own."""
+
+    def __init__(self, network: UNIQUENetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pairs):
+        """(n, 2, 3, height, width) -> `UNIQUEOutput` of pairs."""
+        first, second = self.network(pairs[:, 0]), self.network(pairs[:, 1])
+        return UNIQUEOutput(*(torch.stack(both, dim=1) for both in zip(first, second, strict=True)))
+
+
 class UNIQUELoss(nn.Module):
-    """Fidelity of preferences, and a hinge that ranks the deviations, over all pairs of one domain in the batch.
+    """Fidelity of preferences, and a hinge that ranks the deviations, over pairs of images.
 
     Without standard deviations in the target the hinge is left out, and the better image is better for sure.
     """
@@ -67,24 +83,21 @@ class UNIQUELoss(nn.Module):
         super().__init__()
         self.fidelity = FidelityLoss()
 
-    def preference(self, output: UNIQUEOutput, first, second):
-        """Probability (n_pairs,) that the first image of a pair is the better one; the deviations get no gradient."""
-        variance = (output.std[first].square() + output.std[second].square() + 1e-8).detach()
-        return torch.special.ndtr((output.mean[first] - output.mean[second]) / variance.sqrt())
+    def preference(self, output: UNIQUEOutput):
+        """Probability (n,) that the first image of a pair is the better one; the deviations get no gradient."""
+        variance = (output.std.square().sum(1) + 1e-8).detach()
+        return torch.special.ndtr((output.mean[:, 0] - output.mean[:, 1]) / variance.sqrt())
 
     def forward(self, output: UNIQUEOutput, target):
-        """Output for n images, target (n, 3): MOS, its standard deviation (0: unknown), domain -> loss."""
-        mos, mos_std, domain = target.unbind(1)
-        first, second = pairs_within(domain)
-        if len(first) == 0:
-            return 0 * output.mean.sum()
-        spread = torch.hypot(mos_std[first], mos_std[second]) + 2.0**-52  # MATLAB's eps; of 0 it makes 0, 0.5 or 1
-        better = torch.special.ndtr((mos[first] - mos[second]) / spread)
-        loss = self.fidelity(self.preference(output, first, second), better)
+        """Output for n pairs, target (n, 2, 2 or more): MOS, its standard deviation (0: unknown) -> loss."""
+        mos, mos_std = target[..., 0], target[..., 1]
+        spread = torch.hypot(*mos_std.unbind(1)) + 2.0**-52  # MATLAB's eps; of 0 it makes 0, 0.5 or 1
+        better = torch.special.ndtr((mos[:, 0] - mos[:, 1]) / spread)
+        loss = self.fidelity(self.preference(output), better)
         if not mos_std.any():
             return loss
-        order = torch.sign(mos_std[first] - mos_std[second])
-        return loss + F.margin_ranking_loss(output.std[first], output.std[second], order, margin=HINGE_MARGIN)
+        order = torch.sign(mos_std[:, 0] - mos_std[:, 1])
+        return loss + F.margin_ranking_loss(output.std[:, 0], output.std[:, 1], order, margin=HINGE_MARGIN)
 
 
 class FrozenBackboneEpochs(skorch.callbacks.Callback):
@@ -95,11 +108,11 @@ class FrozenBackboneEpochs(skorch.callbacks.Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Freeze the backbone, or train it."""
-        net.module_.backbone.requires_grad_(len(net.history) > self.n_epochs)
+        net.module_.network.backbone.requires_grad_(len(net.history) > self.n_epochs)
 
     def on_train_end(self, net, **kwargs):
         """Unfreeze the backbone, whatever epoch was the last."""
-        net.module_.backbone.requires_grad_(True)
+        net.module_.network.backbone.requires_grad_(True)
 
 
 class UNIQUE(DomainsMixin, QualityRegressor):
@@ -118,10 +131,16 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     ----------
     backbone : str, default="resnet34.tv_in1k"
         Any convolutional network of timm. The last layer has two weights for each pair of its channels.
+    n_pairs : int, dict or "auto", default="auto"
+        Pairs that are drawn of each domain, without repetition, before the first epoch: one number for all domains, or
+        one for each of their names. "auto" takes 40 for each image, but 70,000 at most, close to the paper's numbers
+        for its six data sets, see Notes. A domain of n images gives at most its n (n - 1) / 2 pairs.
     crop_size : int, default=384
         Side of the random crop that training takes of each image, in pixels; smaller images are enlarged to it.
     warmup_epochs : int, default=3
         First epochs, in which the backbone's weights are frozen; they count as part of `max_epochs`.
+    warmup_batch_size : int, default=128
+        Pairs in one step of these epochs.
     lr_step : int, default=3
         Epochs after which the learning rate falls to a tenth, repeatedly, counted over all calls of `partial_fit`.
     weight_decay : float, default=5e-4
@@ -134,9 +153,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
         "bundled" is read from an installed package, None starts from random numbers.
     batch_size : int, default=32
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Pairs in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=12
-        Passes over the training data.
+        Passes over the pairs.
     lr : float, default=1e-4
         Learning rate.
     early_stopping : bool, default=False
@@ -181,10 +200,13 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     Published weights: none can be fetched by name. `model.pt` of the official repository (LIVE, CSIQ, KADID-10k, BID,
     CLIVE and KonIQ-10k; Apache-2.0) loads by path: ``UNIQUE(weights="model.pt")``. The cost is on the method's page.
 
-    What differs from the official training: a step sees `batch_size` images and forms all pairs of one domain among
-    them, where the official code draws 128 (later 32) pairs and runs their first and second images one after the
-    other; without standard deviations the better image is better for sure, where the official code takes the bare
-    difference of scores for a probability; images smaller than `crop_size` are enlarged, where the official code fails.
+    The paper's numbers of pairs are ``n_pairs={"LIVE": 25_000, "CSIQ": 35_000, "KADID-10k": 50_000, "BID": 20_000,
+    "CLIVE": 40_000, "KonIQ-10k": 90_000}``, with whatever names `domains` has. With an int as `random_state`, calls of
+    `partial_fit` with equal data draw the same pairs.
+
+    What differs from the official training: without standard deviations the better image is better for sure, where the
+    official code takes the bare difference of scores for a probability; images smaller than `crop_size` are enlarged,
+    where the official code fails.
 
     Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
     domains have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
@@ -218,8 +240,10 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         **STOPPING,
         **PRETRAINED,
         "backbone": [str],
+        "n_pairs": [at_least(1), Mapping, one_of("auto")],
         "crop_size": [at_least(1)],
         "warmup_epochs": [at_least(0)],
+        "warmup_batch_size": [at_least(1)],
         "lr_step": [at_least(1)],
         "weight_decay": [non_negative()],
     }
@@ -237,8 +261,10 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         self,
         *,
         backbone="resnet34.tv_in1k",
+        n_pairs="auto",
         crop_size=384,
         warmup_epochs=3,
+        warmup_batch_size=128,
         lr_step=3,
         weight_decay=5e-4,
         weights=None,
@@ -255,8 +281,10 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         verbose=0,
     ):
         self.backbone = backbone
+        self.n_pairs = n_pairs
         self.crop_size = crop_size
         self.warmup_epochs = warmup_epochs
+        self.warmup_batch_size = warmup_batch_size
         self.lr_step = lr_step
         self.weight_decay = weight_decay
         self.weights = weights
@@ -283,7 +311,8 @@ class UNIQUE(DomainsMixin, QualityRegressor):
             Quality of each image, higher is better, in any unit; a second column is the standard deviation of the
             opinions on the image (not of their mean), positive, in the unit of the first.
         sample_weight : array-like of shape (n,), default=None
-            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+            How often a row is drawn into pairs, relative to the others of its domain, with repetition; None draws all
+            pairs alike.
         domains : array-like of shape (n,), default=None
             Data set of each image. Only images of one data set are compared, so that each may have a unit of its own;
             None compares all.
@@ -354,6 +383,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     def _load_backbone(self, network):
         load_backbone(network.backbone, self.backbone, self.backbone_weights)
 
+    def _training_module(self, network):
+        return PairTraining(network)
+
     def _loss(self):
         return UNIQUELoss()
 
@@ -379,7 +411,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         def factor(epoch):  # a closed form: partial_fit makes the schedule anew, which StepLR would count as a step
             return 0.1 ** ((n_before + epoch) // lr_step)
 
+        warmup = {"warmup_epochs": self.warmup_epochs, "warmup_batch_size": self.warmup_batch_size}
         return {
+            "iterator_train": functools.partial(pair_batches, n_pairs=self._pairs_by_domain, **warmup),
             "optimizer__weight_decay": self.weight_decay,
             "callbacks": [
                 ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
@@ -400,7 +434,13 @@ class UNIQUE(DomainsMixin, QualityRegressor):
                 raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
         else:
             mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
-        return np.stack([mos, mos_std, domain_numbers(rows, domains, self.batch_size, name)], axis=1)
+        names, domain = domain_numbers(rows, domains, name)
+        # By the number of the domain, for `_net_params`, which knows no names; each call of fit sets it anew.
+        if isinstance(self.n_pairs, Mapping):
+            self._pairs_by_domain = numbers_by_domain(self.n_pairs, names, "n_pairs", lowest=1)
+        else:
+            self._pairs_by_domain = [self.n_pairs] * len(names)
+        return np.stack([mos, mos_std, domain], axis=1)
 
     def _start(self, targets, sample_weight):
         """Nothing: ranks need no unit before training ends."""

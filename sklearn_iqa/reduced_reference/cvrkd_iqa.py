@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.transforms.functional import rotate
 
 from sklearn_iqa._base.crops import enlarge
+from sklearn_iqa._base.images import read_image
 from sklearn_iqa._base.parameters import (
     CROPS,
     POSITIVE,
@@ -24,8 +25,8 @@ from sklearn_iqa._base.parameters import (
     non_negative,
 )
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.rows import check_tuples
-from sklearn_iqa._base.training import Stage
+from sklearn_iqa._base.rows import check_images, check_tuples
+from sklearn_iqa._base.training import Stage, Subset
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import crops_to_score, normalize, random_crop, random_flip, to_tensor
 
@@ -89,9 +90,11 @@ class CVRKDIQANetwork(nn.Module):
         self.MLP_encoder_lq = Mixer(n_stacked, embed_dim, depth)
         # NOTE[DIFF] code: declares an activation, BatchNorm and dropout between the two, and calls none of them.
         self.regressor = nn.Sequential(OrderedDict(l1=nn.Linear(2 * embed_dim, embed_dim), l2=nn.Linear(embed_dim, 1)))
-        for name, tensor in self.named_parameters():
-            if not name.startswith("feature_extractor.") and ".norm." not in name and tensor.ndim > 1:
-                nn.init.kaiming_normal_(tensor).data.mul_(0.1)
+        for part in (self.lda_process, self.MLP_encoder_diff, self.MLP_encoder_lq, self.regressor):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d | nn.Linear):  # official: not those that mix positions, nn.Conv1d
+                    nn.init.kaiming_normal_(module.weight).data.mul_(0.1)
+                    nn.init.zeros_(module.bias)
 
     def train(self, mode=True):
         """Switch the mode of all but the backbone."""
@@ -126,14 +129,17 @@ class CVRKDIQANetwork(nn.Module):
 
 
 class Distillation(nn.Module):
-    """The student on references of other rows and the frozen teacher on aligned ones; both share a backbone."""
+    """The student on references of other content and the frozen teacher on aligned ones; both share a backbone."""
 
     def __init__(self, student, teacher, blocks):
         super().__init__()
         self.student, self.teacher, self.blocks = student, teacher.requires_grad_(False), blocks
 
     def forward(self, crops, content):
-        """Crops (n, 3, p, 3, s, s) of query, aligned reference, reference anywhere; keys (n,) -> score, gap (n,)."""
+        """Crops (n, 3, p, 3, s, s) of query, aligned reference, good image; key (n,) of its content -> score, gap (n,).
+
+        A query sees the good image of a row of another key; of its own row where all keys are equal.
+        """
         queries, aligned, anywhere = crops.unbind(1)
         levels = self.student.levels(queries)
         others = self.student.encode_reference(anywhere[other_content(content)])
@@ -157,14 +163,58 @@ def other_content(content):
     return (others | torch.diag(~others.any(1))).float().multinomial(1)[:, 0]
 
 
-class _OtherReferences:
-    """Rows of training as the method is used: each query with the reference of a row of other content, always the same.
+class _Pool:
+    """Good images by their place, opened when they are needed."""
 
-    Queries of one content take all other contents in turn.
+    def __init__(self, images):
+        try:
+            self.images = check_images(images)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"reference_pool cannot be used as images: {error}") from error
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        return read_image(self.images.unopened(place), f"Image {place} of reference_pool")
+
+
+class _TrainingRows:
+    """Rows (query, its original); with a pool (query, its original, an image drawn from the pool at every opening)."""
+
+    pool: _Pool | None = None
+
+    def __init__(self, pairs):
+        self.pairs, self.number, self.same = pairs, pairs.number, pairs.same
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, row):
+        drawn = () if self.pool is None else (self.pool[int(torch.randint(len(self.pool), ()))],)
+        return *self.pairs[row], *drawn
+
+
+def _pairs(rows):
+    """Rows of training without an image of the pool, which is not opened."""
+    return Subset(_pairs(rows.rows), rows.members) if isinstance(rows, Subset) else rows.pairs
+
+
+def _pool(rows) -> _Pool | None:
+    return _pool(rows.rows) if isinstance(rows, Subset) else rows.pool
+
+
+class _OtherReferences:
+    """Rows of training as the method is used: each query with a good image of other content, always the same.
+
+    Queries of one content take all other originals in turn; with a pool, all queries take its images in turn.
     """
 
     def __init__(self, rows):
-        self.rows, self.number = rows, rows.number
+        self.rows, self.pool, self.number = _pairs(rows), _pool(rows), rows.number
+        if self.pool is not None:
+            self.place = [row % len(self.pool) for row in range(len(rows))]
+            return
         contents = [rows.same(row) for row in range(len(rows))]
         order = {content: number for number, content in enumerate(dict.fromkeys(contents))}
         first = [contents.index(content) for content in order]  # rows that stand for the contents
@@ -178,11 +228,12 @@ class _OtherReferences:
         return len(self.rows)
 
     def __getitem__(self, row):
-        return self.rows[row][0], self.rows[self.place[row]][1]
+        place = self.place[row]
+        return self.rows[row][0], self.rows[place][1] if self.pool is None else self.pool[place]
 
     def same(self, row: int):
         """Give a key that rows share when they take one reference."""
-        return self.rows.same(self.place[row])
+        return self.place[row]
 
 
 class CVRKDIQA(QualityRegressor):
@@ -197,7 +248,8 @@ class CVRKDIQA(QualityRegressor):
     the same place; the student then sees other references, and learns the labels and the teacher's differences.
 
     The reference of `predict` is any pristine image: its content and size need not be the query's. `fit` takes each
-    query with its own original, of its size, since the teacher needs it.
+    query with its own original, of its size, since the teacher needs it; `reference_pool` holds good images for the
+    student.
 
     Parameters
     ----------
@@ -279,9 +331,10 @@ class CVRKDIQA(QualityRegressor):
     Published weights: none can be fetched by name. The authors' `NAR_student_cross_dataset.pth` (KADID-10k; MIT) loads
     by path; so does `FR_teacher_cross_dataset.pth`, which needs originals. They average ten draws of random crops.
 
-    In training each query sees the reference of another row of its batch, drawn among those of other content; its crops
-    are cut anywhere, mirrored and turned at random. In a batch of one content it is the own reference. The authors took
-    images of DIV2K. `early_stopping` scores held-out queries with references of other content, too.
+    In training the student sees each query beside an image of `reference_pool`, drawn at random as the paper draws one
+    of DIV2K; its crops are cut anywhere, mirrored and turned at random. Without a pool it is the original of another
+    row of the batch, drawn among those of other content; in a batch of one content the own one. `early_stopping` scores
+    held-out queries with images of the pool, or with originals of other content, too.
 
     References
     ----------
@@ -379,6 +432,50 @@ class CVRKDIQA(QualityRegressor):
         self.random_state = random_state
         self.verbose = verbose
 
+    def fit(self, X, y, sample_weight=None, *, reference_pool=None):
+        """Train teacher and student on queries with their originals, and their quality.
+
+        Parameters
+        ----------
+        X : container of n pairs (query, original)
+            See the user guide, "What X and y are".
+        y : array-like of shape (n,)
+            Quality of each query, higher is better, in any unit; `predict` then speaks this unit.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
+        reference_pool : container of images, default=None
+            Good images of any content and size, best paths: one is drawn at random for each query and step of the
+            student. The paper takes the 800 of DIV2K. None takes the originals of other rows of the batch.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError, TypeError
+            When X, y, reference_pool or a parameter cannot be used; the sentence says which, and what to do.
+        """
+        return self._fit(X, y, sample_weight, reference_pool=reference_pool)
+
+    def partial_fit(self, X, y, sample_weight=None, *, reference_pool=None):
+        """Train the student for one epoch, going on from where the estimator stands.
+
+        The first call builds the network, trains the teacher and learns the unit of y; later calls keep all three.
+
+        Parameters
+        ----------
+        X, y, sample_weight, reference_pool
+            As in `fit`.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+        """
+        return self._partial_fit(X, y, sample_weight, reference_pool=reference_pool)
+
     def _network(self):
         backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
         if len(getattr(backbone, "feature_info", ())) < N_LEVELS:
@@ -389,7 +486,12 @@ class CVRKDIQA(QualityRegressor):
         timm_backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
 
     def _training_rows(self, X):
-        return check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
+        pairs = check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
+        return _TrainingRows(pairs)
+
+    def _check_targets(self, rows, y, reference_pool=None):
+        rows.pool = None if reference_pool is None else _Pool(reference_pool)
+        return super()._check_targets(rows, y)
 
     def _held_out_score(self, rows, targets, held_out, sample_weight):
         return super()._held_out_score(_OtherReferences(rows), targets, held_out, sample_weight)
@@ -397,7 +499,7 @@ class CVRKDIQA(QualityRegressor):
     def _stages_before(self, rows, targets, sample_weight):
         teacher, targets = self._teacher(), self._encode_targets(targets)
         params = self._recipe(lambda epoch: 1.0 if epoch < TEACHER_STEP else 0.1)
-        settings = (rows, targets, self._teacher_view, self.teacher_lr, params, sample_weight)
+        settings = (_pairs(rows), targets, self._teacher_view, self.teacher_lr, params, sample_weight)
         yield Stage("teacher", teacher, nn.L1Loss(), self.teacher_epochs, *settings)
         own = (pair for pair in teacher.named_parameters() if pair[1].requires_grad)
         self.teacher_ = {name: tensor.numpy(force=True).copy() for name, tensor in own}
@@ -429,11 +531,14 @@ class CVRKDIQA(QualityRegressor):
         return torch.stack([random_flip(random_flip(crop, axis=-2)) for crop in crops.unbind(1)], dim=1)
 
     def _train_view(self, x):
-        pixels = torch.stack([self._pixels(image) for image in x])  # (2, 3, h, w)
-        anywhere = zip(self._random_crops(pixels[1]), torch.rand(self.n_crops).tolist(), strict=True)
+        query, original, *drawn = x
+        pixels = torch.stack([self._pixels(image) for image in (query, original)])  # (2, 3, h, w)
+        good = self._pixels(drawn[0]) if drawn else pixels[1]
+        anywhere = zip(self._random_crops(good), torch.rand(self.n_crops).tolist(), strict=True)
         turned = torch.stack([rotate(random_flip(random_flip(crop, axis=-2)), 360 * turn) for crop, turn in anywhere])
         crops = torch.cat([self._random_crops(pixels), turned[None]])  # (3, p, 3, s, s)
-        return {"crops": crops, "content": zlib.crc32(np.ascontiguousarray(x[1]))}
+        # What was drawn for a row stays with it: all have one key.
+        return {"crops": crops, "content": 0 if drawn else zlib.crc32(np.ascontiguousarray(original))}
 
     def _views(self, x):
         return torch.stack([self._crops(image) for image in x])[None]  # (1, 2, p, 3, s, s)

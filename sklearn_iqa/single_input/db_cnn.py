@@ -2,6 +2,7 @@
 """DB-CNN: bilinear pooling of an ImageNet backbone and one for distortions (Zhang et al., TCSVT 2020)."""
 
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._base.training import Stage, Subset, hold_out
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
@@ -24,7 +25,7 @@ from sklearn_iqa.distortions import distort
 STRIDE = 16  # pixels per position in the maps of both backbones
 SCNN_WIDTHS, SCNN_STRIDES = (3, 48, 48, 64, 64, 64, 64, 128, 128, 128), (1, 2, 1, 2, 1, 2, 1, 1, 2)
 SCNN_SIDE, SCNN_CROP = 256, 224  # shorter side of an image and side of its crop, when the S-CNN is trained
-SCNN_LR, SCNN_LAST_LR = 1e-2, 1e-5
+SCNN_FALL = 1e-3  # rate of the S-CNN's last epoch, in units of that of the first
 # NOTE[DIFF] paper: other levels, made in Matlab, and pink noise instead of impulse noise.
 KINDS = ("jpeg", "jpeg2000", "gaussian_blur", "white_noise", "contrast_change", "impulse_noise", "color_quantization")
 CLASSES = (
@@ -76,6 +77,7 @@ class SCNN(nn.Module):
         )
         self.classifier = nn.Linear(256, len(CLASSES))
         kaiming(self.projection)
+        kaiming(self.classifier)
 
     def forward(self, crops):
         """Global mean: the official average pooling of 14 x 14 covers the whole map of a crop of 224."""
@@ -137,16 +139,27 @@ def kaiming(part: nn.Module) -> None:
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]  # all have one
 
 
-class GradientDescent(Callback):
-    """SGD with momentum, for the stages before that of Adam."""
+class BestEpoch(Callback):
+    """Brings back the epoch with the best score; without a score that with the lowest mean of the training loss."""
 
-    def __init__(self, weight_decay: float):
-        self.weight_decay = weight_decay
+    def __init__(self, network: nn.Module, score: Callable[[], float] | None):
+        self.network, self.score = network, score
 
     def on_train_begin(self, net, **kwargs):
-        """Replace the optimiser; callbacks after this one find the new one."""
-        parameters = net.module_.parameters()
-        net.optimizer_ = torch.optim.SGD(parameters, lr=net.lr, momentum=0.9, weight_decay=self.weight_decay)
+        """Start without a best."""
+        self.best_, self.best_state_ = -np.inf, None
+
+    def on_epoch_end(self, net, **kwargs):
+        """Remember the network, BatchNorm statistics included, when it is the best so far."""
+        score = -net.history[-1, "train_loss"] if self.score is None else self.score()
+        if score > self.best_:
+            self.best_ = score
+            self.best_state_ = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+    def on_train_end(self, net, **kwargs):
+        """Bring the best back."""
+        if self.best_state_ is not None:
+            self.network.load_state_dict(self.best_state_)
 
 
 class DBCNN(QualityRegressor):
@@ -169,8 +182,13 @@ class DBCNN(QualityRegressor):
         None trains one in `fit`, see Notes.
     scnn_epochs : int, default=30
         Passes over all images in all 39 classes to train the S-CNN; 0 keeps its random weights.
+    scnn_batch_size : int, default=128
+        Crops in one step of this stage, at least 2: batch normalisation needs them.
+    scnn_lr : float, default=1e-2
+        Learning rate of its first epoch, from which it falls to a thousandth by equal factors.
     head_epochs : int, default=50
-        Passes over the training data that train the last layer alone; 0 skips this stage.
+        Passes over the training data that train the last layer alone; 0 skips this stage. Training goes on from the
+        best of these epochs: by the held-out correlation with `early_stopping`, otherwise by the training loss.
     head_lr : float, default=1e-3
         Learning rate of this stage.
     crop_size : int, default=384
@@ -236,8 +254,8 @@ class DBCNN(QualityRegressor):
     momentum, rate 1e-2 to 1e-5. The authors took 21,869 photographs of two other sets; few or already distorted images
     train a weaker S-CNN, and 39 crops of each take long. The rates are those of the official code, which multiplies the
     intended ones by 0.1. (2) The last layer alone, SGD. (3) All layers, Adam, `max_epochs` epochs. The loss is the
-    squared error of labels in 0..1, as in pyiqa; the authors kept the unit of their labels and the epoch that was best
-    on their test set. An image whose shorter side is below `crop_size` is enlarged for training (bilinear).
+    squared error of labels in 0..1; the authors kept the unit of their labels, and in (2) and (3) the epoch that was
+    best on their test set. An image whose shorter side is below `crop_size` is enlarged for training (bilinear).
 
     References
     ----------
@@ -267,6 +285,8 @@ class DBCNN(QualityRegressor):
         "backbone": [str],
         "scnn_weights": [str, os.PathLike, None],
         "scnn_epochs": [at_least(0)],
+        "scnn_batch_size": [at_least(2)],
+        "scnn_lr": [POSITIVE],
         "head_epochs": [at_least(0)],
         "head_lr": [POSITIVE],
         "crop_size": [at_least(STRIDE)],
@@ -289,6 +309,8 @@ class DBCNN(QualityRegressor):
         backbone="vgg16.tv_in1k",
         scnn_weights=None,
         scnn_epochs=30,
+        scnn_batch_size=128,
+        scnn_lr=1e-2,
         head_epochs=50,
         head_lr=1e-3,
         crop_size=384,
@@ -309,6 +331,8 @@ class DBCNN(QualityRegressor):
         self.backbone = backbone
         self.scnn_weights = scnn_weights
         self.scnn_epochs = scnn_epochs
+        self.scnn_batch_size = scnn_batch_size
+        self.scnn_lr = scnn_lr
         self.head_epochs = head_epochs
         self.head_lr = head_lr
         self.crop_size = crop_size
@@ -354,13 +378,27 @@ class DBCNN(QualityRegressor):
     def _net_params(self):
         return {"optimizer__weight_decay": self.weight_decay}
 
+    def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
+        # Stages see the rows of training alone, but that of the last layer takes its best epoch by the others.
+        self._held_out = None
+        if self.early_stopping and not hasattr(self, "net_"):  # stages are to come
+            _, held_out = hold_out(rows, self.validation_fraction, seed)
+            self._held_out = self._held_out_score(rows, targets, held_out, sample_weight)
+        try:
+            super()._train(rows, targets, sample_weight, n_epochs, seed, tasks)
+        finally:
+            del self._held_out
+
     def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None:
             return
-        descent = ("descent", GradientDescent(self.weight_decay))
+        descent = {
+            "optimizer": torch.optim.SGD,
+            "optimizer__momentum": 0.9,
+            "optimizer__weight_decay": self.weight_decay,
+        }
         if self.scnn_weights is None and self.scnn_epochs > 0:
-            # Geometric from the first rate to the last.
-            gamma = (SCNN_LAST_LR / SCNN_LR) ** (1 / max(1, self.scnn_epochs - 1))
+            gamma = SCNN_FALL ** (1 / max(1, self.scnn_epochs - 1))
             yield Stage(
                 "S-CNN",
                 SCNN(self.network_.features2).to(self.device_),
@@ -369,10 +407,11 @@ class DBCNN(QualityRegressor):
                 Subset(rows, np.arange(len(rows)).repeat(len(CLASSES))),
                 np.tile(np.eye(len(CLASSES), dtype=np.float32), (len(rows), 1)),
                 view=self._distorted_crop,
-                lr=SCNN_LR,
+                lr=self.scnn_lr,
                 net_params={
-                    "iterator_train__batch_size": max(2, self.batch_size),  # one crop has no batch statistics
-                    "callbacks": [descent, ("schedule", LRScheduler("ExponentialLR", gamma=gamma))],
+                    **descent,
+                    "iterator_train__batch_size": self.scnn_batch_size,
+                    "callbacks": [("schedule", LRScheduler("ExponentialLR", gamma=gamma))],
                 },
                 sample_weight=None if sample_weight is None else sample_weight.repeat(len(CLASSES)),
             )
@@ -386,7 +425,7 @@ class DBCNN(QualityRegressor):
                 self._encode_targets(targets),
                 view=lambda image, _: self._crop(image),
                 lr=self.head_lr,
-                net_params={"callbacks": [descent]},
+                net_params={**descent, "callbacks": [("best", BestEpoch(self.network_, self._held_out))]},
                 sample_weight=sample_weight,
             )
 

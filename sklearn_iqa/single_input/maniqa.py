@@ -27,6 +27,7 @@ from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import normalize, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
+MIDDLE = 0.5  # of the labels 0..1
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
 # What the official state holds and the score does not use: constants, the end of the ViT, a convolution.
 KEY_MAP = ((r"\.(relative_position_index|attn_mask)$|^vit\.(norm|head)\.|\.downsample\.", None),)
@@ -122,6 +123,8 @@ class MANIQANetwork(nn.Module):
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(drop), nn.Linear(width, 1), last)
             for last in (nn.ReLU(), nn.Sigmoid())
         )
+        # NOTE[DIFF] official: a random number around 0, so that all patches may start below the ReLU, and stay there.
+        nn.init.constant_(self.fc_score[3].bias, MIDDLE)
 
     def position_scores(self, crops):
         """Crops (n, 3, s, s) -> score and weight of each patch, both (n, rows, columns)."""

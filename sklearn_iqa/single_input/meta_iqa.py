@@ -11,6 +11,7 @@ import torch
 from skimage.transform import resize
 from skorch.callbacks import LRScheduler
 from torch import nn
+from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
@@ -126,7 +127,8 @@ class MetaIQA(TasksMixin, QualityRegressor):
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=100
-        Passes over the training data.
+        Passes over the training data in fine-tuning. With 0 `fit` ends behind meta-training: the prior alone, for
+        `save_weights`; y may then be None where neither `distortion` nor `domains` is given.
     lr : float, default=1e-4
         Learning rate.
     early_stopping : bool, default=False
@@ -151,6 +153,8 @@ class MetaIQA(TasksMixin, QualityRegressor):
         The network: normalised images (n, 3, s, s) -> score (n,).
     label_scale_ : tuple of float
         Slope and intercept of the line from network scores to the unit of y; after `fit` only.
+    n_meta_iter_ : int
+        Passes over all tasks in meta-training.
     n_iter_ : int
         Epochs trained.
     n_steps_ : int
@@ -172,8 +176,8 @@ class MetaIQA(TasksMixin, QualityRegressor):
 
     Without `distortion` or `domains` in `fit` the tasks are synthetic: all images of X, assumed pristine, in the 25
     kinds and five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take
-    other images: ``made = make_distorted(pristine)``, fit on ``made.images`` with ``distortion=made.distortion``,
-    `save_weights`, and fine-tune with these `weights`.
+    the prior from other images and reuse it: ``MetaIQA(max_epochs=0).fit(pristine, None).save_weights(path)``, then
+    ``MetaIQA(weights=path).fit(X, y)``.
 
     An episode of a task splits its images at random, 80 % for support, and takes 1.5 `batch_size` of these and
     `batch_size` others; small tasks repeat images, tasks of one image are dropped. The official code counts batches as
@@ -209,6 +213,7 @@ class MetaIQA(TasksMixin, QualityRegressor):
         "meta_epochs": [at_least(0)],
         "meta_task_batch": [at_least(1)],
         "inner_lr": [POSITIVE],
+        "max_epochs": [at_least(0)],
     }
     _test_params: ClassVar[dict[str, Any]] = {
         "backbone": "test_resnet",
@@ -265,18 +270,21 @@ class MetaIQA(TasksMixin, QualityRegressor):
         Parameters
         ----------
         X, y, sample_weight
-            As for every method: images, their quality, sampling weights.
+            As for every method: images, their quality, sampling weights. y may be None with `max_epochs=0` where
+            neither `distortion` nor `domains` is given: the qualities of synthetic tasks are their levels.
         distortion : array-like of shape (n,), default=None
             Type of distortion of each image: each is a task. None, without `domains` either, distorts the images.
         domains : array-like of shape (n,), default=None
             Data set of each image, all with y in one unit: each is a task, or with `distortion` each type in each.
+            Both are refused where meta-training is left out: with `weights`, and with ``meta_epochs=0``.
 
         Returns
         -------
         self : estimator
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, distortion=distortion, domains=domains)
+        labels = {"distortion": distortion, "domains": domains, "prior_alone": self.max_epochs == 0}
+        return self._fit(X, y, sample_weight, **labels)
 
     def partial_fit(self, X, y, sample_weight=None, *, distortion=None, domains=None):
         """Fine-tune for one epoch, going on from where the estimator stands; the first call meta-trains before.
@@ -309,8 +317,28 @@ class MetaIQA(TasksMixin, QualityRegressor):
         schedule = LRScheduler("LambdaLR", lr_lambda=lambda epoch: 0.8 ** summed(n_before + epoch, 10))
         return {"callbacks": [("schedule", schedule)]}
 
+    def _start(self, targets, sample_weight):
+        self.n_meta_iter_ = 0
+        if not np.isnan(targets[0, 0]):
+            super()._start(targets, sample_weight)
+
+    def _encode_targets(self, targets):
+        if np.isnan(targets[0, 0]):
+            return self._quality(targets)  # none: the prior alone
+        if not hasattr(self, "label_scale_"):  # it goes on from such a prior
+            super()._start(targets, None)
+        return super()._encode_targets(targets)
+
     def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None or self.meta_epochs == 0:
+            if not without_labels(targets):
+                reason = "weights replace" if self.weights is not None else "meta_epochs=0 leaves out"
+                raise ValueError(
+                    f"distortion and domains are the tasks of meta-training, which {reason}; leave them out, or let it "
+                    "run, with weights=None and meta_epochs above 0."
+                )
+            return
+        if self.n_meta_iter_ > 0:  # before this estimator was pickled
             return
         tasks = [task for task in self._tasks(targets) if len(task) > 1]
         if not tasks:
@@ -322,7 +350,8 @@ class MetaIQA(TasksMixin, QualityRegressor):
         # In an epoch as many episodes of a task as it takes to see all of its support images.
         epoch = [i for i, n in enumerate(n_supports) for _ in range(math.ceil(n / n_support))]
         n_visits = math.ceil(len(epoch) * self.meta_epochs / self.meta_task_batch) * self.meta_task_batch
-        drawn = [epoch[i % len(epoch)] for i in range(n_visits)]
+        order = torch.cat([torch.randperm(len(epoch)) for _ in range(math.ceil(n_visits / len(epoch)))])
+        drawn = [epoch[i] for i in order[:n_visits]]
         weights = None if sample_weight is None else [sample_weight[task[:, 1].astype(int)] for task in tasks]
         if weights is not None:  # a task as often as its images together
             drawn = draw(np.arange(len(tasks)), n_visits, np.array([weight.sum() for weight in weights])).tolist()
@@ -350,8 +379,10 @@ class MetaIQA(TasksMixin, QualityRegressor):
             net_params={
                 "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factor, step_every="batch"))],
                 "optimizer__param_groups": [("network.net.*", {"lr": HEAD_RATE * self.inner_lr})],
+                "iterator_train": DataLoader,  # in the order drawn: every epoch has all tasks
             },
         )
+        self.n_meta_iter_ = self.meta_epochs
 
     def _tasks(self, targets) -> list[np.ndarray]:
         """Quality in 0..1, row, kind and level of all images of each task, (k, 4); level 0 is undistorted."""
@@ -384,12 +415,13 @@ class MetaIQA(TasksMixin, QualityRegressor):
     def _views(self, x):
         return self._resized(x)[None]  # (1, 3, s, s)
 
-    def _check_targets(self, rows, y, distortion=None, domains=None) -> np.ndarray:
-        """Quality and number of the task, NaN where tasks are not given: (n, 2)."""
-        quality = check_quality(rows, y, type(self).__name__)
+    def _check_targets(self, rows, y, distortion=None, domains=None, prior_alone=False) -> np.ndarray:
+        """Quality and number of the task, each NaN where it is not given: (n, 2)."""
         if min(len(rows), self.batch_size) < 2:
             raise ValueError(
                 f"MetaIQA normalises over batches: n_samples={len(rows)} or batch_size is 1; give 2 or more."
             )
         given = [label for label in (distortion, domains) if label is not None]
+        made = prior_alone and y is None and not given
+        quality = np.full(len(rows), np.nan) if made else check_quality(rows, y, type(self).__name__)
         return np.column_stack([quality, task_numbers(rows, *given) if given else np.full(len(rows), np.nan)])
