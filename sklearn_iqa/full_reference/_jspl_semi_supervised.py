@@ -42,8 +42,8 @@ def check_partial_quality(rows, y, name: str, batch_size: int) -> np.ndarray:
     if n_unknown and min(n_unknown, batch_size // 2) < LEAST_UNLABELLED:
         raise ValueError(
             f"y contains NaN in {n_unknown} of {len(rows)} rows, first in row {int(np.argmax(unknown))}; leave "
-            f"unlabelled rows out, or give {LEAST_UNLABELLED} or more, and batch_size={2 * LEAST_UNLABELLED} or more (now "
-            f"{batch_size}), one half of which is unlabelled."
+            f"unlabelled rows out, or give {LEAST_UNLABELLED} or more, and batch_size={2 * LEAST_UNLABELLED} or more "
+            f"(now {batch_size}), one half of which is unlabelled."
         )
     return labels
 
