@@ -106,6 +106,15 @@ def test_extreme_temperatures_stay_finite():
         assert torch.isfinite(info_nce(Contrast(QUERY, sign * POSITIVE, OWN, QUEUE), temperature))
 
 
+def test_projection_is_that_of_moco_v2():
+    # Linear, ReLU, linear to 128 numbers, which become unit vectors; MoCo v1 has one linear layer.
+    first, between, last, _ = Projected(nn.Flatten(), width=48).head
+    assert (first.in_features, first.out_features, last.in_features, last.out_features) == (48, 48, 48, 128)
+    assert isinstance(between, nn.ReLU)
+    vectors = Projected(nn.Flatten(), width=48)(torch.rand(5, 3, 4, 4))
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+
+
 # The queue ------------------------------------------------------------------------------------------------------------
 
 

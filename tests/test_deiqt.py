@@ -311,7 +311,8 @@ def test_quality_of_unseen_photographs_is_learned():
     )
     before = deiqt.initialize().score(known.X_new, known.y_new)
     after = deiqt.fit(known.X, known.y).score(known.X_new, known.y_new)
-    # measured on held-out photographs: 0.21 before, 0.85 after training; 0.78 after ten epochs. The method lives on a
+    # measured on held-out photographs with random_state 0, 1, 2, 3: 0.21, 0.00, 0.18, -0.05 before, 0.88, 0.89, 0.83,
+    # 0.795 after training. The method lives on a
     # pretrained transformer; from random numbers it learns here what a linear map of pixels can nearly see.
     assert after >= 0.80 > 0.60 > before
 

@@ -273,7 +273,8 @@ def test_it_learns_blur_and_noise():
     )
     before = estimator.initialize().score(known.X_new, known.y_new)
     after = estimator.fit(known.X, known.y).score(known.X_new, known.y_new)
-    # measured on held-out photographs: -0.09 before, 0.83 after; labels with so many ties allow 0.94
+    # measured on held-out photographs with random_state 0, 1, 2, 3: -0.09, 0.11, 0.06, -0.09 before, 0.84, 0.76, 0.76,
+    # 0.86 after; labels with so many ties allow 0.94
     assert after >= 0.80 > 0.60 > before
 
 

@@ -321,11 +321,13 @@ class GraphIQA(TasksMixin, QualityRegressor):
 
         Parameters
         ----------
-        X, sample_weight
-            As for every method: images, sampling weights.
+        X : container of n images
+            See the user guide, "What X and y are".
         y : array-like of shape (n,), default=None
             Quality of each image, higher is better. None trains the first stage alone, from `weights` where they are
             given: for `save_weights`, or for a `partial_fit` or a `fit` with `warm_start` that goes on.
+        sample_weight : array-like of shape (n,), default=None
+            How often a row is drawn for training, relative to the others; None draws each once per epoch.
         distortion : array-like of shape (n,), default=None
             Type of distortion of each image: names or numbers, at least two different ones. None distorts the images.
             With y it is refused where the first stage is not trained: with `weights`, with ``pretrain_steps=0``, and
