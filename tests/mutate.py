@@ -30,6 +30,7 @@ RECIPE_TESTS = ("test_defaults_are_those_of_the_recipe", "test_training_follows_
 # What every child needs, imported once; the package itself is imported from each copy.
 LIBRARIES = ("pytest", "sklearn.model_selection", "skorch", "torchvision", "timm", "open_clip")
 LOG = "pytest.log"
+BROKEN = 70  # exit code of a process that ended without pytest's own
 GOAL = 0.95  # part that must be noticed
 
 
@@ -89,7 +90,11 @@ def _child(root: Path, tests, log: Path) -> None:
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True
-    os._exit(int(sys.modules["pytest"].main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])))
+    code = BROKEN
+    try:
+        code = int(sys.modules["pytest"].main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+    finally:  # not 1, which would stand for a test that failed
+        os._exit(code)
 
 
 def run(root: Path, tests, timeout: float) -> tuple[str, float]:
