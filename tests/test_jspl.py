@@ -504,10 +504,12 @@ def test_learns_from_both():
     # small crops for cheap steps: the loss stays at its start for hundreds of them
     sizes = {"crop_size": 32, "embed_dim": 64, "n_directions": 64, "window_size": 2, "head_width": 64, "n_crops": 2}
     # small weights of the classifier: with 1, at this learning rate, its losses drown the few labels
-    speed = {"pu_weights": (0.03, 0.03, 0.03), "lr": 2e-3, "max_epochs": 80, "batch_size": 8}
+    speed = {"pu_weights": (0.03, 0.03, 0.03), "lr": 2e-3, "max_epochs": 60, "batch_size": 8}
     estimator = JSPL(**recipe, **sizes, **speed, random_state=0)
     before = estimator.initialize().score(X_new, y_new)
-    # Measured on held-out photographs with random_state 0, 1, 2: -0.86, -0.48, 0.70 with random heads and 0.90, 0.91,
-    # 0.90 after training. With 3 to 6: 0.87 to 0.93.
-    assert estimator.fit(X, y).score(X_new, y_new) > 0.8 > 0.6 > before
+    after = estimator.fit(X, y).score(X_new, y_new)
+    # Measured on held-out photographs with random_state 0, 1, 2: -0.86, -0.48, 0.70 with random heads and 0.86, 0.90,
+    # 0.89 after training.
+    assert after > 0.8
+    assert after > before + 0.1
     assert len(estimator.net_.criterion_.pseudo) == np.isnan(y).sum()
