@@ -100,7 +100,11 @@ def entries(cache):
             *(800, 400, 160, "160, crop 128", "6", "lite0, all trained; opinions made into histograms"),
         ),
         "UNIQUE": lambda: Entry(
-            iqa.UNIQUE(**LITE0, crop_size=128, warmup_epochs=4, lr_step=5, lr=1e-3, batch_size=16, max_epochs=6),
+            iqa.UNIQUE(
+                **LITE0,
+                **{"n_pairs": 2000, "crop_size": 128, "warmup_epochs": 4, "lr_step": 5, "lr": 1e-3},
+                **{"batch_size": 16, "max_epochs": 6},
+            ),
             *(400, 400, 160, "160, crop 128", "4 + 2", "lite0, frozen at first"),
         ),
         "DBCNN": lambda: Entry(
@@ -200,7 +204,7 @@ def entries(cache):
             iqa.LIQE(
                 **RANDOM,
                 **{"backbone": str(CLIPS / "clip_tiny_vit.json"), "scenes": (), "distortions": (), "n_crops": 4},
-                **{"max_epochs": 10, "lr": 5e-4, "batch_size": 32},
+                **{"steps_per_epoch": None, "max_epochs": 10, "lr": 5e-4, "batch_size": 32},
             ),
             *(1600, 400, 96, "96, crop 32", "10", "CLIP of 2 blocks from random numbers, quality alone"),
         ),

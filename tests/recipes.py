@@ -33,7 +33,8 @@ class Phase:
     rates: list[list[float]] = field(default_factory=list)  # of each step and group, as the optimiser takes it
     epochs: list[int] = field(default_factory=list)  # of each step, from 0
     trained: list[frozenset[str]] = field(default_factory=list)  # by epoch: names in a group that had a gradient
-    evaluated: frozenset[str] = frozenset()  # BatchNorm and dropout that ran in eval mode at the first step
+    moded: frozenset[str] = frozenset()  # names of all modules of BatchNorm and dropout
+    evaluated: frozenset[str] = frozenset()  # those that ran in eval mode at the first step
     rows: list[list[int]] = field(default_factory=list)  # of each step: places in `data`, in their order
     targets: list[torch.Tensor] = field(default_factory=list)  # of each step, as the loss takes them
     shapes: list[tuple[int, ...]] = field(default_factory=list)  # of each step: shape of the batch of views
@@ -67,8 +68,9 @@ class Recorder(skorch.callbacks.Callback):
         phase = self.phase
         if not phase.rates:
             phase.settings = [_unusual(net.optimizer_, group) for group in net.optimizer_.param_groups]
-            modes = ((name, one) for name, one in net.module_.named_modules() if isinstance(one, MODES))
-            phase.evaluated = frozenset(name for name, one in modes if not one.training)
+            modes = {name: one for name, one in net.module_.named_modules() if isinstance(one, MODES)}
+            phase.moded = frozenset(modes)
+            phase.evaluated = frozenset(name for name, one in modes.items() if not one.training)
         phase.rates.append([float(group["lr"]) for group in net.optimizer_.param_groups])
         phase.epochs.append(len(phase.trained) - 1)
         grouped = frozenset().union(*phase.groups)
@@ -173,3 +175,16 @@ def coordinate_maps(view, height: int, width: int, n: int = 64, seed: int = 0) -
             seen = np.stack([pixels[0].ravel() * (width - 1), pixels[1].ravel() * (height - 1)], axis=1)
             maps.append(np.linalg.lstsq(places, seen, rcond=None)[0].T)
     return np.array(maps)
+
+
+def assert_cut_anywhere_and_mirrored(view, side: int, height: int = 200, width: int = 230) -> None:
+    """Check that views are squares of `side` pixels of the image as it is, anywhere in it, half of them mirrored."""
+    maps = coordinate_maps(view, height, width, n=200)
+    mirrored = maps[:, 0, 0] < 0
+    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.02)
+    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.02)  # neither scaled nor upside down
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.15)
+    left = np.where(mirrored, maps[:, 0, 2] - (side - 1), maps[:, 0, 2])
+    for place, free in ((left, width - side), (maps[:, 1, 2], height - side)):
+        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
+        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %

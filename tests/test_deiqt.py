@@ -7,7 +7,7 @@ import pytest
 import torch
 from held_out import levels
 from PIL import Image
-from recipes import coordinate_maps, recorded
+from recipes import assert_cut_anywhere_and_mirrored, recorded
 
 from sklearn_iqa import DEIQT
 from sklearn_iqa._nn.transforms import grid_crops
@@ -214,15 +214,7 @@ def test_rates_go_on_after_a_pause():
 
 
 def test_views_of_training_are_cut_anywhere_and_flipped_left_and_right(small):
-    maps = coordinate_maps(small._train_view, 200, 230, n=200)
-    flipped = maps[:, 0, 0] < 0
-    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.02)
-    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.02)  # neither scaled nor upside down
-    assert flipped.mean() == pytest.approx(0.5, abs=0.15)
-    left = np.where(flipped, maps[:, 0, 2] - (SIDE - 1), maps[:, 0, 2])
-    for place, free in ((left, 230 - SIDE), (maps[:, 1, 2], 200 - SIDE)):
-        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
-        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
+    assert_cut_anywhere_and_mirrored(small._train_view, SIDE)
 
 
 def test_loss_is_the_absolute_error_of_the_mean():

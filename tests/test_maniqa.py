@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from recipes import coordinate_maps, recorded
+from recipes import assert_cut_anywhere_and_mirrored, recorded
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention
@@ -360,15 +360,7 @@ def test_rate_swings_by_batches_over_all_calls():
 
 
 def test_views_of_training_are_cut_anywhere_and_flipped_left_and_right(small):
-    maps = coordinate_maps(small._train_view, 200, 230, n=200)
-    flipped = maps[:, 0, 0] < 0
-    np.testing.assert_allclose(np.abs(maps[:, 0, 0]), 1, atol=0.02)
-    np.testing.assert_allclose(maps[:, 1, 1], 1, atol=0.02)  # neither scaled nor upside down
-    assert flipped.mean() == pytest.approx(0.5, abs=0.15)
-    left = np.where(flipped, maps[:, 0, 2] - (SIDE - 1), maps[:, 0, 2])
-    for place, free in ((left, 230 - SIDE), (maps[:, 1, 2], 200 - SIDE)):
-        assert -1 < place.min() < 0.1 * free < 0.9 * free < place.max() < free + 1
-        assert place.mean() == pytest.approx(free / 2, abs=0.1 * free)  # 200 draws: a standard error of 2 %
+    assert_cut_anywhere_and_mirrored(small._train_view, SIDE)
 
 
 def test_an_epoch_takes_every_image_once_with_its_label_in_0_1():

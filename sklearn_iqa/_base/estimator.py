@@ -105,7 +105,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     def _net_params(self) -> dict[str, Any]:
         """Give further arguments of the skorch net: weight decay, parameter groups, schedules.
 
-        "iterator_train" draws the batches of a method that forms them in its own way; see `batches`.
+        "iterator_train__sampler" names the batches of a method that forms them in its own way; see `batches`.
         """
         return {}
 

@@ -15,19 +15,34 @@ from torch import nn
 
 from sklearn_iqa._base.training import Stage, Subset
 
-__all__ = ["TasksMixin", "draw", "task_numbers", "task_rows", "without_labels"]
+__all__ = ["TasksMixin", "draw", "has_quality", "task_numbers", "task_rows", "without_labels"]
 
 
 class TasksMixin:
-    """Learns from targets (n, k), quality in the first column and task in the second; left of `QualityRegressor`."""
+    """Learns from targets (n, k), quality in the first column and task in the second; left of `QualityRegressor`.
+
+    The quality may be missing, NaN throughout, for a method that can train its stage of tasks alone.
+    """
 
     _open: Callable[[Any, int], Any]
 
     def _quality(self, targets: np.ndarray) -> np.ndarray:
         return targets[:, 0] if targets.ndim == 2 else targets
 
+    def _start(self, targets: np.ndarray, sample_weight) -> None:
+        if has_quality(targets):
+            super()._start(targets, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
+
+    def _train(self, rows, targets: np.ndarray, sample_weight, *args) -> None:
+        if not hasattr(self, "label_scale_"):  # every call before was without quality
+            TasksMixin._start(self, targets, sample_weight)
+        super()._train(rows, targets, sample_weight, *args)  # type: ignore[misc]  # of `ImageEstimator`
+
     def _encode_targets(self, targets: np.ndarray) -> np.ndarray:
-        return super()._encode_targets(self._quality(targets))  # type: ignore[misc]  # of `QualityRegressor`
+        quality = self._quality(targets)
+        if not has_quality(targets):
+            return quality
+        return super()._encode_targets(quality)  # type: ignore[misc]  # of `QualityRegressor`
 
     def _episodes(
         self,
@@ -84,6 +99,11 @@ def draw(members: np.ndarray, n: int, sample_weight: np.ndarray | None) -> np.nd
     if sample_weight is None:
         return members[torch.randint(len(members), (n,))]
     return members[torch.multinomial(torch.as_tensor(sample_weight[members]), n, replacement=True)]
+
+
+def has_quality(targets: np.ndarray) -> bool:
+    """Whether `fit` was given y, so that the first column holds it and not NaN."""
+    return not np.isnan(targets[0, 0])
 
 
 def without_labels(targets: np.ndarray) -> bool:

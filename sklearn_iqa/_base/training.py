@@ -11,7 +11,7 @@ import skorch.callbacks
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from sklearn_iqa._base.devices import seed_generators
@@ -39,14 +39,15 @@ class EvenBatches(BatchSampler):
             yield batch.tolist()
 
 
-def batches(data, batch_size: int) -> DataLoader:
-    """Give the batches of all epochs; a method with batches of its own puts another function at "iterator_train".
+def batches(data, batch_size: int, *, sampler: Callable[..., Sampler] = EvenBatches, **parameters) -> DataLoader:
+    """Give the batches of all epochs; a method with batches of its own names their class at "iterator_train__sampler".
 
-    Batches are lists of places in `data`, or of tuples of places, see `TrainingSet`. Each epoch is drawn when it begins
-    and may have its own number of batches: `data.epoch` tells which one it is. Draws are from torch's generator, which
-    is seeded before; what must be the same in all epochs is drawn from `data.seed`.
+    That is called with `data`, `batch_size` and what else stands behind "iterator_train__". Batches are lists of places
+    in `data`, or of tuples of places, see `TrainingSet`. Each epoch is drawn when it begins and may have its own number
+    of batches: `data.epoch` tells which one it is. Draws are from torch's generator, which is seeded before; what must
+    be the same in all epochs is drawn from `data.seed`.
     """
-    return DataLoader(data, batch_sampler=EvenBatches(data, batch_size))
+    return DataLoader(data, batch_sampler=sampler(data, batch_size, **parameters))
 
 
 def drawn(places: torch.Tensor, n: int, weight: torch.Tensor | None) -> torch.Tensor:

@@ -8,7 +8,6 @@ import skorch
 import torch
 from sklearn.utils import column_or_1d
 from torch import nn
-from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.quality import check_quality
 from sklearn_iqa._base.training import EvenBatches, drawn
@@ -155,8 +154,3 @@ class HalvedBatches(EvenBatches):
         halves = [drawn(kind, self.n_larger, self.data.weight).tensor_split(len(self)) for kind in self.kinds]
         for both in zip(*halves, strict=True):
             yield torch.cat(both).tolist()
-
-
-def halved_batches(data, batch_size: int) -> DataLoader:
-    """Give the batches of all epochs, `HalvedBatches`."""
-    return DataLoader(data, batch_sampler=HalvedBatches(data, batch_size))

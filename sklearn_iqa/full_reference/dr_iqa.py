@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
@@ -175,10 +175,6 @@ class PassByPass(BatchSampler):
         start = self.data.epoch * self.n_rows
         for batch in self.places:
             yield [start + place for place in batch]
-
-
-def pass_by_pass(data, batch_size: int, n_passes: int) -> DataLoader:
-    return DataLoader(data, batch_sampler=PassByPass(data, batch_size, n_passes))
 
 
 class _Comparisons:
@@ -428,7 +424,7 @@ class DRIQA(QualityRegressor):
         first, second = (np.concatenate(part, axis=1).ravel() for part in (first, second))
         slope, _ = self.label_scale_
         scale = slope * ELO_SCALE / ELO_UNIT if self.elo_scale is None else self.elo_scale
-        batches = {"iterator_train": pass_by_pass, "iterator_train__n_passes": self.comparison_epochs}
+        batches = {"iterator_train__sampler": PassByPass, "iterator_train__n_passes": self.comparison_epochs}
         yield Stage(
             name="comparisons",
             module=Calling(self.network_, "prefer"),

@@ -24,11 +24,11 @@ from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
+    HalvedBatches,
     JudgedScores,
     PseudoScoreWarmUp,
     SemiSupervisedLoss,
     check_partial_quality,
-    halved_batches,
 )
 
 # The authors released no code. What the paper leaves open is a parameter of the estimator, and named in its Notes.
@@ -403,7 +403,7 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
 
     def _net_params(self):
         warm_up = PseudoScoreWarmUp(self.warmup, self.max_epochs, self.n_iter_)
-        return {"iterator_train": halved_batches, "callbacks": [("warm_up", warm_up)]}
+        return {"iterator_train__sampler": HalvedBatches, "callbacks": [("warm_up", warm_up)]}
 
     def _score(self, output):
         return super()._score(output.score)

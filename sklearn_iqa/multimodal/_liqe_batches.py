@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler
 
 from sklearn_iqa._base.training import TrainingSet, drawn
 
@@ -47,11 +47,6 @@ class DomainBatches(BatchSampler):
             for places, size in zip(self.places, self.sizes, strict=True)
         ]
         yield from torch.cat(parts, dim=1).tolist()
-
-
-def domain_batches(data: TrainingSet, batch_size: int, **parameters) -> DataLoader:
-    """Give the batches of all epochs; the parameters are those of `DomainBatches`."""
-    return DataLoader(data, batch_sampler=DomainBatches(data, batch_size, **parameters))
 
 
 def shares(counts: Sequence[int], batch_size: int) -> list[int]:

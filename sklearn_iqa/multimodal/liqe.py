@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LIQE: quality, scene and distortion from prompts that name all three (Zhang et al., CVPR 2023)."""
 
-import functools
 import itertools
 import math
 import os
@@ -22,7 +21,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
-from sklearn_iqa.multimodal._liqe_batches import LEAST, domain_batches
+from sklearn_iqa.multimodal._liqe_batches import LEAST, DomainBatches
 from sklearn_iqa.multimodal._liqe_multitask import (
     MultitaskLoss,
     TaskProbabilities,
@@ -384,9 +383,10 @@ class LIQE(DomainsMixin, QualityRegressor):
             return (1 + math.cos(math.pi * place / T_MAX)) / 2
 
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)
-        batches = functools.partial(domain_batches, sizes=self._domain_sizes, n_batches=self.steps_per_epoch)
         return {
-            "iterator_train": batches,
+            "iterator_train__sampler": DomainBatches,
+            "iterator_train__sizes": self._domain_sizes,
+            "iterator_train__n_batches": self.steps_per_epoch,
             "optimizer__weight_decay": self.weight_decay,
             "callbacks": [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))],
         }

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from sklearn.utils.random import sample_without_replacement
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from sklearn_iqa._base.training import TrainingSet
 
@@ -72,11 +72,6 @@ class PairBatches(Sampler[list[tuple[int, ...]]]):
         else:
             chosen = weighted_pairs(self.data.weight.numpy()[places], n, generator)
         return places[chosen]
-
-
-def pair_batches(data: TrainingSet, batch_size: int, **parameters) -> DataLoader:
-    """Give the batches of all epochs; the parameters are those of `PairBatches`."""
-    return DataLoader(data, batch_sampler=PairBatches(data, batch_size, **parameters))
 
 
 def different_pairs(n_rows: int, n: int, generator: np.random.RandomState) -> np.ndarray:

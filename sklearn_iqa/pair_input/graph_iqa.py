@@ -16,7 +16,7 @@ from sklearn_iqa._base.devices import seeded
 from sklearn_iqa._base.failures import RAISE
 from sklearn_iqa._base.parameters import CROPS, POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.tasks import TasksMixin, draw, has_quality, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
@@ -131,11 +131,6 @@ class SampledSquaredError(nn.Module):
 
     def forward(self, output, target):
         return F.mse_loss(sample(output), target)
-
-
-def has_quality(targets: np.ndarray) -> bool:
-    """Whether `fit` was given y, so that the first column holds it and not NaN."""
-    return not np.isnan(targets[0, 0])
 
 
 class GraphIQA(TasksMixin, QualityRegressor):
@@ -371,13 +366,10 @@ class GraphIQA(TasksMixin, QualityRegressor):
 
     def _start(self, targets, sample_weight):
         self.n_pretrain_steps_ = 0
-        if has_quality(targets):
-            super()._start(targets, sample_weight)
+        super()._start(targets, sample_weight)
 
     def _train(self, rows, targets, sample_weight, n_epochs, seed, tasks):
         if has_quality(targets):
-            if not hasattr(self, "label_scale_"):  # every call before was without y
-                super()._start(targets, sample_weight)
             super()._train(rows, targets, sample_weight, n_epochs, seed, tasks)
             return
         if getattr(self, "n_iter_", 0) > 0:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """UNIQUE: quality and its uncertainty, learned from pairs of many data sets (Zhang et al., IEEE TIP 2021)."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -18,7 +17,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import normalize, random_crop, random_flip, resize_shorter, to_tensor
-from sklearn_iqa.pair_input._unique_pairs import pair_batches
+from sklearn_iqa.pair_input._unique_pairs import PairBatches
 
 TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this long are resized to it
 HINGE_MARGIN = 0.025
@@ -411,9 +410,11 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         def factor(epoch):  # a closed form: partial_fit makes the schedule anew, which StepLR would count as a step
             return 0.1 ** ((n_before + epoch) // lr_step)
 
-        warmup = {"warmup_epochs": self.warmup_epochs, "warmup_batch_size": self.warmup_batch_size}
         return {
-            "iterator_train": functools.partial(pair_batches, n_pairs=self._pairs_by_domain, **warmup),
+            "iterator_train__sampler": PairBatches,
+            "iterator_train__n_pairs": self._pairs_by_domain,
+            "iterator_train__warmup_epochs": self.warmup_epochs,
+            "iterator_train__warmup_batch_size": self.warmup_batch_size,
             "optimizer__weight_decay": self.weight_decay,
             "callbacks": [
                 ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),

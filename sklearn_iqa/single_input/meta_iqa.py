@@ -319,15 +319,7 @@ class MetaIQA(TasksMixin, QualityRegressor):
 
     def _start(self, targets, sample_weight):
         self.n_meta_iter_ = 0
-        if not np.isnan(targets[0, 0]):
-            super()._start(targets, sample_weight)
-
-    def _encode_targets(self, targets):
-        if np.isnan(targets[0, 0]):
-            return self._quality(targets)  # none: the prior alone
-        if not hasattr(self, "label_scale_"):  # it goes on from such a prior
-            super()._start(targets, None)
-        return super()._encode_targets(targets)
+        super()._start(targets, sample_weight)
 
     def _stages_before(self, rows, targets, sample_weight):
         if self.weights is not None or self.meta_epochs == 0:
