@@ -3,14 +3,16 @@
 
 Changes are listed in `tests/mutants/<method>.toml`: the file, a text that occurs in it once, and what replaces it. Each
 is made in a copy of the project, in which the rows of `test_recipes.py` for the estimators that the list names and the
-test file of the method run until the first failure. Before, they run once unchanged: they must pass. A run without an
-answer after `--timeout` seconds counts as noticed.
+test file of the method run until the first failure. Before, they run once unchanged: they must pass, and the seconds of
+each test are kept, so that the quick ones run first. A run without an answer after `--timeout` seconds counts as
+noticed.
 Run: python tests/mutate.py [METHOD ...] [--jobs 2] [--list]
 """
 
 import argparse
 import contextlib
 import importlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -29,7 +31,7 @@ MUTANTS = ROOT / "tests" / "mutants"
 RECIPE_TESTS = ("test_defaults_are_those_of_the_recipe", "test_training_follows_the_recipe")
 # What every child needs, imported once; the package itself is imported from each copy.
 LIBRARIES = ("pytest", "sklearn.model_selection", "skorch", "torchvision", "timm", "open_clip")
-LOG = "pytest.log"
+LOG, SECONDS = "pytest.log", "seconds.json"
 BROKEN = 70  # exit code of a process that ended without pytest's own
 GOAL = 0.95  # part that must be noticed
 
@@ -82,25 +84,41 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
-def _child(root: Path, tests, log: Path) -> None:
+class QuickFirst:
+    """Plugin of pytest: runs tests from the quickest to the slowest; adds the seconds of each to `seconds`."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds = seconds
+
+    def pytest_collection_modifyitems(self, items):
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call":
+            self.seconds[report.nodeid] = report.duration
+
+
+def _child(root: Path, tests, seconds: dict[str, float]) -> None:
     """Run tests of a copy in this new process; ends it with pytest's code."""
-    with log.open("w") as stream:
+    with (root / LOG).open("w") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
     os.chdir(root)
     sys.path.insert(0, str(root))
     sys.dont_write_bytecode = True
-    code = BROKEN
+    code, plugin = BROKEN, QuickFirst(seconds)
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     try:
-        code = int(sys.modules["pytest"].main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+        code = int(sys.modules["pytest"].main([*options, *tests], plugins=[plugin]))
+        (root / SECONDS).write_text(json.dumps(plugin.seconds), encoding="utf-8")
     finally:  # not 1, which would stand for a test that failed
         os._exit(code)
 
 
-def run(root: Path, tests, timeout: float) -> tuple[str, float]:
+def run(root: Path, tests, timeout: float, seconds: dict[str, float]) -> tuple[str, float]:
     """Run tests of a copy: "passed", "failed", "timeout" or "broken" (no test ran); and seconds."""
-    log, start = root / LOG, time.perf_counter()
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(root, tests, log))
+    start = time.perf_counter()
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(root, tests, seconds))
     process.start()
     process.join(timeout)
     if process.exitcode is None:
@@ -112,11 +130,19 @@ def run(root: Path, tests, timeout: float) -> tuple[str, float]:
     return result, time.perf_counter() - start
 
 
-def judge(mutant: Mutant, root: Path, timeout: float) -> tuple[str, float]:
+def learn(tests, root: Path) -> tuple[str, float, dict[str, float]]:
+    """Run tests of an unchanged copy, which must pass; give the seconds of each test too."""
+    result, total = run(root, tests, 3600, {})
+    if result != "passed":
+        raise SystemExit(f"Without a change the tests must pass:\n{(root / LOG).read_text(encoding='utf-8')}")
+    return result, total, json.loads((root / SECONDS).read_text(encoding="utf-8"))
+
+
+def judge(mutant: Mutant, root: Path, timeout: float, seconds: dict[str, float]) -> tuple[str, float]:
     """Apply a mutant to a copy, run its tests and take it back."""
     text = mutant.apply(root)
     try:
-        return run(root, mutant.tests, timeout)
+        return run(root, mutant.tests, timeout, seconds)
     finally:
         (root / mutant.file).write_text(text, encoding="utf-8")
 
@@ -150,15 +176,16 @@ def main():
                 free.append(root)
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            unchanged = {one.tests: one for one in mutants}
-            checks = pool.map(lambda tests: work(lambda tests, root: run(root, tests, 3600), tests), unchanged)
-            for tests, (result, seconds) in zip(unchanged, checks, strict=True):
+            unchanged = list(dict.fromkeys(one.tests for one in mutants))
+            seconds_of: dict[str, float] = {}
+            for tests, (result, seconds, each) in zip(
+                unchanged, pool.map(lambda tests: work(learn, tests), unchanged), strict=True
+            ):
                 print(f"unchanged  {result}  {seconds:5.0f} s  {' '.join(tests)}", flush=True)
-                if result != "passed":
-                    raise SystemExit(f"Without a change the tests must pass:\n{copies[0].joinpath(LOG).read_text()}")
+                seconds_of |= each
             missed = 0
             for mutant, (result, seconds) in zip(
-                mutants, pool.map(lambda one: work(judge, one, arguments.timeout), mutants), strict=True
+                mutants, pool.map(lambda one: work(judge, one, arguments.timeout, seconds_of), mutants), strict=True
             ):
                 noticed = result in ("failed", "timeout")
                 missed += not noticed
