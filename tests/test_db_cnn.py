@@ -371,10 +371,11 @@ def test_training_crops_are_cut_anywhere_at_native_size_and_flipped():
 
 
 def test_crops_of_the_scnn_are_cut_from_images_resized_a_seventh_larger(monkeypatch):
-    seen = []
+    seen, seeds = [], set()
 
     def keep(image, kind, level, random_state):
         seen.append((kind, level))
+        seeds.add(random_state)
         return image
 
     monkeypatch.setattr(db_cnn, "distort", keep)
@@ -385,10 +386,19 @@ def test_crops_of_the_scnn_are_cut_from_images_resized_a_seventh_larger(monkeypa
     np.testing.assert_allclose(lowest, lowest.round(), atol=0.2)
     assert [set(axis) for axis in lowest.round().T] == [set(range(9)), set(range(6))]
     assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
+    assert len(seeds) == len(seen) > 300  # other noise in every crop
     seen.clear()
     for row in np.eye(39):
         estimator._distorted_crop(picture(40, 48), row)
     assert tuple(seen) == CLASSES
+
+
+def test_crops_of_the_scnn_have_its_own_side_and_the_normalisation_of_imagenet(monkeypatch):
+    monkeypatch.setattr(db_cnn, "distort", lambda image, *args, **kwargs: image)
+    view = DBCNN()._distorted_crop(np.full((260, 300, 3), 255, np.uint8), np.eye(39)[0])
+    assert view.shape == (3, 224, 224)  # not the 384 of the other stages
+    white = [(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]
+    torch.testing.assert_close(view[:, 0, 0], torch.tensor(white))
 
 
 def test_scnn_sees_every_image_in_every_class_in_batches_of_its_own():

@@ -295,17 +295,17 @@ def test_quality_of_unseen_photographs_is_learned():
         backbone_weights=None,
         n_crops=1,
         batch_size=8,
-        max_epochs=24,
+        max_epochs=30,
         warmup_epochs=4,
-        lr_step=14,
+        lr_step=20,
         lr=1e-3,
         random_state=0,
     )
     before = deiqt.initialize().score(known.X_new, known.y_new)
     after = deiqt.fit(known.X, known.y).score(known.X_new, known.y_new)
-    # measured on held-out photographs with random_state 0, 1, 2, 3: 0.21, 0.00, 0.18, -0.05 before, 0.88, 0.89, 0.83,
-    # 0.795 after training. The method lives on a
-    # pretrained transformer; from random numbers it learns here what a linear map of pixels can nearly see.
+    # Measured on held-out photographs with random_state 0, 1, 2, 3: 0.21, 0.00, 0.18, -0.05 before training, 0.89,
+    # 0.87, 0.84, 0.83 after. The method lives on a pretrained transformer; from random numbers it learns here what a
+    # linear map of pixels can nearly see.
     assert after >= 0.80 > 0.60 > before
 
 

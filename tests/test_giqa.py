@@ -172,6 +172,13 @@ def test_without_real_images_the_last_classifier_learns_zeros():
     np.testing.assert_array_equal(targets, expected)
 
 
+def test_thresholds_are_evenly_spaced_quantiles():
+    # Of 1, 2, 4, ..., 1024 every second one: of 11 ranks those at 1/5, 2/5, 3/5 and 4/5 of the way.
+    giqa = GIQA(n_thresholds=4)
+    giqa._start(np.stack([2.0 ** np.arange(11), np.zeros(11)], axis=1), None)
+    np.testing.assert_allclose(giqa.thresholds_, [4, 16, 64, 256])
+
+
 def test_learning():
     known = levels(["gaussian_blur"], side=64, levels=(1, 2, 3, 4, 5))
     giqa = GIQA(

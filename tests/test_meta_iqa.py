@@ -173,6 +173,7 @@ def meta_training(estimator, X, y, sample_weight=None, **labels):
     rows = estimator._rows(X)
     targets = estimator._check_targets(rows, y, **labels)
     estimator._start(targets, None)
+    torch.manual_seed(0)
     return list(estimator._stages_before(rows, targets, sample_weight))
 
 
@@ -199,7 +200,7 @@ def test_a_visit_splits_one_distortion(small_set):
 def test_tasks_and_their_images_are_drawn_by_weight(small_set):
     X, y = small_set
     kinds, weight = np.array(["jpeg", "blur"] * 6), np.array([1.0, 3.0] * 4 + [1.0, 12.0] * 2)
-    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 400}), X, y, sample_weight=weight, distortion=kinds)
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 2000}), X, y, sample_weight=weight, distortion=kinds)
     row = stage.targets[:, :, 1].astype(int)
     assert (kinds[row] == kinds[row[:, :1]]).all()
     assert all(set(one[: stage.module.n_support]).isdisjoint(one[stage.module.n_support :]) for one in row)
@@ -430,6 +431,29 @@ def test_an_episode_takes_one_step_on_support_and_one_on_query_images(small_set,
     net.train_step((torch.rand(1, len(target), 3, 32, 32), target[None]))
     n = stage.module.n_support
     assert [labels.tolist() for labels in seen] == [target[:n, 0].tolist(), target[n:, 0].tolist()]
+
+
+def test_one_adam_and_the_statistics_go_on_over_all_episodes(small_set, monkeypatch):
+    X, y = small_set
+    nets, run = [], MetaIQA._run
+
+    def kept(self, net, *args):
+        nets.append(net)
+        run(self, net, *args)
+
+    monkeypatch.setattr(MetaIQA, "_run", kept)
+    prior = MetaIQA(**{**PRIOR, "meta_epochs": 3}).fit(X, y, distortion=KINDS)
+    # Two tasks in three epochs, two steps on each: neither is set back when a task leaves from the start.
+    steps = {int(state["step"]) for state in nets[0].optimizer_.state.values()}
+    batches = {int(one) for name, one in prior.network_.named_buffers() if name.endswith("num_batches_tracked")}
+    assert steps == batches == {12}
+
+
+def test_images_of_synthetic_tasks_are_distorted_behind_resizing():
+    # Noise of variance 0.01 in 0..1, twice its deviation in -1..1; shrunk with the image it would be half as strong.
+    grey, noise = np.full((128, 128, 3), 128, np.uint8), DISTORTIONS.index("white_noise")
+    torch.manual_seed(0)
+    assert MetaIQA(**TINY)._resized(grey, noise, 5).std().item() == pytest.approx(0.2, rel=0.05)
 
 
 # Schedules ------------------------------------------------------------------------------------------------------------

@@ -370,6 +370,14 @@ def test_training_takes_histograms_of_ratings_2_to_9(y, mean, std):
     np.testing.assert_allclose(np.sqrt(histograms @ RATINGS**2 - (histograms @ RATINGS) ** 2), std[order], atol=1e-4)
 
 
+def test_training_takes_numbers_from_0_to_1_for_one_bin():
+    with recorded() as phases:
+        tiny(n_bins=1, batch_size=8, max_epochs=1).fit(list(GREYS), np.linspace(10, 80, 16))
+    (phase,) = phases
+    order = np.concatenate(phase.rows)
+    np.testing.assert_allclose(torch.cat(phase.targets)[:, 0], np.linspace(0, 1, 16)[order], atol=1e-6)
+
+
 def test_dropout_is_that_of_the_paper():
     assert [one.p for one in tiny().initialize().network_.modules() if type(one) is nn.Dropout] == [0.75]
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from recipes import coordinate_maps
+from recipes import coordinate_maps, recorded
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -90,6 +90,7 @@ def test_query_and_positive_are_crops_of_one_array_and_the_negative_of_another(i
 def test_pixels_are_degraded_at_their_own_size_and_only_where_they_are_needed(images, degraded):
     qpt = QPT(**SMALL)
     large = np.tile(images[0], (3, 1, 1))  # (240, 80, 3)
+    torch.manual_seed(0)  # two of five places are the same in one of 300 draws
     for _ in range(5):
         qpt._train_view(large)
     for image, _, result in degraded:
@@ -153,6 +154,15 @@ def test_learning_rate_falls_by_a_cosine(images):
 
 
 # Recipe ---------------------------------------------------------------------------------------------------------------
+
+
+def test_rates_go_on_after_a_pause(images):
+    qpt = QPT(**{**SMALL, "max_epochs": 4, "batch_size": 10, "lr": 0.03})
+    with recorded() as phases:
+        for _ in range(4):
+            qpt.partial_fit(images)
+    expected = [0.03 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    np.testing.assert_allclose([phase.rates[0][0] for phase in phases], expected)
 
 
 def test_crops_come_from_anywhere_at_native_size_and_half_are_mirrored(monkeypatch):

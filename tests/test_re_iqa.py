@@ -364,6 +364,18 @@ def test_content_is_trained_first_by_the_defaults_of_pycontrast():
     assert content.trained == [learned] * 5
 
 
+def test_rates_go_on_after_a_pause():
+    recipe = {**TINY, "max_epochs": 4, "warmup_epochs": 2, "lr": 12.0}
+    estimator, X = ReIQA(**recipe), noise_images()
+    with recorded() as phases:
+        for _ in range(4):
+            estimator.partial_fit(X)
+    # The cosine of epochs counted from 1, from 12 to 0.012, behind a warm-up of two steps towards its second value.
+    second, third, fourth = (0.012 + 11.988 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in (2, 3, 4))
+    expected = [0.01, 0.01 + (second - 0.01) / 2, third, fourth]
+    np.testing.assert_allclose([phase.rates[0][0] for phase in phases], expected)
+
+
 def test_content_views_are_those_of_moco_v2():
     crop, mirrored, colours, grey, blurred = re_iqa.augmentation(224).transforms
     assert (crop.size, crop.scale, crop.ratio) == ((224, 224), (0.2, 1.0), (3 / 4, 4 / 3))
@@ -410,6 +422,7 @@ def stacks(monkeypatch):
 
 def test_versions_are_the_image_and_distorted_ones_at_two_scales(stacks):
     image = noise_images(1, 64, 70)[0]
+    torch.manual_seed(0)
     pairs = ReIQA(**{**TINY, "n_distorted": 5})._train_view(image)
     full, half = stacks
     assert len(full) == len(half) == 6
@@ -422,9 +435,22 @@ def test_versions_are_the_image_and_distorted_ones_at_two_scales(stacks):
     assert 0 <= pairs[:6].min() < 0.2 < 0.8 < pairs[:6].max() <= 1  # as they are, in 0..1
 
 
+def test_versions_are_made_as_the_parameters_say(monkeypatch):
+    calls, make = [], re_iqa.distorted_stack
+
+    def recorded_stack(image, n, rng, second):
+        calls.append((n, second))
+        return make(image, n, rng, second)
+
+    monkeypatch.setattr(re_iqa, "distorted_stack", recorded_stack)
+    ReIQA(**{**TINY, "n_distorted": 5}, second_distortion=0.1)._train_view(noise_images(1, 64, 70)[0])
+    assert calls == [(5, 0.1)]
+
+
 def test_distortions_are_drawn_anew(stacks):
     image = noise_images(1, 64, 70)[0]
     estimator = ReIQA(**TINY)
+    torch.manual_seed(0)  # a kind may come again at its place and level
     for _ in range(2):
         estimator._train_view(image)
     first, second = stacks[::2]
