@@ -429,6 +429,8 @@ def test_means_become_histograms_of_that_mean():
     # The worst label becomes rating 2, the best 9.
     np.testing.assert_allclose(probabilities @ np.arange(1, 11), np.linspace(2, 9, 4), atol=1e-6)
     assert estimator.label_scale_ == pytest.approx((30 / 7, 10 - 60 / 7))
+    deviations = np.sqrt(probabilities @ np.arange(1, 11) ** 2 - np.linspace(2, 9, 4) ** 2)
+    np.testing.assert_allclose(deviations[1:3], 1.4, atol=1e-6)  # of the ratings 4.3 and 6.7
 
 
 @pytest.mark.parametrize(
@@ -536,3 +538,10 @@ def test_last_layer_starts_at_the_mean_label():
     estimator = MUSIQ(**{**SMALL, "lr": 1e-12}).fit(X, y)
     # 0..40 become 0..100, whose mean is 17.5 / 40 * 100.
     assert estimator.network_.head.bias.item() == pytest.approx(43.75)
+
+
+def test_last_layer_of_given_weights_stays(small, tmp_path):
+    small.save_weights(tmp_path / "musiq.safetensors")
+    estimator = MUSIQ(**{**SMALL, "lr": 1e-12, "weights": tmp_path / "musiq.safetensors"})
+    estimator.fit([picture(40, 50, seed) for seed in range(4)], [0.0, 10.0, 20.0, 40.0])
+    assert estimator.network_.head.bias.item() == pytest.approx(small.network_.head.bias.item(), abs=1e-6)

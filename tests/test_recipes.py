@@ -354,8 +354,9 @@ RECIPES = {
             ),
         ],
         defaults={"teacher_lr": 2e-4, "teacher_epochs": 100, "lr": 2e-5, "max_epochs": 100, "weight_decay": 5e-4}
-        | {"batch_size": 32, "n_crops": 10, "crop_size": 224, "distilled_blocks": None},
-        tiny={"teacher_epochs": 22, "max_epochs": 61, "n_crops": 1, "crop_size": 32},
+        | {"batch_size": 32, "n_crops": 10, "crops": "grid", "crop_size": 224, "distilled_blocks": None}
+        | {"embed_dim": 256, "depth": 9},
+        tiny={"teacher_epochs": 22, "max_epochs": 61, "n_crops": 1, "crop_size": 32, "embed_dim": 16, "depth": 1},
     ),
     # Lao et al.: half a cosine in 50 steps, and back in 50; both backbones frozen.
     "AHIQ": Recipe(
@@ -367,8 +368,9 @@ RECIPES = {
                 evaluated=r"(vit|cnn)\..*",
             )
         ],
-        defaults={"lr": 1e-4, "weight_decay": 1e-5, "batch_size": 4, "max_epochs": 200},
-        tiny={"max_epochs": 3},
+        defaults={"lr": 1e-4, "weight_decay": 1e-5, "batch_size": 4, "max_epochs": 200}
+        | {"n_crops": 20, "crops": "grid", "embed_dim": 256},
+        tiny={"max_epochs": 3, "embed_dim": 8},
     ),
     # The port, as AHIQ; without the causal mask, behind which a part of the decoder has no gradient but of rounding.
     "IQT": Recipe(
@@ -381,7 +383,7 @@ RECIPES = {
             )
         ],
         defaults={"lr": 2e-4, "weight_decay": 1e-5, "batch_size": 16, "max_epochs": 300, "drop": 0.1, "crop_size": 192}
-        | {"causal": True},
+        | {"causal": True, "n_crops": 20, "crops": "grid"},
         tiny={"max_epochs": 102, "crop_size": 32, "causal": False},
     ),
     # insert: DRIQA, CVRKDIQA, AHIQ, IQT

@@ -118,6 +118,15 @@ def test_larger_reference_is_cut_to_the_centre():
         SRIF().transform([(center, center), (image, center)])
 
 
+@pytest.mark.parametrize(("side", "first"), [(512, 0), (511, 1), (509, 2), (505, 4)])
+def test_reference_is_cut_as_in_the_demo(side, first):
+    # The demo: imcrop with [1.5 1.5 510 510], [2.5 2.5 508 508], [4.5 4.5 504 504], whose ends MATLAB rounds upwards.
+    rows, columns = np.mgrid[:512, :512]
+    reference = np.repeat(((3 * rows + 5 * columns) % 256).astype(np.uint8)[..., None], 3, axis=2)
+    _, cut = SRIF()._open(SRIF()._rows([(reference[:side, :side], reference)]), 0)
+    np.testing.assert_array_equal(cut, reference[first : first + side, first : first + side])
+
+
 # Fusion, on the published features and labels of 312 images -----------------------------------------------------------
 
 

@@ -207,9 +207,9 @@ class SRIF(TransformerMixin, QualityRegressor):
     Notes
     -----
     Images become grey, 8 bits, at their native size, of at least 192 pixels on each side; a larger reference is cut to
-    the centre of the query's size. `transform` gives the 18 features, for other regressors and for pipelines. A pair
-    takes about a second on a CPU; features of a pair are cached in memory, so that other folds and parameters cost
-    nothing. Only the fusion runs on `device`.
+    the centre of the query's size, of an odd rest one pixel more at the top and at the left. `transform` gives the 18
+    features, for other regressors and for pipelines. A pair takes about a second on a CPU; features of a pair are
+    cached in memory, so that other folds and parameters cost nothing. Only the fusion runs on `device`.
 
     The published code reads the weights and biases of each image from a file and does not compute them. Here, by
     inference, they are those of least variance: with the means, variances :math:`v_D, v_S` and covariance :math:`c` of
@@ -343,7 +343,8 @@ class SRIF(TransformerMixin, QualityRegressor):
                 f"Row {rows.number(row)} of X holds a query of {height} x {width} and a reference of {ref_height} x "
                 f"{ref_width} pixels (height x width), but the reference must cover the query; resize one of them."
             )
-        top, left = (ref_height - height) // 2, (ref_width - width) // 2
+        # Of an odd rest the larger half is cut at the top and at the left, where the official demo cuts it.
+        top, left = (ref_height - height + 1) // 2, (ref_width - width + 1) // 2
         return query, reference[top : top + height, left : left + width]
 
     def _views(self, x):

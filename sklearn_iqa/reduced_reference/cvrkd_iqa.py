@@ -26,7 +26,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import check_images, check_tuples
-from sklearn_iqa._base.training import Stage, Subset
+from sklearn_iqa._base.training import Stage
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import crops_to_score, normalize, random_crop, random_flip, to_tensor
 
@@ -179,41 +179,16 @@ class _Pool:
         return read_image(self.images.unopened(place), f"Image {place} of reference_pool")
 
 
-class _TrainingRows:
-    """Rows (query, its original); with a pool (query, its original, an image drawn from the pool at every opening)."""
-
-    pool: _Pool | None = None
-
-    def __init__(self, pairs):
-        self.pairs, self.number, self.same = pairs, pairs.number, pairs.same
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, row):
-        drawn = () if self.pool is None else (self.pool[int(torch.randint(len(self.pool), ()))],)
-        return *self.pairs[row], *drawn
-
-
-def _pairs(rows):
-    """Rows of training without an image of the pool, which is not opened."""
-    return Subset(_pairs(rows.rows), rows.members) if isinstance(rows, Subset) else rows.pairs
-
-
-def _pool(rows) -> _Pool | None:
-    return _pool(rows.rows) if isinstance(rows, Subset) else rows.pool
-
-
 class _OtherReferences:
-    """Rows of training as the method is used: each query with a good image of other content, always the same.
+    """Pairs of training as the method is used: each query with a good image of other content, always the same.
 
     Queries of one content take all other originals in turn; with a pool, all queries take its images in turn.
     """
 
-    def __init__(self, rows):
-        self.rows, self.pool, self.number = _pairs(rows), _pool(rows), rows.number
-        if self.pool is not None:
-            self.place = [row % len(self.pool) for row in range(len(rows))]
+    def __init__(self, rows, pool: _Pool | None):
+        self.rows, self.pool, self.number = rows, pool, rows.number
+        if pool is not None:
+            self.place = [row % len(pool) for row in range(len(rows))]
             return
         contents = [rows.same(row) for row in range(len(rows))]
         order = {content: number for number, content in enumerate(dict.fromkeys(contents))}
@@ -332,9 +307,9 @@ class CVRKDIQA(QualityRegressor):
     by path; so does `FR_teacher_cross_dataset.pth`, which needs originals. They average ten draws of random crops.
 
     In training the student sees each query beside an image of `reference_pool`, drawn at random as the paper draws one
-    of DIV2K; its crops are cut anywhere, mirrored and turned at random. Without a pool it is the original of another
-    row of the batch, drawn among those of other content; in a batch of one content the own one. `early_stopping` scores
-    held-out queries with images of the pool, or with originals of other content, too.
+    of DIV2K; its crops are cut anywhere, mirrored and turned at random, with black corners. Without a pool it is the
+    original of another row of the batch, drawn among those of other content; in a batch of one content the own one.
+    `early_stopping` scores held-out queries with images of the pool, or with originals of other content, too.
 
     References
     ----------
@@ -355,6 +330,7 @@ class CVRKDIQA(QualityRegressor):
     same_size = False
     label_range = (1.0, 5.0)  # of KADID-10k
     key_map = KEY_MAP
+    _pool: _Pool | None = None  # of the call of fit that runs
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
@@ -485,21 +461,26 @@ class CVRKDIQA(QualityRegressor):
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.feature_extractor, self.backbone, self.backbone_weights)
 
+    def _learn(self, X, y, sample_weight, labels, **kwargs):
+        try:
+            return super()._learn(X, y, sample_weight, labels, **kwargs)
+        finally:
+            self._pool = None  # no estimator travels with the images that it was given
+
     def _training_rows(self, X):
-        pairs = check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
-        return _TrainingRows(pairs)
+        return check_tuples(X, self.inputs, "fit of CVRKDIQA", same_size=True)  # the teacher compares place by place
 
     def _check_targets(self, rows, y, reference_pool=None):
-        rows.pool = None if reference_pool is None else _Pool(reference_pool)
+        self._pool = None if reference_pool is None else _Pool(reference_pool)
         return super()._check_targets(rows, y)
 
     def _held_out_score(self, rows, targets, held_out, sample_weight):
-        return super()._held_out_score(_OtherReferences(rows), targets, held_out, sample_weight)
+        return super()._held_out_score(_OtherReferences(rows, self._pool), targets, held_out, sample_weight)
 
     def _stages_before(self, rows, targets, sample_weight):
         teacher, targets = self._teacher(), self._encode_targets(targets)
         params = self._recipe(lambda epoch: 1.0 if epoch < TEACHER_STEP else 0.1)
-        settings = (_pairs(rows), targets, self._teacher_view, self.teacher_lr, params, sample_weight)
+        settings = (rows, targets, self._teacher_view, self.teacher_lr, params, sample_weight)
         yield Stage("teacher", teacher, nn.L1Loss(), self.teacher_epochs, *settings)
         own = (pair for pair in teacher.named_parameters() if pair[1].requires_grad)
         self.teacher_ = {name: tensor.numpy(force=True).copy() for name, tensor in own}
@@ -531,14 +512,13 @@ class CVRKDIQA(QualityRegressor):
         return torch.stack([random_flip(random_flip(crop, axis=-2)) for crop in crops.unbind(1)], dim=1)
 
     def _train_view(self, x):
-        query, original, *drawn = x
-        pixels = torch.stack([self._pixels(image) for image in (query, original)])  # (2, 3, h, w)
-        good = self._pixels(drawn[0]) if drawn else pixels[1]
-        anywhere = zip(self._random_crops(good), torch.rand(self.n_crops).tolist(), strict=True)
-        turned = torch.stack([rotate(random_flip(random_flip(crop, axis=-2)), 360 * turn) for crop, turn in anywhere])
-        crops = torch.cat([self._random_crops(pixels), turned[None]])  # (3, p, 3, s, s)
+        _, original = x
+        crops = self._random_crops(torch.stack([self._pixels(image) for image in x]))  # (2, p, 3, s, s)
+        drawn = None if self._pool is None else self._pool[int(torch.randint(len(self._pool), ()))]
+        good = self._turned_crops(original if drawn is None else drawn)
         # What was drawn for a row stays with it: all have one key.
-        return {"crops": crops, "content": 0 if drawn else zlib.crc32(np.ascontiguousarray(original))}
+        content = zlib.crc32(np.ascontiguousarray(original)) if drawn is None else 0
+        return {"crops": torch.cat([crops, good[None]]), "content": content}  # (3, p, 3, s, s)
 
     def _views(self, x):
         return torch.stack([self._crops(image) for image in x])[None]  # (1, 2, p, 3, s, s)
@@ -550,9 +530,19 @@ class CVRKDIQA(QualityRegressor):
     def _random_crops(self, pixels):  # (..., 3, height, width) -> (..., p, 3, s, s)
         return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)], dim=-4)
 
+    def _turned_crops(self, image):
+        """Crops (p, 3, s, s) of a good image, cut anywhere, mirrored and turned by any angle."""
+        crops = self._random_crops(to_tensor(enlarge(image, self.crop_size)))
+        crops = [random_flip(random_flip(crop, axis=-2)) for crop in crops]
+        # Turned before they are normalised, so that corners become black as in the official code, not mid grey.
+        return self._normalized(torch.stack([rotate(crop, 360 * float(torch.rand(()))) for crop in crops]))
+
     def _pixels(self, image):
+        return self._normalized(to_tensor(enlarge(image, self.crop_size)))
+
+    def _normalized(self, pixels):
         config = timm_backbones.input_config(self.backbone)
-        return normalize(to_tensor(enlarge(image, self.crop_size)), config["mean"], config["std"])
+        return normalize(pixels, config["mean"], config["std"])
 
     def _check_combinations(self):
         blocks, n_blocks = [0] if self.distilled_blocks is None else list(self.distilled_blocks), 2 * self.depth
