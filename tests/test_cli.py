@@ -2,6 +2,8 @@
 """The command line: standard output, rows with errors, errors of one line, exit statuses."""
 
 import csv
+import functools
+import hashlib
 import io
 import json
 import os
@@ -10,17 +12,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 import sklearn_iqa
-from sklearn_iqa._weights import pretrained
-from sklearn_iqa.cli import commands, files
+from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa.cli import commands, files, methods, weights
 from sklearn_iqa.datasets import load_photographs
 
 PAGE = (Path(__file__).parents[1] / "docs" / "cli.rst").read_text(encoding="utf-8")
@@ -77,7 +83,7 @@ def test_list_runs_as_a_module_silently_and_without_matplotlib(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["name", "input", "better", "range", "published", "weights"]
+    assert re.split("  +", lines[0]) == ["name", "input", "better", "range", "published weights, the default first"]
     assert max(map(len, lines)) <= 100
     start = lines[0].index("input")
     end = lines.index("")
@@ -94,6 +100,7 @@ def test_list_states_the_facts_of_every_method():
         "better": "lower",
         "lowest": 0.0,
         "highest": None,
+        "default": sklearn_iqa.LPIPS.published[0].name,
         "weights": [entry.name for entry in sklearn_iqa.LPIPS.published],
         "cached": None,
     }
@@ -302,7 +309,7 @@ def test_unknown_method_suggests_close_names():
 
 @pytest.mark.parametrize("name", ["STLPIPS", "stlpips", "st_lpips", "ST-LPIPS"])
 def test_methods_are_found_by_class_and_file(name):
-    assert commands._find_method(name) is sklearn_iqa.STLPIPS
+    assert methods.find_method(name) is sklearn_iqa.STLPIPS
 
 
 def test_unknown_parameter_lists_the_accepted():
@@ -328,7 +335,7 @@ def test_unknown_parameter_lists_the_accepted():
     ],
 )
 def test_value_of_a_parameter(text, default, value):
-    found = commands._value(text, default)
+    found = methods.parse_value(text, default)
     assert found == value
     assert type(found) is type(value)
 
@@ -383,7 +390,12 @@ def test_published_weights_bring_their_parameters(folders):
     expected = sklearn_iqa.STLPIPS(net="vgg", weights="vgg-bapps").predict([(noisy, a)])[0]
     assert float(row["score"]) == expected
     wrong = run("score", "stlpips", a, "--reference", a, "--weights", "vgg-bapps", "--set", "net=alex")
-    assert "belong to net='vgg'" in one_line(wrong, status=1)
+    # net=alex is the default of STLPIPS, which would follow the weights by itself.
+    assert "belong to net='vgg': leave --set net out" in one_line(wrong, status=1)
+    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "default", "-q"))
+    assert float(row["score"]) == sklearn_iqa.STLPIPS(weights="alex-bapps").predict([(noisy, a)])[0]
+    wrong = run("score", "stlpips", a, "--reference", a, "--weights", "default", "--set", "net=vgg")
+    assert "'alex-bapps' belong to net='alex'" in one_line(wrong, status=1)
 
 
 def test_wrong_weights_and_device(folders, tmp_path):
@@ -396,6 +408,229 @@ def test_wrong_weights_and_device(folders, tmp_path):
         assert words in line
     line = one_line(run("score", "stlpips", a, "--reference", a, "--weights", other, "--device", "tpu"), status=1)
     assert "device='tpu'" in line
+
+
+# weights --------------------------------------------------------------------------------------------------------------
+
+
+CONTENTS = {"whole.pth": b"whole", "begun.pth": b"begun", "bare.pth": b"bare"}
+
+
+def published_files(url):
+    """Files whose digest is known, or its beginning, or not at all, and one without an address."""
+    whole, begun = (hashlib.sha256(CONTENTS[name]).hexdigest() for name in ("whole.pth", "begun.pth"))
+    return (
+        WeightsFile("whole.pth", whole, urls=(f"{url}/whole.pth",)),
+        WeightsFile("begun.pth", begun[:8], urls=(f"{url}/begun.pth",)),
+        WeightsFile("bare.pth", None, urls=(f"{url}/bare.pth",)),
+        WeightsFile("hand.pth", "0" * 64),
+    )
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKLEARN_IQA_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+class Files(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        """Be silent."""
+
+
+@pytest.fixture
+def published(cache, tmp_path, monkeypatch):
+    """NIMA and STLPIPS are all methods there are, with weights from a server of this machine."""
+    (tmp_path / "served").mkdir()
+    for name, content in CONTENTS.items():
+        (tmp_path / "served" / name).write_bytes(content)
+    handler = functools.partial(Files, directory=tmp_path / "served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        whole, begun, bare, hand = published_files(f"http://127.0.0.1:{server.server_port}")
+        source = "https://example.org", "MIT", "nothing"
+        nima = PublishedWeights("one", (whole, begun), *source), PublishedWeights("two", (whole, hand), *source)
+        monkeypatch.setattr(sklearn_iqa.NIMA, "published", nima)
+        monkeypatch.setattr(sklearn_iqa.STLPIPS, "published", (PublishedWeights("three", (bare,), *source),))
+        for module in (methods, weights):
+            monkeypatch.setattr(module, "all_methods", lambda: [sklearn_iqa.NIMA, sklearn_iqa.STLPIPS])
+        yield nima
+        server.shutdown()
+        thread.join()
+
+
+def put(cache, *names):
+    for name in names:
+        (cache / name).write_bytes(CONTENTS[name])
+
+
+def test_weights_list(published, cache):
+    put(cache, "whole.pth")
+    (cache / "begun.pth").write_bytes(b"another file")
+    rows = [json.loads(line) for line in run("weights", "list", "--output", "json").stdout.splitlines()]
+    facts = {"trained_on": "nothing", "licence": "MIT"}
+    assert rows[0] == {
+        **{"method": "NIMA", "name": "one", "default": True, "file": "whole.pth", "at_hand": True, "size": 5},
+        **facts,
+    }
+    assert [(row["name"], row["default"], row["file"], row["at_hand"], row["size"]) for row in rows[1:]] == [
+        ("one", True, "begun.pth", False, None),
+        ("two", False, "whole.pth", True, 5),
+        ("two", False, "hand.pth", False, None),
+        ("three", True, "bare.pth", False, None),
+    ]
+    assert table(run("weights", "list", "--output", "csv"))[1]["size"] == ""
+    assert run("weights", "list").stdout.splitlines()[:4] == [
+        "NIMA:one (default)",
+        "    trained on nothing; licence: MIT",
+        "    whole.pth  5 B",
+        "    begun.pth  not at hand",
+    ]
+
+
+def test_weights_list_of_all_methods_fits_a_terminal():
+    lines = run("weights", "list").stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.startswith("LPIPS:alex-v0.1") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (24_680_000, "24.7 MB"), (2_000_000_000, "2 GB")]
+)
+def test_sizes_are_readable(n_bytes, text):
+    assert weights._readable(n_bytes) == text
+
+
+def test_weights_fetch(published, cache):
+    result = run("weights", "fetch", "nima", "NIMA:one", "st_lpips:default")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [str(cache / name) for name in ("whole.pth", "begun.pth", "bare.pth")]
+    assert result.stderr.startswith("Warning: bare.pth is published without a digest")
+    assert result.stderr.count("\n") == 1  # without the line of the program that warns
+    assert run("weights", "fetch", "stlpips").stderr == ""
+    (cache / "bare.pth.sha256").unlink()
+    assert run("weights", "fetch", "stlpips", "-q").stderr == ""
+
+
+def test_weights_fetch_goes_on_after_a_failure(published, cache, tmp_path):
+    (tmp_path / "served" / "begun.pth").write_bytes(b"another file")
+    result = run("weights", "fetch", "--all")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [str(cache / "whole.pth"), str(cache / "bare.pth")]
+    warning, *errors = result.stderr.splitlines()
+    assert warning.startswith("Warning: bare.pth")
+    assert len(errors) == 2
+    assert errors[0].startswith("Error: NIMA:one: begun.pth could not be downloaded")
+    assert errors[1].startswith("Error: NIMA:two: hand.pth is not on this machine")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ([], "nima:koniq, or give --all"),
+        (["nima", "--all"], "nima:koniq, or give --all"),
+        (["nima:four"], "no published weights 'four': it has one, two"),
+        (["nim"], "did you mean NIMA"),
+    ],
+)
+def test_weights_fetch_refuses_names_before_it_begins(published, cache, args, words):
+    line = one_line(run("weights", "fetch", *args), status=2)
+    assert words in line
+    assert not list(cache.iterdir())
+
+
+def test_weights_of_a_method_without_any(published, monkeypatch):
+    monkeypatch.setattr(sklearn_iqa.NIMA, "published", ())
+    assert "NIMA has no published weights: " in one_line(run("weights", "fetch", "nima"), status=2)
+
+
+def test_weights_where(published, cache):
+    assert run("weights", "where").stdout == f"{cache}\n"
+    put(cache, "whole.pth", "bare.pth")
+    assert run("weights", "where").stdout.splitlines() == [
+        str(cache),
+        f"NIMA:one       {cache / 'whole.pth'}",
+        f"NIMA:two       {cache / 'whole.pth'}",
+        f"STLPIPS:three  {cache / 'bare.pth'}",
+    ]
+
+
+def test_weights_verify(published, cache):
+    put(cache, *CONTENTS)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+    result = run("weights", "verify", "--output", "json")
+    assert result.exit_code == 0
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert rows[1] == {
+        **{"weights": "NIMA:one", "file": "begun.pth", "status": "ok, 8 digits"},
+        **{"sha256": digests["begun.pth"], "path": str(cache / "begun.pth")},
+    }
+    assert [(row["file"], row["status"]) for row in rows] == [
+        ("whole.pth", "ok"),
+        ("begun.pth", "ok, 8 digits"),
+        ("bare.pth", "unknown"),
+    ]
+    run("weights", "fetch", "stlpips")
+    (pinned,) = table(run("weights", "verify", "stlpips", "--output", "csv"))
+    assert (pinned["status"], pinned["sha256"]) == ("pinned", digests["bare.pth"])
+    for name in ("begun.pth", "bare.pth"):
+        (cache / name).write_bytes(b"another file")
+    result = run("weights", "verify")
+    assert result.exit_code == 1
+    assert [line.split("  ")[0] for line in result.stdout.splitlines()] == ["status", "ok", "wrong", "wrong"]
+
+
+def test_weights_verify_says_what_is_missing_of_what_was_named(published, cache):
+    put(cache, "whole.pth")
+    result = run("weights", "verify", "nima:two")
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["status", "ok", "missing"]
+    assert result.stdout.rstrip().endswith("hand.pth")
+
+
+SMALL = {"backbone": "mobilenetv3_small_050", "n_bins": 5, "image_size": 64}
+SMALL_SETTINGS = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
+
+
+def test_weights_convert(tmp_path):
+    nima = sklearn_iqa.NIMA(**SMALL, backbone_weights=None, random_state=0).initialize()
+    state = {f"module.{name}": tensor.half() for name, tensor in nima.network_.state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "nima.pth.tar")
+    result = run("weights", "convert", tmp_path / "nima.pth.tar", "nima", *SMALL_SETTINGS)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{tmp_path / 'nima.pth.safetensors'}\n"
+    converted = state_dicts.read_state(tmp_path / "nima.pth.safetensors")
+    assert set(converted) == set(nima.network_.state_dict())
+    assert all(
+        torch.equal(converted[name], state[f"module.{name}"].to(tensor.dtype)) for name, tensor in converted.items()
+    )
+    # An old file is overwritten where it is named alone.
+    again = ["weights", "convert", tmp_path / "nima.pth.tar", "nima", *SMALL_SETTINGS]
+    assert "exists: name the new file with --out" in one_line(run(*again), status=2)
+    assert run(*again, "-o", tmp_path / "nima.pth.safetensors").exit_code == 0
+    assert "must end in '.safetensors'" in one_line(run(*again, "-o", tmp_path / "nima.pth"), status=1)
+    assert "does not fit" in one_line(run(*again[:4], "-o", tmp_path / "x.safetensors"), status=1)
+
+
+def test_weights_convert_takes_files_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"no file {tmp_path / 'ava'}" in one_line(run("weights", "convert", "ava", "nima"), status=1)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_convert_shows_how_to_convert_a_pickled_module(tmp_path, wrapped):
+    module = torch.nn.Linear(2, 2)
+    torch.save({"state_dict": module.state_dict(), "args": Path("a")} if wrapped else module, tmp_path / "m.pt")
+    result = run("weights", "convert", tmp_path / "m.pt", "meta_iqa")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {tmp_path / 'm.pt'} holds pickled Python objects")
+    assert result.stderr.endswith("then convert m-state.pth.\n")
+    exec(result.stdout, {})  # the file is our own
+    read = state_dicts.read_state(tmp_path / "m-state.pth")
+    assert all(torch.equal(read[name], tensor) for name, tensor in module.state_dict().items())
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -468,7 +703,17 @@ def test_references_of_queries_in_folders(tmp_path):
 # Help -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [["--help"], ["list", "--help"], ["score", "-h"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["list", "--help"],
+        ["score", "-h"],
+        ["weights", "-h"],
+        *(["weights", name, "-h"] for name in weights.weights_group.commands),
+    ],
+    ids=" ".join,
+)
 def test_help_is_readable(args):
     result = run(*args)
     assert result.exit_code == 0
@@ -500,6 +745,13 @@ def test_page_shows_lines_of_the_list(monkeypatch):
     assert set(documented()["sklearn-iqa list"]) - {"..."} <= set(run("list").stdout.split("\n"))
 
 
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_page_shows_lines_of_the_list_of_weights():
+    shown = [line for line in documented()["sklearn-iqa weights list"] if line != "..."]
+    assert len(shown) == 3
+    assert "\n".join(shown) in run("weights", "list").stdout
+
+
 @pytest.mark.usefixtures("st_lpips_wheel", "lite0_wheel")
 @pytest.mark.parametrize("command", [command for command in documented() if " score " in command])
 def test_page_shows_what_score_prints(command, tmp_path, monkeypatch):
@@ -522,8 +774,9 @@ def test_page_shows_what_score_prints(command, tmp_path, monkeypatch):
 
 
 def test_every_option_is_documented():
-    context = click.Context(commands.main)
-    for name in commands.main.list_commands(context):
-        for parameter in commands.main.get_command(context, name).params:
+    for name, command in (commands.main.commands | weights.weights_group.commands).items():
+        for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert f"``{parameter.opts[-1]}" in PAGE, (name, parameter.opts)
+    for name in weights.weights_group.commands:
+        assert f"``sklearn-iqa weights {name}" in PAGE

@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The command `sklearn-iqa`: `list` the methods, `score` image files.
+"""The command `sklearn-iqa`: `list` the methods, `score` image files, care for files of `weights`.
 
 Data go to standard output, everything else to standard error. Exit status: 0 success, 1 an error that stops the
 work, 2 a wrong command line, 3 some rows hold an error, 130 interrupted.
 """
 
-import ast
-import csv
-import difflib
-import inspect
-import io
-import json
 import math
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -24,16 +17,14 @@ from tqdm import tqdm
 
 import sklearn_iqa
 from sklearn_iqa.cli.files import Query, WrongUse, find_queries, one_line, reference_finder
+from sklearn_iqa.cli.methods import all_methods, find_method, parse_settings, plain
+from sklearn_iqa.cli.output import INPUT_ERRORS, TABLE_WIDTH, row_writer, table_lines, table_option, warnings_as_lines
+from sklearn_iqa.cli.weights import weights_group
 
 __all__ = ["main"]
 
-# Raised by a wrong file, parameter or weights, or a large image; every other error is one of the program and keeps its
-# traceback.
-INPUT_ERRORS = (ValueError, TypeError, OSError, MemoryError)
 SOME_ROWS_FAILED = 3
 INTERRUPTED = 130  # 128 + SIGINT, the convention of shells
-TABLE_WIDTH = 100
-OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
 DEFAULT = "default"  # in place of a method: the model of `load_quality_model`
 
 
@@ -58,34 +49,24 @@ def main():
 # list -----------------------------------------------------------------------------------------------------------------
 
 
+main.add_command(weights_group)
+
+
 @main.command("list", short_help="Show the methods and their published weights.")
-@click.option(
-    "--output",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="Format of the output; json writes one object per line.",
-)
+@table_option
 def list_methods(output):
     """Show the methods: their input, direction, range, and published weights.
 
-    Weights with a star are cached: they are used without network.
+    The first weights of a method are its default, the one that its authors recommend. Weights with a star are cached:
+    they are used without network.
     """
-    rows = [_facts(method) for method in _methods()]
+    rows = [_facts(method) for method in all_methods()]
     if output == "table":
         click.echo("\n".join(_table(rows)))
         return
-    write = _row_writer(output, list(rows[0]))
+    write = row_writer(output, list(rows[0]))
     for row in rows:
         write(row if output == "json" else row | {name: " ".join(row[name]) for name in ("weights", "cached")})
-
-
-def _methods() -> list[Any]:
-    # Imported here, since it imports torch, which --help does not need.
-    from sklearn_iqa._base.quality import QualityRegressor
-
-    members = (getattr(sklearn_iqa, name) for name in sorted(sklearn_iqa.__all__, key=str.casefold))
-    return [member for member in members if isinstance(member, type) and issubclass(member, QualityRegressor)]
 
 
 def _facts(method: Any) -> dict[str, Any]:
@@ -97,6 +78,7 @@ def _facts(method: Any) -> dict[str, Any]:
         "better": "higher" if estimator.higher_is_better else "lower",
         "lowest": lowest,
         "highest": highest,
+        "default": next((entry.name for entry in estimator.published), None),
         "weights": [entry.name for entry in estimator.published],
         "cached": [entry.name for entry in estimator.published if _is_cached(entry)],
     }
@@ -109,24 +91,22 @@ def _is_cached(entry) -> bool:
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    head = ("name", "input", "better", "range")
-    cells = [(row["name"], row["input"], row["better"], _interval(row["lowest"], row["highest"])) for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    indent = sum(widths) + 2 * len(widths)
-    yield _aligned(head, widths) + "published weights"
-    for row, left in zip(rows, cells, strict=True):
-        names = " ".join(f"{name}*" if name in row["cached"] else name for name in row["weights"]) or "none"
-        wrapped = textwrap.wrap(names, TABLE_WIDTH - indent, break_long_words=False, break_on_hyphens=False)
-        yield _aligned(left, widths) + wrapped[0]
-        for line in wrapped[1:]:
-            yield " " * indent + line
+    yield from table_lines(
+        ("name", "input", "better", "range", "published weights, the default first"),
+        (
+            (
+                row["name"],
+                row["input"],
+                row["better"],
+                _interval(row["lowest"], row["highest"]),
+                " ".join(f"{name}*" if name in row["cached"] else name for name in row["weights"]) or "none",
+            )
+            for row in rows
+        ),
+    )
     yield ""
     yield "* cached: used without network"
     yield f"{DEFAULT}: a model for photographs that comes with the package; about 0 (bad) to 1 (excellent)"
-
-
-def _aligned(cells: Sequence[str], widths: list[int]) -> str:
-    return "".join(f"{cell:{width}}  " for cell, width in zip(cells, widths, strict=True))
 
 
 def _interval(lowest: float | None, highest: float | None) -> str:
@@ -152,7 +132,8 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 @click.option(
     "--weights",
     metavar="NAME|PATH",
-    help="A published name (see list), or a file of weights. Default: the first published weights that are cached.",
+    help="A published name (see list; default is the first), or a file of weights. Without this option: the first "
+    "published weights that are cached.",
 )
 @click.option(
     "--set",
@@ -186,18 +167,18 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
     """
     own = {"device": device} | ({} if batch_size is None else {"batch_size": batch_size})
     find_reference = None
-    if _plain(method) == DEFAULT:
+    if plain(method) == DEFAULT:
         _refuse({"--reference": references, "--weights": weights, "--set": settings})
         queries = find_queries(paths, recursive)
         estimator = _default_model(own)
     else:
-        found = _find_method(method)
-        parameters = _parameters(found, settings) | own
+        found = find_method(method, DEFAULT)
+        parameters = parse_settings(found, settings) | own
         queries = find_queries(paths, recursive)
         find_reference = reference_finder(found, queries, references)
         estimator = _with_weights(found, parameters, weights, quiet)
     columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
-    write = _row_writer(output, columns)
+    write = row_writer(output, columns)
     rows = _scored(estimator, queries, find_reference)
     hidden = quiet or sys.stdout.isatty()  # rows on the terminal show the progress themselves
     n_failed = 0
@@ -227,51 +208,6 @@ def _default_model(parameters: dict[str, Any]) -> Any:
     return model
 
 
-def _find_method(name: str) -> Any:
-    """Find a class by its name or that of its file, whatever the case, with or without underscores."""
-    known: dict[str, Any] = {}
-    for method in _methods():
-        known |= {_plain(method.__name__): method, _plain(method.__module__.rpartition(".")[2]): method}
-    if _plain(name) in known:
-        return known[_plain(name)]
-    shown = {plain: method.__name__ for plain, method in known.items()} | {DEFAULT: DEFAULT}
-    close = difflib.get_close_matches(_plain(name), shown, n=5, cutoff=0.5)
-    names = ", ".join(dict.fromkeys(shown[match] for match in close))
-    advice = f"did you mean {names}? " if names else ""
-    raise WrongUse(f"There is no method {name!r}: {advice}`sklearn-iqa list` shows all.")
-
-
-def _plain(name: str) -> str:
-    return name.casefold().replace("_", "").replace("-", "")
-
-
-def _parameters(method: Any, settings: Iterable[str]) -> dict[str, Any]:
-    """The settings NAME=VALUE as constructor arguments."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(method).parameters.items()
-        if name not in OWN_OPTIONS
-    }
-    parameters = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise WrongUse(f"--set {setting} has no value: write --set NAME=VALUE.")
-        if name not in defaults:
-            raise WrongUse(f"{method.__name__} has no parameter {name!r} to set: it takes {', '.join(defaults)}.")
-        parameters[name] = _value(text, defaults[name])
-    return parameters
-
-
-def _value(text: str, default: Any) -> Any:
-    """Text as a Python literal, or as text: where it is no literal, and for numbers where the default is text."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return text if isinstance(default, str) and isinstance(value, int | float) else value
-
-
 def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, quiet: bool) -> Any:
     """Build the estimator, ready to predict."""
     try:
@@ -280,14 +216,28 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
             weights = _cached_weights(bare, parameters)
             if not quiet:
                 click.echo(f"Weights: {weights}", err=True)
-        for entry in method.published:
-            if entry.name == weights:
-                parameters = {**entry.parameters, **parameters}
+        _check_settings(method, parameters, weights)
         # A download shows its progress; single images would each draw a bar of their own.
-        estimator = method(**parameters, weights=weights, verbose=int(not quiet and sys.stderr.isatty())).initialize()
+        verbose = int(not quiet and sys.stderr.isatty())
+        with warnings_as_lines(quiet):
+            estimator = method(**parameters, weights=weights, verbose=verbose).initialize()
         return estimator.set_params(verbose=0)
     except INPUT_ERRORS as error:
         raise click.ClickException(one_line(error)) from error
+
+
+def _check_settings(method: Any, parameters: dict[str, Any], weights: str | None) -> None:
+    """Refuse settings that contradict published weights: of those at their defaults, an estimator would not know."""
+    from sklearn_iqa._weights.pretrained import DEFAULT as FIRST
+
+    for number, entry in enumerate(method.published):
+        if weights == entry.name or (weights == FIRST and number == 0):
+            for name, value in entry.parameters.items():
+                if parameters.get(name, value) != value:
+                    raise ValueError(
+                        f"The weights {entry.name!r} belong to {name}={value!r}: leave --set {name} out, or name other "
+                        "weights."
+                    )
 
 
 def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:
@@ -338,22 +288,3 @@ def _check_exists(path: str) -> None:
 def _about_one_image(error: Exception) -> str:
     """Message of an error without the row of X, which holds one image here."""
     return one_line(error).replace(" in row 0 of X", "").replace("Row 0 of X", "The image")
-
-
-# Output ---------------------------------------------------------------------------------------------------------------
-
-
-def _row_writer(output: str, columns: list[str]) -> Callable[[dict[str, Any]], None]:
-    """Write the head of the output; the returned function writes one row and flushes it."""
-    if output == "json":
-        return lambda row: click.echo(json.dumps(row, allow_nan=False))
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names keep their bytes, whatever the terminal's encoding
-        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
-    table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    table.writeheader()
-
-    def write(row):
-        table.writerow(row)
-        sys.stdout.flush()
-
-    return write

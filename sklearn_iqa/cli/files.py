@@ -24,8 +24,8 @@ class Query(NamedTuple):
     place: PurePath  # relative to the folder it was found in; the bare name for a file
 
 
-def one_line(error: Exception) -> str:
-    """Message of an error, without line breaks."""
+def one_line(error: Exception | str) -> str:
+    """Message of an error or a warning, without line breaks."""
     return " ".join(str(error).splitlines())
 
 
