@@ -1,20 +1,31 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """timm's networks as parts: built by name, loaded strictly, their layers' outputs taken without a trace."""
 
+import contextlib
 import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+import torchvision
+from huggingface_hub.utils import LocalEntryNotFoundError
 from safetensors.torch import save_file
-from sentences import one_sentence
+from sentences import check_sentence, one_sentence
 from skimage.data import chelsea
+from timm.models import VisionTransformer
 
-from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa import LPIPS
+from sklearn_iqa._nn import backbone_layouts, clip_backbones, timm_backbones
 from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
-from sklearn_iqa._weights import pretrained
+from sklearn_iqa._weights import downloads, pretrained
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 LITE0 = "tf_efficientnet_lite0"
@@ -125,8 +136,10 @@ def test_imagenet_without_a_network(error, monkeypatch):
         raise error
 
     backbone = build("test_resnet")
+    monkeypatch.setattr(timm_backbones, "reach_hub", lambda *args, **kwargs: None)
     monkeypatch.setattr(timm, "create_model", refuse)
-    parts = ("ImageNet weights of test_resnet", type(error).__name__, "a file", "None for random weights")
+    why = str(error).partition(". ")[0]
+    parts = (f"could not fetch the ImageNet weights of test_resnet ({why})", "a file", "None for random weights")
     with one_sentence(ConnectionError, *parts):
         timm_backbones.load_backbone(backbone, "test_resnet", "imagenet")
 
@@ -135,9 +148,79 @@ def test_imagenet_is_what_timm_gives(monkeypatch):
     torch.manual_seed(1)
     fetched = timm.create_model("test_resnet")
     backbone = build("test_resnet", num_classes=0)
+    monkeypatch.setattr(timm_backbones, "reach_hub", lambda *args, **kwargs: None)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: fetched)
     timm_backbones.load_backbone(backbone, "test_resnet", "imagenet")
     assert torch.equal(backbone.conv1[0].weight, fetched.conv1[0].weight)
+
+
+# Tries what needs the hub where nobody answers, in a process of its own: the hub's client reads its environment when it
+# is imported.
+WITHOUT_HUB = """
+import sys, time
+from sklearn_iqa._nn import clip_backbones, timm_backbones
+for load, build, name, weights in (
+    (timm_backbones.load_backbone, timm_backbones.build_backbone, "test_resnet", "imagenet"),
+    (clip_backbones.load_clip, lambda name: None, "RN50-quickgelu", "openai"),
+):
+    start = time.perf_counter()
+    try:
+        load(build(name), name, weights)
+    except ConnectionError as error:
+        print(f"{time.perf_counter() - start:.1f} {error}")
+"""
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_no_hub_is_one_sentence_at_once(offline, tmp_path):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_HUB],
+            env=os.environ
+            | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": offline, "no_proxy": "*"}
+            | {"HF_ENDPOINT": f"http://127.0.0.1:{held.getsockname()[1]}"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    why = "offline mode is enabled by HF_HUB_OFFLINE" if offline == "1" else "Connection refused"
+    for line, begin in zip(lines, ("timm could not fetch", "open_clip could not fetch"), strict=True):
+        seconds, _, sentence = line.partition(" ")
+        assert float(seconds) < 5  # the client by itself tries for 23 s, once for each of its files
+        assert sentence.startswith(begin)
+        assert why in sentence
+        check_sentence(sentence)
+
+
+def test_the_hub_is_not_asked_for_what_is_in_its_cache(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(downloads, "ask_hub", lambda *args, **kwargs: asked.append(args))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    downloads.reach_hub("timm/net", "model.safetensors", "pytorch_model.bin")
+    assert asked == [("timm/net", "model.safetensors")]
+    snapshot = tmp_path / "models--timm--net" / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").touch()
+    downloads.reach_hub("timm/net", "model.safetensors", "pytorch_model.bin")
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("status", "refused"), [(404, False), (403, True), (503, True), (None, True)])
+def test_a_missing_file_is_an_answer_of_the_hub(status, refused, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        error = downloads.DownloadError("reason")
+        error.status = status
+        raise error
+
+    monkeypatch.setattr(downloads, "ask_hub", fail)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(downloads.DownloadError) if refused else contextlib.nullcontext():
+        downloads.reach_hub("timm/net", "model.safetensors")
 
 
 def test_imagenet_for_a_network_that_nobody_published(monkeypatch):
@@ -191,6 +274,258 @@ def test_the_id_of_timms_weights_names_them():
     assert timm.__version__ in one
     assert one != other
     assert timm_backbones.pretraining_id("resnet18", None) is None
+
+
+# Names of other libraries ---------------------------------------------------------------------------------------------
+
+
+def numbered(network):
+    """A state of random numbers, batch normalisation included."""
+    generator = torch.Generator().manual_seed(1)
+    state = network.state_dict()
+    return {
+        name: torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+
+
+def load_file(state, backbone, name, tmp_path):
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
+    timm_backbones.load_backbone(backbone, name, tmp_path / "model.safetensors")
+    return backbone.eval()
+
+
+def assert_loaded(backbone, expected):
+    own = backbone.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
+
+
+@pytest.mark.parametrize("has_head", [True, False], ids=["with head", "without head"])
+@pytest.mark.parametrize("prefix", ["", "timm_model."])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_safetensors_of_timm(name, prefix, has_head, tmp_path):
+    state = numbered(timm.create_model(name, num_classes=10 if has_head else 0))
+    named = {f"{prefix}{key}": tensor for key, tensor in state.items()}
+    assert_loaded(load_file(named, build(name, num_classes=0), name, tmp_path), state)
+
+
+@pytest.mark.parametrize("has_head", [True, False], ids=["with head", "without head"])
+def test_a_resnet_of_torchvision(has_head, tmp_path):
+    theirs = torchvision.models.resnet18()
+    theirs.load_state_dict(numbered(theirs))
+    state = {name: tensor for name, tensor in theirs.state_dict().items() if has_head or not name.startswith("fc.")}
+    backbone = load_file(state, build("resnet18", num_classes=0), "resnet18", tmp_path)
+    assert_loaded(backbone, theirs.state_dict())
+    if has_head:
+        whole, images = load_file(state, build("resnet18"), "resnet18", tmp_path), torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(whole(images), theirs.eval()(images))
+
+
+class SmallVGG(torch.nn.Module):
+    """The names of timm's VGG with little in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1))
+        self.pre_logits, self.head = torch.nn.Module(), torch.nn.Module()
+        self.pre_logits.fc1, self.pre_logits.fc2 = torch.nn.Conv2d(4, 5, 7), torch.nn.Conv2d(5, 6, 1)
+        self.head.fc = torch.nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head.fc(self.pre_logits.fc2(self.pre_logits.fc1(self.features(x))).flatten(1))
+
+
+def test_a_vgg_of_torchvision(tmp_path):
+    layers = torch.nn.ModuleDict(
+        {
+            "features": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)),
+            # Layers 1, 2, 4 and 5 are activations and dropout.
+            "classifier": torch.nn.ModuleDict(
+                {"0": torch.nn.Linear(4 * 49, 5), "3": torch.nn.Linear(5, 6), "6": torch.nn.Linear(6, 2)}
+            ),
+        }
+    )
+    names = {"classifier.0.weight", "classifier.3.weight", "classifier.6.weight", "features.0.weight"}
+    with torch.device("meta"):
+        assert names <= torchvision.models.vgg16().state_dict().keys()
+    backbone = load_file(numbered(layers), SmallVGG(), "vgg16", tmp_path)
+    layers.load_state_dict(numbered(layers))
+    images = torch.rand(2, 3, 7, 7)
+    x = layers["features"](images).flatten(1)
+    for number in "036":
+        x = layers["classifier"][number](x)
+    torch.testing.assert_close(backbone(images), x)
+
+
+TINY_VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+
+
+def test_a_vision_transformer_of_torchvision(tmp_path):
+    theirs = torchvision.models.VisionTransformer(32, 16, 2, 2, 8, 16).eval()
+    theirs.load_state_dict(numbered(theirs))
+    backbone = load_file(theirs.state_dict(), VisionTransformer(**TINY_VIT), "vit_base_patch16_224", tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(backbone(images), theirs(images))
+
+
+def test_deit_iii_of_its_authors(tmp_path):
+    ours = VisionTransformer(**TINY_VIT, init_values=1e-6)
+    state = numbered(ours)
+    theirs = {re.sub(r"ls([12])\.gamma$", r"gamma_\1", name): tensor for name, tensor in state.items()}
+    assert "blocks.1.gamma_2" in theirs
+    assert_loaded(load_file(theirs, ours, "deit3_small_patch16_224", tmp_path), state)
+
+
+# Names of `microsoft/resnet-50`, as `ResNetForImageClassification` of transformers writes them, and timm's.
+TRANSFORMERS_RESNET = {
+    "resnet.embedder.embedder.convolution.weight": "conv1.weight",
+    "resnet.embedder.embedder.normalization.running_mean": "bn1.running_mean",
+    "resnet.encoder.stages.0.layers.0.shortcut.convolution.weight": "layer1.0.downsample.0.weight",
+    "resnet.encoder.stages.0.layers.0.shortcut.normalization.bias": "layer1.0.downsample.1.bias",
+    "resnet.encoder.stages.0.layers.2.layer.0.convolution.weight": "layer1.2.conv1.weight",
+    "resnet.encoder.stages.1.layers.3.layer.1.normalization.weight": "layer2.3.bn2.weight",
+    "resnet.encoder.stages.3.layers.2.layer.2.normalization.num_batches_tracked": "layer4.2.bn3.num_batches_tracked",
+    "classifier.1.bias": "fc.bias",
+}
+
+
+@pytest.mark.parametrize("prefix", ["resnet.", ""], ids=["with head", "without head"])
+def test_a_resnet_of_transformers(prefix, tmp_path):
+    def theirs(name):
+        name = re.sub(r"^conv1\.", "embedder.embedder.convolution.", name)
+        name = re.sub(r"^bn1\.", "embedder.embedder.normalization.", name)
+        name = re.sub(r"^layer(\d)\.", lambda found: f"encoder.stages.{int(found[1]) - 1}.layers.", name)
+        name = re.sub(r"\.downsample\.0\.", ".shortcut.convolution.", name)
+        name = re.sub(r"\.downsample\.1\.", ".shortcut.normalization.", name)
+        for kind, long in (("conv", "convolution"), ("bn", "normalization")):
+            name = re.sub(rf"\.{kind}(\d)\.", lambda found, long=long: f".layer.{int(found[1]) - 1}.{long}.", name)
+        return re.sub("^fc", "classifier.1", name) if name.startswith("fc.") else prefix + name
+
+    state = {name: tensor.flatten()[:1] for name, tensor in numbered(timm.create_model("resnet50")).items()}
+    named = {theirs(name): tensor for name, tensor in state.items()}
+    if prefix:
+        assert {name: theirs(name) for name in TRANSFORMERS_RESNET.values()} == {
+            ours: name for name, ours in TRANSFORMERS_RESNET.items()
+        }
+    found = backbone_layouts.timm_names(named, state)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.items())
+
+
+def transformers_vit(state, prefix):
+    """A vision transformer of timm under the names of `ViTForImageClassification`, queries, keys and values apart."""
+    names = {
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "attn.proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }
+    outer = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    named = {}
+    for name, tensor in state.items():
+        if name in outer:
+            named[prefix + outer[name]] = tensor
+        elif name.startswith("head."):
+            named[name.replace("head", "classifier")] = tensor
+        else:
+            _, block, inner, kind = re.fullmatch(r"(blocks)\.(\d+)\.(.*)\.(weight|bias)", name).groups()
+            start = f"{prefix}encoder.layer.{block}"
+            if inner == "attn.qkv":
+                for part, own in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                    named[f"{start}.attention.attention.{part}.{kind}"] = own
+            else:
+                named[f"{start}.{names[inner]}.{kind}"] = tensor
+    return named
+
+
+@pytest.mark.parametrize("prefix", ["vit.", "deit.", ""])
+def test_a_vision_transformer_of_transformers(prefix, tmp_path):
+    ours = VisionTransformer(**TINY_VIT)
+    state = numbered(ours)
+    assert_loaded(load_file(transformers_vit(state, prefix), ours, "vit_base_patch16_224", tmp_path), state)
+
+
+def test_a_part_that_is_missing_is_an_error(tmp_path):
+    ours = VisionTransformer(**TINY_VIT)
+    named = transformers_vit(numbered(ours), "vit.")
+    del named["vit.encoder.layer.1.attention.attention.key.weight"]
+    with one_sentence(ValueError, "of another shape (blocks.1.attn.qkv.weight: (16, 8) instead of (24, 8))"):
+        load_file(named, ours, "vit_base_patch16_224", tmp_path)
+
+
+@pytest.mark.parametrize("names", ["torchvision", "timm"])
+def test_the_tower_of_lpips(names, tmp_path):
+    with torch.device("meta"):
+        shapes = torchvision.models.vgg16().features.state_dict()
+    generator = torch.Generator().manual_seed(1)
+    state = {f"features.{name}": torch.rand(tensor.shape, generator=generator) for name, tensor in shapes.items()}
+    heads = {"torchvision": ("classifier.0", "classifier.6"), "timm": ("pre_logits.fc1", "head.fc")}
+    save_file(state | {f"{head}.weight": torch.zeros(1) for head in heads[names]}, tmp_path / "vgg.safetensors")
+    lpips = LPIPS(net="vgg", backbone_weights=tmp_path / "vgg.safetensors").initialize()
+    assert torch.equal(lpips.network_.net.slice5[-2].weight, state["features.28.weight"])
+
+
+CLIP = Path(__file__).parent / "clip_tiny_vit.json"
+
+
+def transformers_clip(state):
+    """open_clip's CLIP under the names of `CLIPModel` of transformers."""
+    outer = {
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "ln_final.weight": "text_model.final_layer_norm.weight",
+        "ln_final.bias": "text_model.final_layer_norm.bias",
+        "text_projection": "text_projection.weight",
+        "visual.proj": "visual_projection.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+        "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+        "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+        "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+        "logit_scale": "logit_scale",
+    }
+    inner = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    inner["attn.out_proj"] = "self_attn.out_proj"
+    named = {
+        f"{tower}_model.embeddings.position_ids": torch.arange(3)[None] for tower in ("text", "vision")
+    }  # in files of older versions
+    for name, tensor in state.items():
+        if name in outer:
+            named[outer[name]] = tensor.T if outer[name].endswith("projection.weight") else tensor
+            continue
+        visual, block, part, kind = re.fullmatch(
+            r"(visual\.)?transformer\.resblocks\.(\d+)\.(.*)[._](weight|bias)", name
+        ).groups()
+        start = f"{'vision' if visual else 'text'}_model.encoder.layers.{block}"
+        if part == "attn.in_proj":
+            for letter, own in zip("qkv", tensor.chunk(3), strict=True):
+                named[f"{start}.self_attn.{letter}_proj.{kind}"] = own
+        else:
+            named[f"{start}.{inner[part]}.{kind}"] = tensor
+    return named
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+@pytest.mark.parametrize("part", ["", "visual."])
+def test_safetensors_of_clip(layout, part, tmp_path):
+    state = numbered(clip_backbones.build_clip(CLIP))
+    named = transformers_clip(state) if layout == "transformers" else state
+    save_file({name: tensor.contiguous() for name, tensor in named.items()}, tmp_path / "clip.safetensors")
+    network = clip_backbones.build_clip_image_tower(CLIP) if part else clip_backbones.build_clip(CLIP)
+    clip_backbones.load_clip(network, CLIP, tmp_path / "clip.safetensors", part=part)
+    own = network.state_dict()
+    assert own
+    assert all(torch.equal(tensor, state[part + name]) for name, tensor in own.items())
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------

@@ -10,13 +10,18 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import nn
 
+from sklearn_iqa._nn.backbone_layouts import open_clip_names
 from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.downloads import quiet_hub, reach_hub, reason
 
 N_WORDS = 49408  # of CLIP's vocabulary
 # Of OpenAI's files, as integers; open_clip has them in its configurations.
 OPENAI_KEY_MAP = ((r"^(input_resolution|context_length|vocab_size)$", None),)
+# In repositories of open_clip's weights on the hub, in the order in which it asks.
+OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 BLANK_TEXT = {"context_length": 1, "vocab_size": 1, "width": 1, "heads": 1, "layers": 1}
 
 
@@ -95,6 +100,16 @@ def build_clip_image_tower(name: str) -> nn.Module:
     return tower
 
 
+def pools_class_token(tower: nn.Module) -> bool:
+    """Whether an image tower is a ViT whose features are made of its class token, as OpenAI's are."""
+    return (
+        isinstance(tower, VisionTransformer)
+        and tower.attn_pool is None
+        and tower.pool_type == "tok"
+        and not tower.final_ln_after_pool
+    )
+
+
 def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -> None:
     """Load the pretraining of an open_clip model, strictly.
 
@@ -105,8 +120,8 @@ def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -
     name : str
         As in `clip_config`.
     backbone_weights : str, path or None
-        One of `open_clip.list_pretrained_tags_by_model(name)`, such as "openai", which open_clip fetches; a file; None
-        leaves the random weights.
+        One of `open_clip.list_pretrained_tags_by_model(name)`, such as "openai", which open_clip fetches; a file with
+        the names of open_clip, OpenAI or transformers; None leaves the random weights.
     part : str, default=""
         "visual." for the image tower.
 
@@ -116,17 +131,13 @@ def load_clip(clip: nn.Module, name: str, backbone_weights, *, part: str = "") -
         When the download fails.
     ValueError, FileNotFoundError
         When the weights do not exist or do not fit; the module is then unchanged.
-
-    Notes
-    -----
-    Without a network, open_clip's download behaves as timm's, see `load_backbone`.
     """
     if backbone_weights is None:
         return
     if _is_tag(name, backbone_weights):
         state = _fetched_clip(name, backbone_weights)
     else:
-        state = state_dicts.rename_keys(state_dicts.read_state(backbone_weights), OPENAI_KEY_MAP)
+        state = open_clip_names(state_dicts.rename_keys(state_dicts.read_state(backbone_weights), OPENAI_KEY_MAP))
     kept = {key.removeprefix(part): tensor for key, tensor in state.items() if key.startswith(part)}
     state_dicts.load_state(clip, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
 
@@ -183,10 +194,15 @@ def _is_tag(name: str, backbone_weights) -> bool:
 
 
 def _fetched_clip(name: str, tag: str) -> dict[str, torch.Tensor]:
+    # "owner/repository/file", or without a file.
+    repository, _, filename = open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "").rpartition("/")
     try:
-        return open_clip.create_model(name, pretrained=tag).state_dict()
+        if repository:
+            reach_hub(repository, *((filename,) if filename else OPEN_CLIP_FILES))
+        with quiet_hub(progress=True):
+            return open_clip.create_model(name, pretrained=tag).state_dict()
     except Exception as error:  # which exceptions the hub's client lets out changes with its version
         raise ConnectionError(
-            f"open_clip could not fetch the weights {tag!r} of {name} ({type(error).__name__}); connect to the network "
-            "once, or set backbone_weights to a file, or to None for random weights."
+            f"open_clip could not fetch the weights {tag!r} of {name} ({reason(error)}); connect to the network once, "
+            "or set backbone_weights to a file, or to None for random weights."
         ) from error

