@@ -3,15 +3,16 @@
 
 Changes are listed in `tests/mutants/<method>.toml`: the file, a text that occurs in it once, and what replaces it. Each
 is made in a copy of the project, in which the rows of `test_recipes.py` for the estimators that the list names and the
-test file of the method run until the first failure. Before, they run once unchanged: they must pass, and the seconds of
-each test are kept, so that the quick ones run first. A run without an answer after `--timeout` seconds counts as
-noticed.
+test file of the method run until the first failure. Before, they run once unchanged, and the seconds of each test are
+kept, so that the quick ones run first; where they do not pass, the mutants of the method are not tried. A run without
+an answer after `--timeout` seconds counts as noticed.
 Run: python tests/mutate.py [METHOD ...] [--jobs 2] [--list]
 """
 
 import argparse
 import contextlib
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -130,14 +132,6 @@ def run(root: Path, tests, timeout: float, seconds: dict[str, float]) -> tuple[s
     return result, time.perf_counter() - start
 
 
-def learn(tests, root: Path) -> tuple[str, float, dict[str, float]]:
-    """Run tests of an unchanged copy, which must pass; give the seconds of each test too."""
-    result, total = run(root, tests, 3600, {})
-    if result != "passed":
-        raise SystemExit(f"Without a change the tests must pass:\n{(root / LOG).read_text(encoding='utf-8')}")
-    return result, total, json.loads((root / SECONDS).read_text(encoding="utf-8"))
-
-
 def judge(mutant: Mutant, root: Path, timeout: float, seconds: dict[str, float]) -> tuple[str, float]:
     """Apply a mutant to a copy, run its tests and take it back."""
     text = mutant.apply(root)
@@ -145,6 +139,25 @@ def judge(mutant: Mutant, root: Path, timeout: float, seconds: dict[str, float])
         return run(root, mutant.tests, timeout, seconds)
     finally:
         (root / mutant.file).write_text(text, encoding="utf-8")
+
+
+def judge_all(mutants: list[Mutant], root: Path, timeout: float) -> Counter[str]:
+    """Judge mutants that have the same tests, with a line for each: how many are "noticed", "missed" and "broken"."""
+    tests = mutants[0].tests
+    result, total = run(root, tests, 3600, {})
+    print(f"{mutants[0].method} unchanged: {result}  {total:5.0f} s", flush=True)
+    if result != "passed":  # says nothing about changes
+        print((root / LOG).read_text(encoding="utf-8"))
+        return Counter(broken=len(mutants))
+    each = json.loads((root / SECONDS).read_text(encoding="utf-8"))
+    counts: Counter[str] = Counter()
+    for mutant in mutants:
+        result, total = judge(mutant, root, timeout, each)
+        word = {"failed": "noticed", "timeout": "noticed", "passed": "missed"}.get(result, "broken")
+        counts[word] += 1
+        shown = word if word == "noticed" else word.upper()
+        print(f"{shown:7}  {result:7} {total:5.0f} s  {mutant.method}: {mutant.change}", flush=True)
+    return counts
 
 
 def main():
@@ -168,31 +181,18 @@ def main():
             (copies[0] / mutant.file).write_text(mutant.apply(copies[0]), encoding="utf-8")
         free = list(copies)
 
-        def work(function, *args):
+        def work(own: list[Mutant]) -> Counter[str]:
             root = free.pop()
             try:
-                return function(*args[:1], root, *args[1:])
+                return judge_all(own, root, arguments.timeout)
             finally:
                 free.append(root)
 
         with ThreadPoolExecutor(arguments.jobs) as pool:
-            unchanged = list(dict.fromkeys(one.tests for one in mutants))
-            seconds_of: dict[str, float] = {}
-            for tests, (result, seconds, each) in zip(
-                unchanged, pool.map(lambda tests: work(learn, tests), unchanged), strict=True
-            ):
-                print(f"unchanged  {result}  {seconds:5.0f} s  {' '.join(tests)}", flush=True)
-                seconds_of |= each
-            missed = 0
-            for mutant, (result, seconds) in zip(
-                mutants, pool.map(lambda one: work(judge, one, arguments.timeout, seconds_of), mutants), strict=True
-            ):
-                noticed = result in ("failed", "timeout")
-                missed += not noticed
-                word = "noticed" if noticed else "MISSED " if result == "passed" else "BROKEN "
-                print(f"{word}  {result}  {seconds:5.0f} s  {mutant.method}: {mutant.change}", flush=True)
-    share = 1 - missed / len(mutants)
-    print(f"{len(mutants) - missed} of {len(mutants)} noticed ({share:.1%}).")
+            groups = [list(own) for _, own in itertools.groupby(mutants, key=lambda mutant: mutant.tests)]
+            counts = sum(pool.map(work, groups), Counter())
+    share = counts["noticed"] / len(mutants)
+    print(f"{counts['noticed']} of {len(mutants)} noticed ({share:.1%}), {counts['broken']} could not be tried.")
     sys.exit(share < GOAL)
 
 
