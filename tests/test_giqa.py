@@ -17,8 +17,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.mixture import GaussianMixture
 
 from sklearn_iqa import GIQA, GMMGIQA, KNNGIQA
+from sklearn_iqa._weights import pretrained
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.metrics import srcc
+from sklearn_iqa.single_input import giqa_inception
 from sklearn_iqa.single_input.giqa import CIFAR_MEAN, CIFAR_STD, ClassifiersLoss, GIQAOutput
 
 # Classifiers ----------------------------------------------------------------------------------------------------------
@@ -282,6 +284,22 @@ def test_parity_features(features):
     kits.assert_parity("giqa_inception", "output", queries[:, :8].ravel(), FEATURES["output"], rtol=1e-3, atol=1e-6)
     kits.assert_parity("giqa_inception", "feature_mean", queries.mean(1), FEATURES["feature_mean"], rtol=1e-3)
     kits.assert_parity("giqa_inception", "feature_std", queries.std(1), FEATURES["feature_std"], rtol=1e-3)
+
+
+def test_both_layouts_of_the_inception_load(inception, tmp_path, monkeypatch):
+    expected = {name: tensor.clone() for name, tensor in inception.network_.state_dict().items()}
+    # The file of pytorch-fid has torchvision's names, with the classifier; that network was not at hand.
+    torchvision = {name.removeprefix("backbone."): tensor for name, tensor in expected.items()}
+    torchvision |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    path = tmp_path / giqa_inception.FID_FILE.filename
+    monkeypatch.setenv("SKLEARN_IQA_HOME", str(tmp_path))
+    for state in (torchvision, kits.fill(FEATURES)):  # officially the layers are numbered by block
+        torch.save(state, path)
+        file = pretrained.WeightsFile(path.name, pretrained.sha256(path))
+        monkeypatch.setattr(giqa_inception, "FID_FILE", file)
+        for backbone_weights in (path, "imagenet"):
+            got = KNNGIQA(backbone_weights=backbone_weights, random_state=1).initialize().network_.state_dict()
+            assert all(torch.equal(tensor, expected[name]) for name, tensor in got.items() if tensor.ndim)
 
 
 def test_parity_inception_stages(inception):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """LPIPS: parity with the official code, its properties, and learning."""
 
+import dataclasses
 import pickle
+import socket
 
 import kits
 import numpy as np
@@ -15,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
 from sklearn_iqa import LPIPS, STLPIPS
-from sklearn_iqa._base import rows
+from sklearn_iqa._base import perceptual, rows
 from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
 from sklearn_iqa._weights import pretrained, state_dicts
@@ -138,9 +140,23 @@ def test_backbone_file_is_renamed_to_slices(tmp_path):
     )
 
 
+def test_heads_alone_ask_for_a_backbone_that_cannot_be_fetched(tmp_path, monkeypatch):
+    heads = LPIPS(net="squeeze", backbone_weights=None, random_state=0).initialize().network_.state_dict()
+    torch.save({name: tensor for name, tensor in heads.items() if name.startswith("lin")}, tmp_path / "heads.pth")
+    monkeypatch.setenv("SKLEARN_IQA_HOME", str(tmp_path))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # nobody listens there
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/squeezenet1_1-b8a52dc0.pth"
+        backbone = dataclasses.replace(perceptual.SLICED_BACKBONE_FILES["squeeze"], urls=(url,))
+        monkeypatch.setitem(perceptual.SLICED_BACKBONE_FILES, "squeeze", backbone)
+        advice = f"put squeezenet1_1-b8a52dc0.pth, whose SHA-256 begins with b8a52dc0, into the folder {tmp_path}"
+        with one_sentence(ConnectionError, url, advice):
+            LPIPS(net="squeeze", weights=tmp_path / "heads.pth").initialize()
+
+
 def test_wrong_published_weights_say_what_to_set():
     with pytest.raises(ValueError, match="set net='vgg'"):
-        LPIPS(net="alex", weights="vgg-v0.1").initialize()
+        LPIPS(net="squeeze", weights="vgg-v0.1").initialize()
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,12 @@
 import contextlib
 import hashlib
 import io
+import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,7 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.datasets import load_sample_image
 from torch import nn
 from torchvision.models import AlexNet_Weights
@@ -27,6 +32,7 @@ import sklearn_iqa
 from sklearn_iqa._nn import clip_backbones, timm_backbones
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
+from sklearn_iqa._weights.mixin import WeightsMixin
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 
@@ -479,7 +485,10 @@ def test_find_published():
     entries = (published("koniq"), published("kadid", parameters={"scale": 0.8}))
     assert pretrained.find_published("kadid", entries) is entries[1]
     assert pretrained.find_published("kadid", entries).parameters == {"scale": 0.8}
-    with pytest.raises(ValueError, match=r"'pipal' is .*'koniq', 'kadid'.* path of a weights file") as caught:
+    assert pretrained.find_published("default", entries) is entries[0]
+    with pytest.raises(
+        ValueError, match=r"'pipal' is .*'default', 'koniq', 'kadid'.* path of a weights file"
+    ) as caught:
         pretrained.find_published("pipal", entries)
     assert_one_sentence(caught.value)
     with pytest.raises(ValueError, match="none for this method"):
@@ -488,6 +497,56 @@ def test_find_published():
 
 def test_published_weights_are_hashable():
     assert len({published("a", parameters={"net": "alex"}), published("b")}) == 2
+
+
+class Estimator(WeightsMixin, BaseEstimator):
+    """Published weights that belong to parameters, without a network."""
+
+    published = (
+        published("small", parameters={"sides": (224, 384), "net": "b"}),
+        published("large", parameters={"sides": ((1, 2), (3, 4))}),
+    )
+
+    def __init__(self, sides=(32,), net="a", weights=None, backbone_weights="imagenet"):
+        self.sides, self.net, self.weights, self.backbone_weights = sides, net, weights, backbone_weights
+
+
+@pytest.mark.parametrize("name", ["small", "default"])
+@pytest.mark.parametrize("sides", [(32,), [32], (224, 384), [224, 384], np.array([224, 384])])
+def test_parameters_follow_the_weights_or_agree_with_them(name, sides):
+    estimator = Estimator(weights=name, sides=sides)
+    assert (list(estimator._chosen.sides), estimator._chosen.net) == ([224, 384], "b")
+    estimator._check_parameters(estimator.published[0])
+    assert (estimator.sides is sides, estimator.net) == (True, "a")  # as scikit-learn wants it
+
+
+@pytest.mark.parametrize("sides", [(224,), (384, 224), 224, None])
+def test_parameters_that_contradict_the_weights_are_refused(sides):
+    estimator = Estimator(weights="small", sides=sides)
+    with pytest.raises(ValueError, match=r"'small' belong to sides=\(224, 384\), but Estimator has sides=") as caught:
+        estimator._check_parameters(estimator.published[0])
+    assert_one_sentence(caught.value)
+
+
+def test_nested_parameters_are_compared_entry_by_entry():
+    assert Estimator(weights="large", sides=[[1, 2], [3, 4]])._chosen.sides == [[1, 2], [3, 4]]
+    estimator = Estimator(weights="large", sides=[[1, 2], [3, 5]])
+    with pytest.raises(ValueError, match="belong to sides"):
+        estimator._check_parameters(estimator.published[1])
+
+
+@pytest.mark.parametrize("weights", [None, "w.pth", Path("small.pth")])
+def test_without_a_published_name_parameters_are_what_was_given(weights):
+    assert vars(Estimator(weights=weights)._chosen) == Estimator(weights=weights).get_params()
+
+
+@pytest.mark.parametrize("trained", [(), ("0",)])
+def test_a_file_of_which_the_rules_leave_nothing_is_refused(tmp_path, trained):
+    torch.save({"old.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    estimator, network = Estimator(weights=tmp_path / "w.pth"), small_network()
+    estimator.key_map, network.trained = ((r"^old\.", None),), trained
+    with pytest.raises(ValueError, match="missing"):
+        estimator._load_weights(network)
 
 
 # Where files are
@@ -584,9 +643,9 @@ class Handler(BaseHTTPRequestHandler):
         """Be silent."""
 
 
-@pytest.fixture
-def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+@contextlib.contextmanager
+def serving(handler=Handler):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         # More than one chunk of the download, and no two of its parts alike.
         server.content = saved({"a": torch.arange(100_000)})
         server.requests, server.n_served = [], 0
@@ -594,13 +653,33 @@ def server():
         server.url = f"http://127.0.0.1:{server.server_port}/w.pth"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture
+def other():
+    """A second address of the same file."""
+    with serving() as server:
+        yield server
+
+
+def part_of(server, cache_folder):
+    """Where what has come from a server waits for the rest."""
+    return cache_folder / f"w.pth.{hashlib.sha256(server.url.encode()).hexdigest()[:8]}.part"
 
 
 def file_of(server, content=None):
-    return WeightsFile("w.pth", hashlib.sha256(content or server.content).hexdigest(), url=server.url)
+    return WeightsFile("w.pth", hashlib.sha256(content or server.content).hexdigest(), urls=(server.url,))
 
 
 @contextlib.contextmanager
@@ -620,13 +699,13 @@ def test_download(server, cache_folder, capfd):
     assert_same_state(pretrained.read_published(published("a", file)), {"a": torch.arange(100_000)})
     assert pretrained.is_cached(file)
     assert server.requests == [None]
-    assert not (cache_folder / "w.pth.part").exists()
+    assert sorted(path.name for path in cache_folder.iterdir()) in (["w.pth"], ["w.pth", "w.pth.lock"])
     assert capfd.readouterr() == ("", "")
 
 
 def test_download_with_a_published_prefix(server):
     prefix = hashlib.sha256(server.content).hexdigest()[:8]
-    assert pretrained.fetch(WeightsFile("w.pth", prefix, url=server.url)).read_bytes() == server.content
+    assert pretrained.fetch(WeightsFile("w.pth", prefix, urls=(server.url,))).read_bytes() == server.content
 
 
 def test_download_progress(server, capfd):
@@ -641,7 +720,7 @@ def test_no_network_when_the_file_is_there(cache_folder):
     cache_folder.mkdir()
     (cache_folder / "w.pth").write_bytes(b"abc")
     with closed_port() as url:
-        file = WeightsFile("w.pth", "ba7816bf8f01cfea", url=url)
+        file = WeightsFile("w.pth", "ba7816bf8f01cfea", urls=(url,))
         assert pretrained.fetch(file) == cache_folder / "w.pth"
 
 
@@ -657,19 +736,20 @@ def test_download_resumes(server, cache_folder):
     with pytest.raises(ConnectionError, match=f"broke off after {n_first} of {len(server.content)} bytes") as caught:
         pretrained.fetch(file_of(server))
     assert_one_sentence(caught.value)
-    assert (cache_folder / "w.pth.part").read_bytes() == server.content[:n_first]
+    assert part_of(server, cache_folder).read_bytes() == server.content[:n_first]
+    assert part_of(server, cache_folder).name in str(caught.value)
     assert not (cache_folder / "w.pth").exists()
     server.breaks_off_after = None
     assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     # No byte was served twice.
     assert server.requests == [None, f"bytes={n_first}-"]
     assert server.n_served == len(server.content)
-    assert not (cache_folder / "w.pth.part").exists()
+    assert not part_of(server, cache_folder).exists()
 
 
 def test_download_restarts_when_the_server_ignores_ranges(server, cache_folder):
     cache_folder.mkdir()
-    (cache_folder / "w.pth.part").write_bytes(server.content[:1000])
+    part_of(server, cache_folder).write_bytes(server.content[:1000])
     server.ignores_ranges = True
     assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     assert server.requests == ["bytes=1000-"]
@@ -677,7 +757,7 @@ def test_download_restarts_when_the_server_ignores_ranges(server, cache_folder):
 
 def test_download_of_a_complete_part(server, cache_folder):
     cache_folder.mkdir()
-    (cache_folder / "w.pth.part").write_bytes(server.content)
+    part_of(server, cache_folder).write_bytes(server.content)
     assert pretrained.fetch(file_of(server)).read_bytes() == server.content
     assert server.n_served == 0
 
@@ -686,8 +766,8 @@ def test_download_wrong_digest(server, cache_folder):
     file = file_of(server, content=b"abc")
     with pytest.raises(ValueError, match="another file") as caught:
         pretrained.fetch(file)
-    assert file.sha256 in str(caught.value)
-    assert hashlib.sha256(server.content).hexdigest() in str(caught.value)
+    assert file.sha256[:12] in str(caught.value)
+    assert hashlib.sha256(server.content).hexdigest()[:12] in str(caught.value)
     assert_one_sentence(caught.value)
     assert {path.name for path in cache_folder.iterdir()} <= {"w.pth.lock"}
 
@@ -703,7 +783,7 @@ def test_download_html_page(server, cache_folder):
 
 def test_download_not_found(server, cache_folder):
     server.error = 404
-    with pytest.raises(ConnectionError, match=r"404.*nothing came") as caught:
+    with pytest.raises(ConnectionError, match=r"HTTP Error 404: Not Found\); try again") as caught:
         pretrained.fetch(file_of(server))
     for named in (server.url, "w.pth", str(cache_folder), "SKLEARN_IQA_HOME"):
         assert named in str(caught.value)
@@ -712,7 +792,7 @@ def test_download_not_found(server, cache_folder):
 
 def test_download_refused(cache_folder):
     with closed_port() as url, pytest.raises(ConnectionError, match="refused") as caught:
-        pretrained.fetch(WeightsFile("w.pth", "0" * 64, url=url))
+        pretrained.fetch(WeightsFile("w.pth", "0" * 64, urls=(url,)))
     for named in (url, "w.pth", str(cache_folder)):
         assert named in str(caught.value)
     assert_one_sentence(caught.value)
@@ -726,6 +806,320 @@ def test_downloads_at_the_same_time(server, cache_folder):
     assert paths[0].read_bytes() == server.content
     # The first one fetches, the others wait and find the file.
     assert server.n_served == len(server.content)
+
+
+def test_a_part_whose_file_has_changed_since_is_fetched_anew(server, cache_folder):
+    cache_folder.mkdir()
+    part_of(server, cache_folder).write_bytes(b"x" * 1000)
+    assert pretrained.fetch(file_of(server)).read_bytes() == server.content
+    assert server.requests == ["bytes=1000-", None]
+
+
+# Several addresses
+
+
+def file_of_both(server, other, digest=None):
+    digest = digest or hashlib.sha256(other.content).hexdigest()
+    return WeightsFile("w.pth", digest, urls=(server.url, other.url))
+
+
+def test_the_first_address_that_gives_the_file_is_the_last_that_is_asked(server, other):
+    assert pretrained.fetch(file_of_both(server, other)).read_bytes() == server.content
+    assert (server.requests, other.requests) == ([None], [])
+
+
+def wrong_file(server):
+    server.content = b"abc"
+
+
+def html_page(server):
+    server.content = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+
+
+def missing_file(server):
+    server.error = 404
+
+
+def broken_connection(server):
+    server.breaks_off_after = 1000
+
+
+FAULTS = [wrong_file, html_page, missing_file, broken_connection]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_next_address_is_asked_where_one_fails(server, other, cache_folder, fault):
+    fault(server)
+    assert pretrained.fetch(file_of_both(server, other)).read_bytes() == other.content
+    # Nothing of the first address is in front of what the second gives, and nothing stays behind.
+    assert (server.requests, other.requests) == ([None], [None])
+    assert {path.name for path in cache_folder.iterdir()} <= {"w.pth", "w.pth.lock"}
+
+
+def test_where_nobody_answers_the_next_address_is_asked(server):
+    with closed_port() as url:
+        file = WeightsFile("w.pth", hashlib.sha256(server.content).hexdigest(), urls=(url, server.url))
+        assert pretrained.fetch(file).read_bytes() == server.content
+
+
+@pytest.mark.parametrize("last", FAULTS)
+@pytest.mark.parametrize("first", FAULTS)
+def test_an_error_names_all_addresses(server, other, first, last):
+    file = file_of_both(server, other)
+    first(server)
+    last(other)
+    both_wrong = {first, last} <= {wrong_file, html_page}
+    with pytest.raises(ValueError if both_wrong else ConnectionError) as caught:
+        pretrained.fetch(file)
+    for named in (server.url, other.url, "w.pth", "SKLEARN_IQA_HOME", file.sha256[:12]):
+        assert named in str(caught.value)
+    assert_one_sentence(caught.value)
+
+
+def test_interrupted_downloads_of_two_addresses_are_kept_apart(server, other, cache_folder):
+    file = file_of_both(server, other)
+    server.breaks_off_after, other.breaks_off_after = 1000, 2000
+    with pytest.raises(ConnectionError, match="resumed by the next call") as caught:
+        pretrained.fetch(file)
+    for one, n_bytes in ((server, 1000), (other, 2000)):
+        assert part_of(one, cache_folder).stat().st_size == n_bytes
+        assert part_of(one, cache_folder).name in str(caught.value)
+    server.error, other.breaks_off_after = 503, None
+    assert pretrained.fetch(file).read_bytes() == other.content
+    assert other.requests == [None, "bytes=2000-"]
+
+
+# Files that are published without a digest
+
+
+def unverified(server):
+    return WeightsFile("w.pth", None, urls=(server.url,))
+
+
+def test_the_first_copy_of_a_file_without_a_digest_is_trusted_and_pinned(server, cache_folder):
+    digest = hashlib.sha256(server.content).hexdigest()
+    with pytest.warns(UserWarning, match=rf"w\.pth is published without a digest.*{server.url}.*{digest}") as warned:
+        path = pretrained.fetch(unverified(server))
+    assert len(warned) == 1
+    assert (cache_folder / "w.pth.sha256").read_text() == f"{digest}  w.pth\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pretrained.fetch(unverified(server)) == path
+    assert len(server.requests) == 1
+
+
+def test_a_file_that_changed_since_its_first_copy_is_refused(server, cache_folder):
+    with pytest.warns(UserWarning, match="unverified"):
+        path = pretrained.fetch(unverified(server))
+    first = path.read_bytes()
+    path.unlink()
+    server.content = saved({"a": torch.zeros(1)})
+    assert not pretrained.is_cached(unverified(server))
+    with pytest.raises(ValueError, match=r"another file.*w\.pth\.sha256, to be deleted by who trusts") as caught:
+        pretrained.fetch(unverified(server))
+    assert_one_sentence(caught.value)
+    path.write_bytes(server.content)  # the same beside the pin
+    assert not pretrained.is_cached(unverified(server))
+    server.content = first
+    assert pretrained.fetch(unverified(server)).read_bytes() == first
+
+
+def test_a_page_is_never_trusted(server, cache_folder):
+    html_page(server)
+    with pytest.raises(ValueError, match="gave an HTML page"):
+        pretrained.fetch(unverified(server))
+    assert {path.name for path in cache_folder.iterdir()} <= {"w.pth.lock"}
+
+
+def test_what_has_come_of_a_file_without_a_digest_is_not_resumed(server):
+    server.breaks_off_after = 1000
+    with pytest.raises(ConnectionError, match="broke off"):
+        pretrained.fetch(unverified(server))
+    server.breaks_off_after = None
+    with pytest.warns(UserWarning, match="unverified"):
+        assert pretrained.fetch(unverified(server)).read_bytes() == server.content
+    assert server.requests == [None, None]
+
+
+def test_a_copy_put_there_by_hand_is_trusted_like_a_download(server, cache_folder):
+    cache_folder.mkdir()
+    (cache_folder / "w.pth").write_bytes(b"abc")
+    assert pretrained.is_cached(unverified(server))
+    assert not (cache_folder / "w.pth.sha256").exists()  # asking is not trusting
+    with pytest.warns(UserWarning, match="ba7816bf"):
+        assert pretrained.fetch(unverified(server)).read_bytes() == b"abc"
+    assert pretrained.pinned(unverified(server)).startswith("ba7816bf")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", ["", "no digest"])
+def test_a_damaged_pin_trusts_nothing(server, cache_folder, content):
+    cache_folder.mkdir()
+    (cache_folder / "w.pth").write_bytes(server.content)
+    (cache_folder / "w.pth.sha256").write_text(content)
+    assert not pretrained.is_cached(unverified(server))
+    with pytest.raises(ValueError, match=r"w\.pth\.sha256, to be deleted"):
+        pretrained.fetch(unverified(server))
+
+
+def test_first_copies_at_the_same_time(server):
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("always")
+        paths = list(pool.map(pretrained.fetch, [unverified(server)] * 4))
+    assert len({*paths}) == len(caught) == 1
+    assert server.n_served == len(server.content)
+
+
+# The hub
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers as the Hugging Face hub does, for the files of `server.files`."""
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        if (content := self.answer()) is not None:
+            self.wfile.write(content)
+
+    def answer(self):
+        self.server.requests.append((self.command, self.path, self.headers.get("Authorization")))
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+        else:
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        return content
+
+    def log_message(self, *args):
+        """Be silent."""
+
+
+@pytest.fixture
+def hub():
+    with serving(Hub) as server:
+        server.files = {f"/owner/repo/resolve/main/{name}": name.encode() * 100 for name in ("a.pth", "b.pth")}
+        yield server
+
+
+# The hub's client reads its environment when it is imported. Each line of the output is what one file gave.
+FETCH = """
+import json, sys, time, warnings
+from sklearn_iqa._weights import pretrained
+for name, digest, *urls in json.loads(sys.argv[1]):
+    file = pretrained.WeightsFile(name, digest, urls=tuple(urls))
+    start, cached = time.perf_counter(), pretrained.is_cached(file)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            given = str(pretrained.fetch(file))
+        except Exception as error:
+            given = f"{type(error).__name__}: {error}"
+    print(json.dumps([cached, given, len(caught), time.perf_counter() - start]))
+"""
+
+
+def fetched(files, home, **environment):
+    """What `fetch` gives for some files, and how long it takes, in a process with an environment of its own."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    done = subprocess.run(
+        [sys.executable, "-c", FETCH, json.dumps(files)],
+        env=own | {"HF_HOME": str(home), "no_proxy": "*"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def digest_of(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_the_hub_its_mirror_token_and_cache(hub, server, tmp_path, cache_folder):
+    home, mirror = tmp_path / "hf", {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
+    a, b = (f"hf://owner/repo/{name}.pth" for name in "ab")
+    digests = {name: digest_of(f"{name}.pth".encode() * 100) for name in "ab"}
+    files = [
+        ("a.pth", digests["a"], a, server.url),
+        ("a.pth", digests["a"], a, server.url),  # from the hub's cache
+        ("b.pth", None, b),
+        ("w.pth", digest_of(server.content), "hf://owner/repo/none.pth", server.url),
+        ("x.pth", "0" * 64, b, "hf://owner/repo/none.pth"),
+    ]
+    given = fetched(files, home, HF_TOKEN="hf_secret", **mirror)
+    snapshot = home / "hub" / "models--owner--repo" / "snapshots" / COMMIT
+    assert [one[:3] for one in given[:4]] == [
+        [False, str(snapshot / "a.pth"), 0],
+        [True, str(snapshot / "a.pth"), 0],
+        [False, str(snapshot / "b.pth"), 1],
+        [False, str(cache_folder / "w.pth"), 0],
+    ]
+    assert (snapshot / "a.pth").read_bytes() == b"a.pth" * 100
+    assert [path for _, path, _ in hub.requests].count("/owner/repo/resolve/main/a.pth") == 3  # two HEADs, one GET
+    assert {token for _, path, token in hub.requests if path.startswith("/owner")} == {"Bearer hf_secret"}
+    assert len(server.requests) == 1
+    error = given[4][1]
+    assert error.startswith("ConnectionError: x.pth could not be downloaded")
+    for url, why in ((b, "gave another file"), ("hf://owner/repo/none.pth", "(HTTP Error 404)")):
+        assert (
+            f"{mirror['HF_ENDPOINT']}/{url.removeprefix('hf://').replace('repo/', 'repo/resolve/main/')} {why}" in error
+        )
+    assert (cache_folder / "b.pth.sha256").read_text().startswith(digests["b"])
+    # Without a network, what the hub's client has is used and what it lacks is one sentence at once.
+    n_requests, n_bytes = len(hub.requests), len(server.requests)
+    files = [*files[:3], ("c.pth", digests["a"], "hf://owner/repo/c.pth", server.url)]
+    given = fetched(files, home, HF_HUB_OFFLINE="1", **mirror)
+    assert [one[0] for one in given] == [True, True, True, False]
+    assert (len(hub.requests), len(server.requests)) == (n_requests, n_bytes)
+    assert given[3][1].startswith("ConnectionError: c.pth is not on this machine, and HF_HUB_OFFLINE forbids")
+    assert server.url in given[3][1]
+    assert given[3][3] < 1
+
+
+def test_a_damaged_file_in_the_hubs_cache_is_fetched_again(hub, tmp_path):
+    content = b"a.pth" * 100
+    cache = tmp_path / "hub" / "models--owner--repo"  # as the hub's client fills it
+    blob, path = cache / "blobs" / digest_of(content), cache / "snapshots" / COMMIT / "a.pth"
+    for one in (blob, path, cache / "refs" / "main"):
+        one.parent.mkdir(parents=True)
+    blob.write_bytes(b"damaged")
+    path.symlink_to(blob)
+    (cache / "refs" / "main").write_text(COMMIT)
+    files = [("a.pth", digest_of(content), "hf://owner/repo/a.pth")]
+    given = fetched(files, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}")
+    assert [one[:2] for one in given] == [[False, str(path)]]
+    assert path.read_bytes() == content
+
+
+def test_no_hub_is_one_sentence_at_once(tmp_path):
+    with closed_port() as url:
+        files = [("a.pth", "0" * 64, "hf://owner/repo/a.pth", url)]
+        ((_, error, _, seconds),) = fetched(files, tmp_path, HF_ENDPOINT=url.removesuffix("/w.pth"))
+    assert error.startswith("ConnectionError: a.pth could not be downloaded: no download from http://127.0.0.1:")
+    assert error.count("refused") == 2
+    assert error.count(".\n") == 0
+    assert seconds < 5  # the client itself would try for 23 s
+
+
+def test_addresses_of_pyiqas_files():
+    file = pretrained.pyiqa_file("NIMA_koniq-250367ae.pth")
+    assert file.sha256 == "250367ae"
+    assert file.urls[0] == "hf://chaofengc/IQA-PyTorch-Weights/NIMA_koniq-250367ae.pth"
+    assert file.urls[1].endswith("/v0.1-weights/NIMA_koniq-250367ae.pth")
+    assert pretrained.pyiqa_file("liqe_mix.pt").sha256 is None
+    assert pretrained.pyiqa_file("a-250367ae.pth", "250367ae" + "0" * 56).sha256 == "250367ae" + "0" * 56
 
 
 # Wheels

@@ -167,7 +167,7 @@ def test_rates_go_on_after_a_pause(images):
 
 def test_crops_come_from_anywhere_at_native_size_and_half_are_mirrored(monkeypatch):
     monkeypatch.setattr(module, "degrade", lambda image, degradation: image)
-    qpt, n = QPT(**SMALL), 100
+    qpt, n = QPT(**SMALL), 200
     views = ("query", "positive", "negative")
     maps = {
         name: coordinate_maps(lambda image, i=i: qpt._train_view(image)[i], 200, 256, n=n)
@@ -175,13 +175,14 @@ def test_crops_come_from_anywhere_at_native_size_and_half_are_mirrored(monkeypat
     }
     for name, m in maps.items():
         mirrored = m[:, 0, 0] < 0
-        assert 0.35 < mirrored.mean() < 0.65, name  # half, within three deviations of 100 draws
+        assert 0.39 < mirrored.mean() < 0.61, name  # half, within three deviations of 200 draws
         np.testing.assert_allclose(np.abs(m[:, 0, 0]), 1, atol=0.02)  # a pixel is a pixel
         np.testing.assert_allclose(m[:, 1, 1], 1, atol=0.02)  # never upside down
         left = m[:, 0, 2] - 31 * mirrored
         for corner, free in ((left, 256 - 32), (m[:, 1, 2], 200 - 32)):
-            assert -0.5 < corner.min() < 0.1 * free, name
-            assert 0.9 * free < corner.max() < free + 0.5, name
+            # The sum of two draws, that of a region and that of a crop in it, so that its ends are rare.
+            assert -0.5 < corner.min() < 0.2 * free, name
+            assert 0.8 * free < corner.max() < free + 0.5, name
 
 
 def test_three_groups_of_six_are_drawn_on_average(images, degraded):

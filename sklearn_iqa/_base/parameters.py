@@ -19,6 +19,7 @@ __all__ = [
     "CROPS",
     "POSITIVE",
     "PRETRAINED",
+    "PROTOCOL",
     "RUNNING",
     "STOPPING",
     "TRAINING",
@@ -109,3 +110,4 @@ STOPPING: Constraints = {
 }
 PRETRAINED: Constraints = {"backbone_weights": [str, os.PathLike, None]}
 CROPS: Constraints = {"n_crops": [at_least(1)], "crops": [one_of("grid", "random")]}
+PROTOCOL: Constraints = {"protocol": [one_of("official", "pyiqa")]}

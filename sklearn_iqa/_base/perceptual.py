@@ -27,13 +27,17 @@ TRIPLET = ("first query", "second query", "reference")
 def _sliced_backbone_file(net: str, filename: str, sha256: str) -> pretrained.WeightsFile:
     """Torchvision's ImageNet file of a backbone, its names turned into those of the slices."""
     layers, start = SLICED_BACKBONES[net].layers, 0
-    key_map: list[tuple[str, str | None]] = [(r"^classifier\.", None)]
+    key_map: list[tuple[str, str | None]] = [(r"^(classifier|pre_logits|head)\.", None)]  # torchvision's, timm's
     for number, layer in enumerate(layers, start=1):
         key_map += [(rf"^features\.{index}\.", f"net.slice{number}.{index}.") for index in range(start, layer + 1)]
         start = layer + 1
     key_map.append((r"^features\.", None))  # layers behind the last slice
     return pretrained.WeightsFile(
-        filename, sha256, url=f"https://download.pytorch.org/models/{filename}", key_map=tuple(key_map)
+        filename,
+        sha256,
+        urls=(f"https://download.pytorch.org/models/{filename}",),
+        key_map=tuple(key_map),
+        parameter="backbone_weights",
     )
 
 

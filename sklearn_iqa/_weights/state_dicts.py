@@ -8,12 +8,14 @@ and NumPy's plain arrays only.
 import os
 import pickle
 import re
+import threading
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata as distributions
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +23,16 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-__all__ = ["FORMATS", "is_html", "load_state", "package_version", "read_state", "rename_keys", "save_state"]
+__all__ = [
+    "FORMATS",
+    "PickledObjectsError",
+    "is_html",
+    "load_state",
+    "package_version",
+    "read_state",
+    "rename_keys",
+    "save_state",
+]
 
 FORMATS = ".pth, .pt, .safetensors, .npz"
 # Entries under which training scripts keep the state, beside optimiser, epoch and losses. Where a file has both, the
@@ -33,9 +44,23 @@ _WRAPPERS = (
 # What torch.nn.DataParallel, torch.compile and modules of Lightning put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _N_NAMED = 3  # names that an error sentence lists
+# Some files were pickled together with a loss, a float64 of NumPy: what such a number is made of, under the names of
+# NumPy 2 and 1. No file is opened with more.
+_MAKE_NUMBER = np.float64().__reduce__()[0]
+_NUMPY_FLOAT: list[Any] = [
+    (_MAKE_NUMBER, "numpy._core.multiarray.scalar"),
+    (_MAKE_NUMBER, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float64)),
+]
+_allowing = threading.Lock()  # what torch allows is a list of the process
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+class PickledObjectsError(ValueError):
+    """A file holds pickled Python objects, which are never opened here."""
+
+
+def read_state(path: str | os.PathLike[str], *, entry: str | None = None) -> dict[str, Tensor]:
     """The state in a file of PyTorch (.pth, .pt, .pkl, ...), safetensors or NumPy (.npz), on the CPU.
 
     The format is told by the content. A wrapper (`params_ema`, `state_dict_ema`, `model_ema`, else `state_dict`,
@@ -48,6 +73,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ----------
     path : str or Path
         A file of weights; `~` is the user's folder.
+    entry : str, default=None
+        The wrapper that is taken off where there are several, in place of the first one above.
 
     Returns
     -------
@@ -65,7 +92,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise FileNotFoundError(f"There is no file {path}: give the path of a weights file ({FORMATS}).")
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give the path of one weights file ({FORMATS}).")
-    return _without_prefixes(_state_in(_read(path), path))
+    return _without_prefixes(_state_in(_read(path), path, entry))
 
 
 def _read(path: Path) -> object:
@@ -105,10 +132,14 @@ def _read_zip(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _allowing:
+            # What the user allows stays so behind this.
+            ours = [one for one in _NUMPY_FLOAT if one not in torch.serialization.get_safe_globals()]
+            with torch.serialization.safe_globals(ours):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
+        raise PickledObjectsError(
             f"{path} holds pickled Python objects ({found[1] if found else 'of unknown kind'}), which are never opened "
             "here: convert it once where you trust it and its classes can be imported, with "
             "torch.save(module.state_dict(), 'converted.pth')."
@@ -159,13 +190,13 @@ def is_html(path: str | os.PathLike[str]) -> bool:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml"))
 
 
-def _state_in(content: object, path: Path) -> dict[str, Tensor]:
+def _state_in(content: object, path: Path, entry: str | None) -> dict[str, Tensor]:
     """The tensors of a file's content, without wrappers."""
     if isinstance(content, Tensor):
         return {"": content.detach()}
-    wrapped = False
+    wrapped, wrappers = False, _WRAPPERS if entry is None else (entry, *_WRAPPERS)
     while isinstance(content, Mapping):
-        wrapper = next((name for name in _WRAPPERS if _holds_state(content.get(name))), None)
+        wrapper = next((name for name in wrappers if _holds_state(content.get(name))), None)
         if wrapper is None:
             break
         content, wrapped = content[wrapper], True

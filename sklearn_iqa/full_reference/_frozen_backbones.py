@@ -1,69 +1,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What methods share that compare pairs behind frozen backbones: pixels, and weights without the backbones.
+"""What methods share that compare pairs behind frozen backbones.
 
-AHIQ's official code grew out of that for IQT, so that both normalise and save alike.
+AHIQ's official code grew out of that for IQT, so that both normalise alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from sklearn_iqa._base.crops import enlarge
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, to_tensor
-from sklearn_iqa._weights import state_dicts
-
-# Files of AHIQ were pickled together with the loss, a float64 of NumPy: what such a number is made of, under the names
-# of NumPy 2 and 1. No file is opened with more.
-MAKE_NUMBER = np.float64().__reduce__()[0]
-NUMPY_FLOAT = [
-    (MAKE_NUMBER, "numpy._core.multiarray.scalar"),
-    (MAKE_NUMBER, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    type(np.dtype(np.float64)),
-]
 
 
 class FrozenBackbonesMixin:
-    """Pixels and weights of AHIQ, IQT and JSPL; stands left of `CropsMixin`.
-
-    The network has `crop_size`, the side of its input, and `trained`, the names of the parts that training changes.
-    """
+    """Pixels of AHIQ, IQT and JSPL; stands left of `CropsMixin`. The network has `crop_size`, the side of its input."""
 
     inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
 
-    weights: Any
     network_: Any
-    key_map: ClassVar[Any]
-    published: ClassVar[Any]
-    _weights_path: Callable[[], str]
-    _load_backbone: Callable[[nn.Module], None]
 
     def _pixels(self, pair) -> torch.Tensor:
         """(query, reference) -> tensor (2, 3, height, width) in [-1, 1], its sides a crop's or longer."""
         return normalize(to_tensor(enlarge(pair, self.network_.crop_size)), HALF_MEAN, HALF_STD)
-
-    def _load_weights(self, network):
-        """Load the whole network, or its trained parts alone where a file holds no more, as official files do."""
-        with torch.serialization.safe_globals(NUMPY_FLOAT):
-            if self._weights_hold_backbones(network):
-                super()._load_weights(network)
-                return
-            super()._load_weights(TrainedParts({name: network.get_submodule(name) for name in network.trained}))
-        self._load_backbone(network)
-
-    def _weights_hold_backbones(self, network):
-        if str(self.weights) in {entry.name for entry in self.published}:
-            return False
-        names = state_dicts.rename_keys(state_dicts.read_state(self._weights_path()), self.key_map)
-        return not {name.partition(".")[0] for name in names} <= set(network.trained)
-
-
-class TrainedParts(nn.ModuleDict):
-    """The parts of a network that training changes."""
 
 
 def freeze_and_truncate(backbone: nn.Module, layers: Sequence[str], side: int) -> tuple[int, int, int]:

@@ -9,11 +9,22 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import DeformConv2d
 
-from sklearn_iqa._base.crops import CropsMixin
-from sklearn_iqa._base.parameters import CROPS, PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
+from sklearn_iqa._base.crops import CropsMixin, enlarge
+from sklearn_iqa._base.parameters import (
+    CROPS,
+    PRETRAINED,
+    PROTOCOL,
+    STOPPING,
+    TRAINING,
+    SequenceOf,
+    at_least,
+    non_negative,
+)
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._nn.pyiqa_views import uniform_crops
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
 KEY_MAP = (
@@ -22,11 +33,7 @@ KEY_MAP = (
     (r"^resnet50\.", "cnn."),
 )
 VIT = "vit_base_patch8_224.augreg_in21k_ft_in1k"
-PIPAL22 = WeightsFile(  # a copy made by others: the authors' file is on Google Drive
-    "AHIQ_vit_p8_epoch33-da3ea303.pth",
-    "da3ea303",
-    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/AHIQ_vit_p8_epoch33-da3ea303.pth",
-)
+PIPAL22 = pyiqa_file("AHIQ_vit_p8_epoch33-da3ea303.pth")  # the authors' file is on Google Drive
 PUBLISHED = (
     PublishedWeights(
         "pipal22",
@@ -175,6 +182,10 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         Names of its layers whose maps are stacked; they have 2, 4, 6, ... times as many rows as a crop has patches.
     embed_dim : int, default=256
         Channels to which the features of an image are reduced; other widths are multiples of it.
+    protocol : {"official", "pyiqa"}, default="official"
+        How the network sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), which maps them with
+        ImageNet's mean and deviation and takes its own grid of crops, whatever `crops` says. `fit` follows in the
+        first, not in the second.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -233,7 +244,7 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: "pipal22". It and the authors' files (`weights=path`) hold the trained parts alone;
+    Published weights: "pipal22" ("default"). It and the authors' files (`weights=path`) hold the trained parts alone;
     both backbones then come from `backbone_weights`, which must be "imagenet" for scores that mean something. A file of
     `save_weights` holds all. A path as `backbone_weights` names a file with both backbones, as ``torch.save({"vit":
     vit.state_dict(), "cnn": cnn.state_dict()}, path)`` writes it.
@@ -269,6 +280,7 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         **STOPPING,
         **PRETRAINED,
         **CROPS,
+        **PROTOCOL,
         "vit": [str],
         "vit_layers": [SequenceOf(at_least(0))],
         "cnn": [str],
@@ -300,6 +312,7 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         cnn="resnet50.a1_in1k",
         cnn_layers=("layer1.0", "layer1.1", "layer1.2"),
         embed_dim=256,
+        protocol="official",
         weights=None,
         backbone_weights="imagenet",
         batch_size=4,
@@ -321,6 +334,7 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         self.cnn = cnn
         self.cnn_layers = cnn_layers
         self.embed_dim = embed_dim
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -358,22 +372,33 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
         return (*KEY_MAP, (rf"^vit\.blocks\.(?!({used})\.)", None))
 
     def _network(self):
-        vit = timm_backbones.build_backbone(self.vit, num_classes=0)
-        cnn = timm_backbones.build_backbone(self.cnn, num_classes=0)
+        vit = timm_backbones.build_backbone(self._chosen.vit, num_classes=0)
+        cnn = timm_backbones.build_backbone(self._chosen.cnn, num_classes=0)
         self._check_choices(vit)
         return AHIQNetwork(vit, cnn, vit_layers=self.vit_layers, cnn_layers=self.cnn_layers, embed_dim=self.embed_dim)
 
     def _load_backbone(self, network):
         if self.backbone_weights in ("imagenet", "bundled", None):
-            timm_backbones.load_backbone(network.vit, self.vit, self.backbone_weights)
-            timm_backbones.load_backbone(network.cnn, self.cnn, self.backbone_weights)
+            timm_backbones.load_backbone(network.vit, self._chosen.vit, self.backbone_weights)
+            timm_backbones.load_backbone(network.cnn, self._chosen.cnn, self.backbone_weights)
         else:
             backbones = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
-            timm_backbones.load_backbone(backbones, f"{self.vit} and {self.cnn}", self.backbone_weights)
+            timm_backbones.load_backbone(backbones, f"{self._chosen.vit} and {self._chosen.cnn}", self.backbone_weights)
+
+    def _pixels(self, pair):
+        if self.protocol == "official":
+            return super()._pixels(pair)
+        return normalize(to_tensor(enlarge(pair, self.network_.crop_size)), IMAGENET_MEAN, IMAGENET_STD)
+
+    def _views(self, x):
+        if self.protocol == "official":
+            return super()._views(x)
+        pixels = normalize(to_tensor(x), IMAGENET_MEAN, IMAGENET_STD)
+        return uniform_crops(pixels, self.network_.crop_size, self.n_crops)
 
     def _check_choices(self, vit):
         if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):
-            raise ValueError(f"vit={self.vit!r} is no plain vision transformer; take one such as 'test_vit'.")
+            raise ValueError(f"vit={self._chosen.vit!r} is no plain vision transformer; take one such as 'test_vit'.")
         layers, n_blocks = list(self.vit_layers), len(vit.blocks)
         if layers != sorted({*layers} & {*range(n_blocks)}):
             raise ValueError(f"vit_layers={layers} must ascend within 0..{n_blocks - 1}.")

@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import BatchSampler
+from torchvision.transforms import InterpolationMode
 
-from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative
+from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
 from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet
+from sklearn_iqa._nn.pyiqa_views import resized_center
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 
 TRIPLET = ("restored", "degraded", "pristine")
 CROP_RATIO = 0.875  # side of the central crop over the shorter side of the resized image
@@ -26,13 +28,11 @@ ELO_SCALE = 400  # Elo points that make odds of ten to one
 # of labels, of which one is mapped to 0..1 (data/PIPAL_train.txt of MANIQA, IQA_list/PIPAL.txt of anse3832/IQT).
 ELO_UNIT, PIPAL_QUALITY = 1000, (0.017, 0.936)
 QUERY_RESAMPLE, REFERENCE_RESAMPLE = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
+PYIQA_MODES = (InterpolationMode.BICUBIC, InterpolationMode.NEAREST)  # the latter takes another pixel than Pillow
 
 SOURCE = "https://github.com/researchmm/CKDN"
-COPY = WeightsFile(  # made by others: the authors' file has no address for direct download
-    "CKDN_model_best-38b27dc6.pth",
-    "38b27dc6",
-    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/CKDN_model_best-38b27dc6.pth",
-)
+KEY_MAP = ((r"^net\.", ""),)  # pyiqa's copy has the network inside another module
+COPY = pyiqa_file("CKDN_model_best-38b27dc6.pth")  # the authors' file has no address for direct download
 PUBLISHED = (PublishedWeights("pipal", (COPY,), SOURCE, "MIT (copy: CC BY-NC-SA 4.0)", "PIPAL"),)
 
 
@@ -236,6 +236,9 @@ class DRIQA(QualityRegressor):
         Weight of the penalty that makes degraded and pristine references look alike.
     weight_decay : float, default=1e-4
         Weight decay of all weights but biases and the gains of BatchNorm.
+    protocol : {"official", "pyiqa"}, default="official"
+        How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), for the numbers that it gives.
+        `fit` trains on the same views with both.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -295,9 +298,10 @@ class DRIQA(QualityRegressor):
 
     The range of y is mapped to 0.017..0.936, that of PIPAL's ratings in the official unit, (Elo - 900) / 1000.
 
-    Published weights: "pipal", a copy of the authors' file. As in the official code, restored images are resized with a
-    bicubic filter, references by taking the nearest pixel. Comparisons leave alone what they do not train; officially
-    they moved its BatchNorm statistics. `max_epochs` counts the epochs after them; officially there are 10 and 20.
+    Published weights: "pipal" ("default"), a copy of the authors' file; theirs loads by path. As in the official code,
+    restored images are resized with a bicubic filter, references by taking the nearest pixel. Comparisons leave alone
+    what they do not train; officially they moved its BatchNorm statistics and let it decay. `max_epochs` counts the
+    epochs after them; officially there are 10 and 20.
 
     References
     ----------
@@ -320,12 +324,14 @@ class DRIQA(QualityRegressor):
     optimizer = torch.optim.SGD
     score_range = (0.0, 1.0)
     label_range = PIPAL_QUALITY
+    key_map = KEY_MAP
     published = PUBLISHED
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
         **STOPPING,
         **PRETRAINED,
+        **PROTOCOL,
         "backbone": [str],
         "head_width": [at_least(1)],
         "image_size": [at_least(1)],
@@ -354,6 +360,7 @@ class DRIQA(QualityRegressor):
         elo_scale=None,
         distillation_weight=30.0,
         weight_decay=1e-4,
+        protocol="official",
         weights=None,
         backbone_weights="imagenet",
         batch_size=64,
@@ -374,6 +381,7 @@ class DRIQA(QualityRegressor):
         self.elo_scale = elo_scale
         self.distillation_weight = distillation_weight
         self.weight_decay = weight_decay
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -453,9 +461,17 @@ class DRIQA(QualityRegressor):
         return torch.stack([self._view(query, QUERY_RESAMPLE), *references])
 
     def _views(self, x):
-        return self._train_view(x)[None]  # (1, 2, 3, size, size)
+        if self.protocol == "official":
+            return self._train_view(x)[None]  # (1, 2, 3, size, size)
+        side = math.floor(self.image_size / CROP_RATIO)
+        pairs = zip(x, PYIQA_MODES, strict=True)
+        centers = [resized_center(to_tensor(image), side, self.image_size, mode) for image, mode in pairs]
+        return self._normalized(torch.stack(centers))[None]
 
     def _view(self, image, resample) -> torch.Tensor:
         image = resize_shorter(image, math.floor(self.image_size / CROP_RATIO), resample)
+        return self._normalized(center_crop(to_tensor(image), self.image_size))
+
+    def _normalized(self, pixels) -> torch.Tensor:
         config = input_config(self.backbone)
-        return normalize(center_crop(to_tensor(image), self.image_size), config["mean"], config["std"])
+        return normalize(pixels, config["mean"], config["std"])

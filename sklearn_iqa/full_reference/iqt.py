@@ -23,9 +23,11 @@ from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
-# The port has backbone and trained parts as two modules; only the latter are in its files.
+# The port has backbone and trained parts as two modules; only the latter are in its files. pyiqa's trainer writes both,
+# timm's classifier and two tables of ones, which stand for tokens.
 KEY_MAP = (
-    (r"^backbone\.(mixed_[67]a|repeat_[12]|block8|conv2d_7b|last_linear)\.", None),
+    (r"^(enc|dec)_inputs$", None),
+    (r"^backbone\.(mixed_[67]a|repeat_[12]|block8|conv2d_7b|last_linear|classif)\.", None),
     (r"^backbone\.", "cnn."),
     (r"^regressor\.", ""),
 )
@@ -254,8 +256,8 @@ class IQT(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     Notes
     -----
     The authors released no code. Network and numbers follow the port by anse3832, which published no weights with a
-    licence, so that there is no published name here; its files (`weights=path`) hold the trained parts alone, and the
-    backbone then comes from `backbone_weights`. A file of `save_weights` holds both.
+    licence. Published weights: none by name; the port's files (`weights=path`) hold the trained parts alone, and the
+    backbone then comes from `backbone_weights`. Files of pyiqa's trainer and of `save_weights` hold both.
 
     The defaults are the paper's setting for PIPAL. That for LIVE, CSIQ and TID2013, trained on KADID-10k, is
     ``crop_size=256, n_layers=2, embed_dim=256, dim_projection=512``.

@@ -223,7 +223,7 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
     losses. Remembered from the paper, but not verified, are the backbone, `decay`, Adam with `lr`, and equal halves of
     labelled and unlabelled pairs in a batch. All other sizes, weights and thresholds, the form of attention, head and
     classifier, and the use of pseudo scores after `warmup` alone are choices made here. Tests hold the parts to numbers
-    that were worked out by hand.
+    that were worked out by hand. Published weights: none.
 
     Without unlabelled pairs `fit` is supervised training with the squared error, to labels in 0..1. With them, one half
     of every batch is labelled and the other, of two pairs at least, is not; an epoch takes each pair of the larger kind

@@ -7,18 +7,19 @@ from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_leas
 from sklearn_iqa._base.perceptual import SLICED_BACKBONE_FILES, PerceptualMixin, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn.layers import SLICED_BACKBONES, PerceptualDistance, sliced_backbone
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
 
 # The heads are in the state dict twice, as lin0 and as lins.0 (one parameter); the scaling buffers are constants.
 KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"^scaling_layer\.", None))
 HEAD_DIGESTS = {
-    ("alex", "0.0"): "18720f55913d0af89042f13faa7e536a6ce1444a0914e6db9461355ece1e8cd5",
     ("alex", "0.1"): "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
-    ("squeeze", "0.0"): "c27abd3a0145541baa50990817df58d3759c3f8154949f42af3b59b4e042d0bf",
-    ("squeeze", "0.1"): "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
-    ("vgg", "0.0"): "b9e4236260c3dd988fc79d2a48d645d885afcbb21f9fd595e6744cf7419b582c",
     ("vgg", "0.1"): "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    ("squeeze", "0.1"): "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    ("alex", "0.0"): "18720f55913d0af89042f13faa7e536a6ce1444a0914e6db9461355ece1e8cd5",
+    ("vgg", "0.0"): "b9e4236260c3dd988fc79d2a48d645d885afcbb21f9fd595e6744cf7419b582c",
+    ("squeeze", "0.0"): "c27abd3a0145541baa50990817df58d3759c3f8154949f42af3b59b4e042d0bf",
 }
+SOURCE = "https://github.com/richzhang/PerceptualSimilarity"
 PUBLISHED = tuple(
     PublishedWeights(
         name=f"{net}-v{version}",
@@ -27,11 +28,15 @@ PUBLISHED = tuple(
             WeightsFile(
                 f"lpips-v{version}-{net}.pth",
                 digest,
+                urls=(
+                    f"{SOURCE}/raw/master/lpips/weights/v{version}/{net}.pth",
+                    *pyiqa_file(f"LPIPS_v{version}_{net}-{digest[:8]}.pth").urls,  # the same file
+                ),
                 wheel="lpips",
                 wheel_path=f"lpips/weights/v{version}/{net}.pth",
             ),
         ),
-        source="https://github.com/richzhang/PerceptualSimilarity",
+        source=SOURCE,
         licence="BSD-2-Clause (heads), BSD-3-Clause (torchvision backbone)",
         trained_on="BAPPS 2AFC (heads), ImageNet (backbone)",
         parameters={"net": net, "version": version},
@@ -118,8 +123,10 @@ class LPIPS(PerceptualMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: "alex-v0.1", "vgg-v0.1", "squeeze-v0.1" and the same with "-v0.0". The channel weights come from
-    the installed package `lpips` (extra `demo`), the backbone is downloaded from torchvision.
+    Published weights: "alex-v0.1" ("default"), "vgg-v0.1", "squeeze-v0.1" and the same with "-v0.0"; `net` and
+    `version` follow them. The channel weights come from the installed package `lpips` (extra `demo`) or its repository,
+    the backbone from torchvision. A file of channel weights alone loads by path, with the backbone of
+    `backbone_weights`.
 
     `fit` takes pairs with their quality (any unit, higher is better; the squared error of the distance is minimised
     and `predict` then has that unit), or triplets (first query, second query, reference) with y the fraction of people
@@ -206,13 +213,15 @@ class LPIPS(PerceptualMixin, QualityRegressor):
     @property
     def min_size(self):
         """Shortest side in pixels that the backbone takes."""
-        return SLICED_BACKBONES[self.net].min_size
+        return SLICED_BACKBONES[self._chosen.net].min_size
 
     def _network(self):
-        backbone, n_channels = sliced_backbone(self.net), SLICED_BACKBONES[self.net].n_channels
-        network = PerceptualDistance(backbone, n_channels, scaled=self.version != "0.0", weighted=self.weighted)
+        net, scaled = self._chosen.net, self._chosen.version != "0.0"
+        n_channels = SLICED_BACKBONES[net].n_channels
+        network = PerceptualDistance(sliced_backbone(net), n_channels, scaled=scaled, weighted=self.weighted)
+        network.trained = network.heads  # published without the backbone
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _load_backbone(self, network):
-        load_sliced_backbone(network.net, self.net, self.backbone_weights, verbose=self.verbose)
+        load_sliced_backbone(network.net, self._chosen.net, self.backbone_weights, verbose=self.verbose)

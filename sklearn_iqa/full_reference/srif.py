@@ -215,7 +215,7 @@ class SRIF(TransformerMixin, QualityRegressor):
     inference, they are those of least variance: with the means, variances :math:`v_D, v_S` and covariance :math:`c` of
     the errors on training images of like content, biases are minus the means and
     :math:`w = (v_S - c) / (v_D + v_S - 2 c)`. `fit` is one computation, without epochs: it forgets `weights` and what
-    was fitted before. There are no published weights.
+    was fitted before. Published weights: none.
 
     References
     ----------

@@ -11,7 +11,7 @@ from sklearn_iqa._base.parameters import STOPPING, TRAINING, at_least, one_of
 from sklearn_iqa._base.perceptual import PerceptualMixin
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn.layers import PerceptualDistance, SlicedBackbone
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
 
 # Channels of the maps, and the shortest side for which every reflection padding has something to reflect.
 SLICED_BACKBONES = {"alex": ((64, 192, 384, 256, 256), 21), "vgg": ((64, 128, 256, 512, 512), 18)}
@@ -28,6 +28,7 @@ PUBLISHED = tuple(
             WeightsFile(
                 f"{net}_shift_tolerant.pth",
                 digest,
+                urls=pyiqa_file(f"{net}_shift_tolerant.pth").urls,
                 wheel="stlpips_pytorch",
                 wheel_path=f"stlpips_pytorch/weights/vST0.0/{net}_shift_tolerant.pth",
             ),
@@ -168,8 +169,8 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: "alex-bapps" and "vgg-bapps", both in the installed package `stlpips_pytorch` (extra `demo`): no
-    download.
+    Published weights: "alex-bapps" ("default") and "vgg-bapps", both in the installed package `stlpips_pytorch` (extra
+    `demo`), else downloaded; `net` follows them.
 
     `fit` takes pairs with their quality or judged triplets, see :class:`LPIPS`. The official code resizes training
     patches to 64 pixels (bicubic), here crops of that size are taken. The per-layer scores of the official code count
@@ -244,10 +245,10 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
     @property
     def min_size(self):
         """Shortest side in pixels that the backbone takes."""
-        return SLICED_BACKBONES[self.net][1]
+        return SLICED_BACKBONES[self._chosen.net][1]
 
     def _network(self):
-        slices = _alex_slices() if self.net == "alex" else _vgg_slices()
-        network = PerceptualDistance(SlicedBackbone(slices), SLICED_BACKBONES[self.net][0])
+        slices = _alex_slices() if self._chosen.net == "alex" else _vgg_slices()
+        network = PerceptualDistance(SlicedBackbone(slices), SLICED_BACKBONES[self._chosen.net][0])
         network.net.requires_grad_(self.trainable == "all")
         return network

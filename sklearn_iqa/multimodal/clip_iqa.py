@@ -14,13 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least
+from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
+from sklearn_iqa._nn.clip_backbones import load_clip, pools_class_token, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
-from sklearn_iqa._weights import state_dicts
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
 
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
 # Official files hold the CLIP three times, and rows of its token embedding.
@@ -37,27 +36,51 @@ KEY_MAP = (
 )
 SOURCE = "https://github.com/IceClear/CLIP-IQA"
 LICENCE = "NTU S-Lab 1.0, non-commercial (copy: CC BY-NC-SA 4.0)"
-FILENAME = "CLIP-IQA+_learned_prompts-603f3273.pth"  # a copy made by others, of the learned vectors alone
-FOLDER = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights"
-PLUS = WeightsFile(FILENAME, "603f3273", url=f"{FOLDER}/{FILENAME}")
-FITTING = {"backbone": "RN50-quickgelu", "n_context": 16}
-PUBLISHED = (PublishedWeights("plus-koniq10k", (PLUS,), SOURCE, LICENCE, "KonIQ-10k", FITTING),)
+PYIQA_SOURCE = "https://github.com/chaofengc/IQA-PyTorch"
+PYIQA_LICENCE = "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)"
+VECTORS = pyiqa_file("CLIP-IQA+_learned_prompts-603f3273.pth")  # those of the next file alone
+WHOLE = WeightsFile("iter_80000.pth", None, urls=(f"{SOURCE}/releases/download/Pretrained/iter_80000.pth",))
+RN50_512 = pyiqa_file("CLIPIQA+_RN50_512-89f5d940.pth")
+VIT_512 = pyiqa_file("CLIPIQA+_ViTL14_512-e66488f2.pth")
+RN50 = {"backbone": "RN50-quickgelu", "n_context": 16, "shared_context": True, "pos_embedding": False}
+OWN_CONTEXT = {"shared_context": False, "pos_embedding": True}
+PUBLISHED = (
+    PublishedWeights("plus-koniq10k", (VECTORS,), SOURCE, LICENCE, "KonIQ-10k", RN50),
+    PublishedWeights("plus-koniq10k-whole", (WHOLE,), SOURCE, LICENCE, "KonIQ-10k", RN50),
+    PublishedWeights("plus-rn50-512", (RN50_512,), PYIQA_SOURCE, PYIQA_LICENCE, "KonIQ-10k", {**RN50, **OWN_CONTEXT}),
+    PublishedWeights(
+        *("plus-vitl14-512", (VIT_512,), PYIQA_SOURCE, PYIQA_LICENCE, "KonIQ-10k"),
+        {**RN50, **OWN_CONTEXT, "backbone": "ViT-L-14-quickgelu"},
+    ),
+)
 
 
 class CLIPIQANetwork(PromptNetwork):
-    """A frozen CLIP with a convolutional image tower, and context vectors that may be learned in its prompts."""
+    """A frozen CLIP whose image tower takes images of any size, and context vectors learned in its prompts."""
 
-    def __init__(self, backbone: str, prompts: Sequence[tuple[str, str]], n_context: int, pos_embedding: bool):
+    trained = ("contexts",)
+
+    def __init__(
+        self,
+        backbone: str,
+        prompts: Sequence[tuple[str, str]],
+        n_context: int,
+        shared_context: bool,
+        pos_embedding: bool,
+    ):
         super().__init__(backbone)
-        if not hasattr(self.clip.visual, "attnpool"):
+        self.convolutional = hasattr(self.clip.visual, "attnpool")
+        if not (self.convolutional or pools_class_token(self.clip.visual)):
             raise ValueError(
-                f"backbone={str(backbone)!r} takes images of one size; give a convolutional CLIP, as RN50-quickgelu is."
+                f"backbone={str(backbone)!r} has another image tower than OpenAI's CLIPs; give a model such as "
+                "RN50-quickgelu or ViT-L-14-quickgelu."
             )
         self.clip.requires_grad_(False)
         self.pos_embedding = pos_embedding
-        width = self.clip.token_embedding.embedding_dim
+        shape = (n_context, self.clip.token_embedding.embedding_dim)
         self.contexts = nn.ParameterList(
-            nn.Parameter(torch.empty(n_context, width).normal_(std=0.02)) for _ in (prompts if n_context else ())
+            nn.Parameter(torch.empty(shape if shared_context else (2, *shape)).normal_(std=0.02))
+            for _ in (prompts if n_context else ())
         )
         texts = [prompt for pair in prompts for prompt in pair]
         rows, places = zip(*(_with_places(prompt, n_context) for prompt in texts), strict=True)
@@ -75,30 +98,37 @@ class CLIPIQANetwork(PromptNetwork):
         """Embedded tokens (2 k, length, width), the learned vectors among them, and the end of each prompt."""
         embedded = self.clip.token_embedding(self.tokens)
         if len(self.contexts):
-            learned = torch.stack(list(self.contexts)).repeat_interleave(2, dim=0)  # (2 k, n_context, width)
+            learned = torch.cat([context.expand(2, -1, -1) for context in self.contexts])  # (2 k, n_context, width)
             rows = torch.arange(len(embedded), device=embedded.device)[:, None]
             embedded = embedded.index_put((rows, self.places), learned)
         return embedded, self.ends
 
     def maps(self, images):
-        """(n, 3, height, width) -> maps (n, c, height / 32, width / 32)."""
+        """(n, 3, height, width) -> maps (n, c, height / s, width / s), s = 32 or the side of a ViT's patches."""
         visual = self.clip.visual
+        if not self.convolutional:
+            return visual.conv1(images)
         features = visual.stem(images)  # (n, 64, height / 4, width / 4) for a ResNet-50
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             features = layer(features)
         return features
 
     def pool(self, maps):
-        """Maps (n, c, h, w) -> features (n, d) of any length, by attention of their mean to all positions."""
-        attention = self.clip.visual.attnpool
-        table = attention.positional_embedding  # (1 + 7 * 7, c): as many positions as 224 x 224 pixels have
+        """Maps (n, c, h, w) -> features (n, d) of any length, by attention among all positions and one more."""
+        visual = self.clip.visual
+        # As many positions as images of the size have that CLIP was trained on: (1 + 7 * 7, c) for a ResNet-50.
+        table = (visual.attnpool if self.convolutional else visual).positional_embedding
         if self.pos_embedding:
-            # As in the official code the whole table is one image, although its first row belongs to the mean.
+            # As in the official code the whole table is one image, although its first row belongs to no position.
             size = (1 + maps.shape[2] * maps.shape[3], table.shape[1])
             table = F.interpolate(table[None, None], size, mode="bicubic")[0, 0]
         else:
             table = torch.zeros_like(table[:1])  # broadcast over positions, so that there may be any number
-        return attend(attention, maps, table)
+        if self.convolutional:
+            return attend(visual.attnpool, maps, table)
+        tokens = torch.cat([visual.class_embedding.expand(len(maps), 1, -1), maps.flatten(2).mT], dim=1)
+        tokens = visual.transformer(visual.ln_pre(tokens + table))
+        return visual.ln_post(tokens[:, 0]) @ visual.proj
 
     def judge(self, image_features):
         """Features (n, d) of images -> probability (n, k) that the first prompt of each pair fits."""
@@ -198,14 +228,18 @@ class CLIPIQA(QualityRegressor):
     ----------
     prompts : sequence of (str, str), default=(("Good photo.", "Bad photo."),)
         Pairs of opposite prompts, the better one first.
-    attribute : int, default=0
-        Index of the pair that `predict` scores; `predict_attributes` scores all.
+    attribute : int or "mean", default=0
+        Index of the pair that `predict` scores, or the mean over all; `predict_attributes` scores each.
     n_context : int, default=0
         Context vectors in each prompt that `fit` learns; 0 keeps the prompts as given, 16 is CLIP-IQA+.
+    shared_context : bool, default=True
+        Whether the two prompts of a pair share their context vectors, as in the paper; False learns vectors for each.
     backbone : str or path, default="RN50-quickgelu"
-        A CLIP with a convolutional image tower: a name of `open_clip.list_models()`, or a `*.json` file in its form.
+        A CLIP of OpenAI's architectures, convolutional or ViT: a name of `open_clip.list_models()`, or a `*.json` file
+        in its form.
     pos_embedding : bool, default=False
-        Whether the attention pool adds its positional embedding, interpolated to the image's size; the paper does not.
+        Whether the image tower adds its positional embedding, interpolated to the image's size. The paper does not; a
+        ViT needs it.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -264,9 +298,10 @@ class CLIPIQA(QualityRegressor):
     own. CLIP's features of an image and of its mirror image are computed once and cached for all epochs: 4 kB each. The
     default epochs are the 80 000 batches of the authors on KonIQ-10k; small sets ask for a higher `lr` and fewer.
 
-    Published weights: "plus-koniq10k", the 16 vectors alone; CLIP then comes from `backbone_weights`. `iter_80000.pth`
-    of the official repository (NTU S-Lab licence, non-commercial) holds CLIP too and loads by path with the same
-    ``n_context=16``. IQA-PyTorch's vectors for single prompts do not fit; its "clipiqa" is a mean of five pairs.
+    Published weights: "plus-koniq10k" (the default) are the 16 vectors of CLIP-IQA+ alone; CLIP then comes from
+    `backbone_weights`. "plus-koniq10k-whole" is the authors' file `iter_80000.pth`, which holds the same vectors and
+    CLIP. "plus-rn50-512" and "plus-vitl14-512" are vectors that IQA-PyTorch trained, for each prompt its own. They all
+    set `n_context` and what else belongs to them. IQA-PyTorch's "clipiqa" has no vectors; it is a mean of five pairs.
 
     What differs from the official code: it scales KonIQ's MOS by 1/100, where the lowest and highest label become 0 and
     1 here; with several pairs it learns a network from all probabilities to one quality.
@@ -299,8 +334,9 @@ class CLIPIQA(QualityRegressor):
         **STOPPING,
         **PRETRAINED,
         "prompts": [SequenceOf(SequenceOf(str, min_length=2, max_length=2))],
-        "attribute": [at_least(0)],
+        "attribute": [at_least(0), one_of("mean")],
         "n_context": [at_least(0)],
+        "shared_context": ["boolean"],
         "backbone": [str, os.PathLike],
         "pos_embedding": ["boolean"],
     }
@@ -319,6 +355,7 @@ class CLIPIQA(QualityRegressor):
         prompts=(("Good photo.", "Bad photo."),),
         attribute=0,
         n_context=0,
+        shared_context=True,
         backbone="RN50-quickgelu",
         pos_embedding=False,
         weights=None,
@@ -337,6 +374,7 @@ class CLIPIQA(QualityRegressor):
         self.prompts = prompts
         self.attribute = attribute
         self.n_context = n_context
+        self.shared_context = shared_context
         self.backbone = backbone
         self.pos_embedding = pos_embedding
         self.weights = weights
@@ -376,20 +414,11 @@ class CLIPIQA(QualityRegressor):
         return {" / ".join(pair): column for pair, column in zip(self.prompts, probabilities, strict=True)}
 
     def _network(self):
-        return CLIPIQANetwork(self.backbone, self.prompts, self.n_context, self.pos_embedding)
+        names = ("backbone", "prompts", "n_context", "shared_context", "pos_embedding")
+        return CLIPIQANetwork(*(getattr(self._chosen, name) for name in names))
 
     def _load_backbone(self, network):
-        load_clip(network.clip, self.backbone, self.backbone_weights)
-
-    def _load_weights(self, network):
-        """Load the whole network, or its learned vectors alone where a file holds no more."""
-        published = str(self.weights) in {entry.name for entry in self.published}
-        names = () if published else state_dicts.rename_keys(state_dicts.read_state(self._weights_path()), self.key_map)
-        if any(not name.startswith("contexts.") for name in names):
-            super()._load_weights(network)
-        else:
-            super()._load_weights(nn.ModuleDict({"contexts": network.contexts}))
-            self._load_backbone(network)
+        load_clip(network.clip, self._chosen.backbone, self.backbone_weights)
 
     def _training_module(self, network):
         return PromptTraining(network)
@@ -407,16 +436,20 @@ class CLIPIQA(QualityRegressor):
         return self.net_.module_.features(random_flip(self._views(image)[0]))
 
     def _score(self, output):
-        return output[0, self.attribute].item()
+        return self._of_attribute(output.double()).item()
+
+    def _of_attribute(self, probabilities):
+        """Numbers (n, k), one for each pair -> those of the chosen one, or their mean, (n,)."""
+        return probabilities.mean(1) if self.attribute == "mean" else probabilities[:, self.attribute]
 
     def _scores(self, rows):
-        if not self.n_context:
+        if not self._chosen.n_context:
             return super()._scores(rows)
         training = self.net_.module_  # held-out images keep their features, as those that are trained on do
         features = [training.features(self._views(self._open(rows, row))[0]) for row in range(len(rows))]
         with torch.no_grad():
             probabilities = training(torch.stack(features).to(self.device_))
-        return probabilities[:, self.attribute].double().numpy(force=True)
+        return self._of_attribute(probabilities.double()).numpy(force=True)
 
     def _check_combinations(self):
         pairs = [tuple(pair) for pair in self.prompts]
@@ -425,7 +458,7 @@ class CLIPIQA(QualityRegressor):
                 f"prompts={self.prompts!r} holds an empty prompt, or a pair twice; give different pairs of opposite "
                 "prompts, such as [('Good photo.', 'Bad photo.')]."
             )
-        if self.attribute >= len(pairs):
+        if self.attribute != "mean" and self.attribute >= len(pairs):
             raise ValueError(
                 f"attribute={self.attribute} counts pairs from 0, but prompts has {len(pairs)}; give at most "
                 f"{len(pairs) - 1}."
@@ -435,7 +468,7 @@ class CLIPIQA(QualityRegressor):
         columns = np.asarray(y)
         if columns.ndim == 2 and columns.shape[1] == len(self.prompts) > 1:
             return np.stack([check_quality(rows, column, type(self).__name__) for column in columns.T], axis=1)
-        if self.n_context and len(self.prompts) > 1:
+        if self._chosen.n_context and len(self.prompts) > 1:
             raise ValueError(
                 f"y has the shape {columns.shape}, but vectors are learned for {len(self.prompts)} pairs of prompts; "
                 "give one column of y for each, or one pair."
@@ -443,7 +476,7 @@ class CLIPIQA(QualityRegressor):
         return check_quality(rows, y, type(self).__name__)
 
     def _quality(self, targets):
-        return targets[:, self.attribute] if targets.ndim == 2 else targets
+        return self._of_attribute(targets) if targets.ndim == 2 else targets
 
     def _start(self, targets, sample_weight):
         super()._start(targets.ravel(), None)
@@ -452,11 +485,11 @@ class CLIPIQA(QualityRegressor):
         return super()._encode_targets(targets).reshape(len(targets), -1)
 
     def _train(self, rows, targets, *args):
-        if self.n_context:
+        if self._chosen.n_context:
             super()._train(rows, targets, *args)
         else:
             self.n_iter_, self.loss_curve_ = 0, []
 
     def _finish(self, rows, targets, sample_weight):
-        if not self.n_context:
+        if not self._chosen.n_context:
             self._calibrate(rows, targets, sample_weight)

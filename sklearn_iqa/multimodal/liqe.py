@@ -16,11 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
-from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
+from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.multimodal._liqe_batches import LEAST, DomainBatches
 from sklearn_iqa.multimodal._liqe_multitask import (
     MultitaskLoss,
@@ -41,6 +42,20 @@ LONGEST_SHORT_SIDE = 768  # images both of whose sides are at least this long ar
 STEP, WIDE_STEP, WIDE = 32, 48, 1024  # pixels between windows; the second where a side is at least as long as the third
 TRAINING_WINDOWS = 3
 T_MAX = 5  # epochs in which the learning rate falls from its full value to zero
+PUBLISHED = tuple(
+    PublishedWeights(
+        name,
+        (pyiqa_file(filename),),
+        "https://github.com/zwx8981/LIQE",
+        "MIT (copy: CC BY-NC-SA 4.0)",
+        trained_on,
+        {"backbone": "ViT-B-32-quickgelu", **parameters},
+    )
+    for name, filename, trained_on, parameters in (
+        ("mix", "liqe_mix.pt", "LIVE, CSIQ, BID, LIVE Challenge, KonIQ-10k and KADID-10k", {}),
+        ("koniq", "liqe_koniq.pt", "KonIQ-10k", {"scenes": (), "distortions": ()}),
+    )
+)
 
 
 def make_prompts(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]:
@@ -127,6 +142,9 @@ class LIQE(DomainsMixin, QualityRegressor):
         divides `batch_size` in proportion to the square roots of the domains' sizes, see Notes.
     weight_decay : float, default=1e-3
         Weight decay of AdamW.
+    protocol : {"official", "pyiqa"}, default="official"
+        How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), for the numbers that it gives.
+        `fit` trains on the same views with both.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -180,7 +198,8 @@ class LIQE(DomainsMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: none can be fetched by name. `LIQE.pt` of the official repository (MIT) loads by its path.
+    Published weights, of which IQA-PyTorch keeps copies: "mix" (the default) of the six data sets below, and "koniq"
+    of KonIQ-10k with prompts on quality alone, which it sets. The authors' `LIQE.pt`, on shared drives, loads by path.
 
     The paper's batches are ``domain_batch_sizes={"LIVE": 4, "CSIQ": 4, "BID": 4, "CLIVE": 4, "KonIQ-10k": 16,
     "KADID-10k": 16}``, with whatever names `domains` has; None gives 4, 5, 4, 5, 15 and 15 for sets of these sizes. The
@@ -215,12 +234,14 @@ class LIQE(DomainsMixin, QualityRegressor):
     score_range = (1.0, 5.0)
     domain_column = 1
     key_map = CLIP_KEY_MAP
+    published = PUBLISHED
     network_: LIQENetwork
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
         **STOPPING,
         **PRETRAINED,
+        **PROTOCOL,
         "scenes": [SequenceOf(str, min_length=0), None],
         "distortions": [SequenceOf(str, min_length=0), None],
         "backbone": [str, os.PathLike],
@@ -250,6 +271,7 @@ class LIQE(DomainsMixin, QualityRegressor):
         steps_per_epoch=200,
         domain_batch_sizes=None,
         weight_decay=1e-3,
+        protocol="official",
         weights=None,
         backbone_weights="openai",
         batch_size=48,
@@ -270,6 +292,7 @@ class LIQE(DomainsMixin, QualityRegressor):
         self.steps_per_epoch = steps_per_epoch
         self.domain_batch_sizes = domain_batch_sizes
         self.weight_decay = weight_decay
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -359,14 +382,14 @@ class LIQE(DomainsMixin, QualityRegressor):
         return tasks
 
     def _names(self) -> tuple[Sequence[str], Sequence[str]]:
-        scenes, distortions = self.scenes, self.distortions
+        scenes, distortions = self._chosen.scenes, self._chosen.distortions
         return SCENES if scenes is None else scenes, DISTORTIONS if distortions is None else distortions
 
     def _network(self):
-        return LIQENetwork(self.backbone, *self._names())
+        return LIQENetwork(self._chosen.backbone, *self._names())
 
     def _load_backbone(self, network):
-        load_clip(network.clip, self.backbone, self.backbone_weights)
+        load_clip(network.clip, self._chosen.backbone, self.backbone_weights)
 
     def _training_module(self, network):
         return WindowTraining(network)
@@ -392,8 +415,12 @@ class LIQE(DomainsMixin, QualityRegressor):
         }
 
     def _views(self, image):
-        pixels = self._pixels(image)
-        places = self._places(pixels)
+        if self.protocol == "official":
+            pixels = self._pixels(image)
+            places = self._places(pixels)
+        else:  # native, and windows as close as on small images
+            pixels = self._pixels(image, longest=math.inf)
+            places = self._places(pixels, wide_step=STEP)
         if len(places) >= self.n_crops:
             places = places[:: len(places) // self.n_crops][: self.n_crops]
         return self._windows(pixels, places)
@@ -403,15 +430,15 @@ class LIQE(DomainsMixin, QualityRegressor):
         places = self._places(pixels)
         return self._windows(pixels, [places[i] for i in torch.randint(len(places), (TRAINING_WINDOWS,))])
 
-    def _pixels(self, image) -> torch.Tensor:
-        """Image -> normalised tensor (3, height, width), no side shorter than a window's."""
-        side = max(min(*image.shape[:2], LONGEST_SHORT_SIDE), self.network_.side)
+    def _pixels(self, image, longest=LONGEST_SHORT_SIDE) -> torch.Tensor:
+        """Image -> normalised tensor (3, height, width), its shorter side a window's to `longest` pixels."""
+        side = max(min(*image.shape[:2], longest), self.network_.side)
         image = resize_shorter(image, side, Image.Resampling.BILINEAR)
         return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)
 
-    def _places(self, pixels) -> list[tuple[int, int]]:
+    def _places(self, pixels, wide_step=WIDE_STEP) -> list[tuple[int, int]]:
         """Corners of all windows on a grid, row by row."""
-        step = WIDE_STEP if max(pixels.shape) >= WIDE else STEP
+        step = wide_step if max(pixels.shape) >= WIDE else STEP
         rows, columns = (range(0, length - self.network_.side + 1, step) for length in pixels.shape[1:])
         return list(itertools.product(rows, columns))
 

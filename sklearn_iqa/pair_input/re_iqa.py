@@ -323,7 +323,8 @@ class ReIQA(FeatureLearner):
             timm_backbones.load_backbone(network.quality.encoder, self.backbone, self.backbone_weights)
 
     def _load_part(self, part: Projected, parameter: str) -> None:
-        state = state_dicts.read_state(getattr(self, parameter))
+        # The authors' files hold the network of the keys too, as `model_ema`; their features are those of the other.
+        state = state_dicts.read_state(getattr(self, parameter), entry="model")
         if not any(name.startswith("head.") for name in state):
             state |= {f"head.{name}": tensor for name, tensor in part.head.state_dict().items()}
         state_dicts.load_state(part, state, origin=f"{parameter}={str(getattr(self, parameter))!r}")

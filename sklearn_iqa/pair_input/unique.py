@@ -12,11 +12,12 @@ from PIL import Image
 from torch import nn
 
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
-from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, at_least, non_negative, one_of
+from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.pair_input._unique_pairs import PairBatches
 
 TEST_SIDE, TRAIN_SIDE = 768, 512  # images whose sides are all at least this long are resized to it
@@ -24,6 +25,16 @@ HINGE_MARGIN = 0.025
 
 # model.pt was saved inside DataParallel; the classifier of the ResNet is in it, but nothing uses it.
 KEY_MAP = ((r"^module\.", ""), (r"^backbone\.fc\.", None))
+PUBLISHED = (
+    PublishedWeights(
+        "mix",
+        (pyiqa_file("UNIQUE.pt"),),
+        "https://github.com/zwx8981/UNIQUE",
+        "Apache-2.0 (copy: CC BY-NC-SA 4.0)",
+        "LIVE, CSIQ, KADID-10k, BID, LIVE Challenge and KonIQ-10k",
+        {"backbone": "resnet34.tv_in1k"},
+    ),
+)
 
 
 class UNIQUEOutput(NamedTuple):
@@ -144,6 +155,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         Epochs after which the learning rate falls to a tenth, repeatedly, counted over all calls of `partial_fit`.
     weight_decay : float, default=5e-4
         Weight decay of Adam (L2, added to the gradient).
+    protocol : {"official", "pyiqa"}, default="official"
+        How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), for the numbers that it gives.
+        `fit` trains on the same views with both.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -196,8 +210,8 @@ class UNIQUE(DomainsMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: none can be fetched by name. `model.pt` of the official repository (LIVE, CSIQ, KADID-10k, BID,
-    CLIVE and KonIQ-10k; Apache-2.0) loads by path: ``UNIQUE(weights="model.pt")``. The cost is on the method's page.
+    Published weights: "mix", of the six data sets below, a copy by IQA-PyTorch. The authors' `model.pt` (Apache-2.0),
+    on a shared drive, loads by path: ``UNIQUE(weights="model.pt")``. The cost is on the method's page.
 
     The paper's numbers of pairs are ``n_pairs={"LIVE": 25_000, "CSIQ": 35_000, "KADID-10k": 50_000, "BID": 20_000,
     "CLIVE": 40_000, "KonIQ-10k": 90_000}``, with whatever names `domains` has. With an int as `random_state`, calls of
@@ -233,11 +247,13 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     label_columns = True
     domain_column = 2
     key_map = KEY_MAP
+    published = PUBLISHED
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **TRAINING,
         **STOPPING,
         **PRETRAINED,
+        **PROTOCOL,
         "backbone": [str],
         "n_pairs": [at_least(1), Mapping, one_of("auto")],
         "crop_size": [at_least(1)],
@@ -266,6 +282,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         warmup_batch_size=128,
         lr_step=3,
         weight_decay=5e-4,
+        protocol="official",
         weights=None,
         backbone_weights="imagenet",
         batch_size=32,
@@ -286,6 +303,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         self.warmup_batch_size = warmup_batch_size
         self.lr_step = lr_step
         self.weight_decay = weight_decay
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -389,7 +407,8 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         return UNIQUELoss()
 
     def _views(self, image):
-        image = resize_shorter(image, min(*image.shape[:2], TEST_SIDE), Image.Resampling.BILINEAR)
+        if self.protocol == "official":  # pyiqa keeps every size
+            image = resize_shorter(image, min(*image.shape[:2], TEST_SIDE), Image.Resampling.BILINEAR)
         return self._normalized(to_tensor(image))[None]
 
     def _train_view(self, image):

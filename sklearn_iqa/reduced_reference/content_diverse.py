@@ -20,9 +20,31 @@ from sklearn_iqa._base.perceptual import NonNegativeHeads, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import transforms
 from sklearn_iqa._nn.layers import SLICED_BACKBONES, DISTSDistance, L2Pool, PerceptualDistance, sliced_backbone
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
 
 # The heads are in the state dict twice, as lin0 and as lins.0; the filters of pools, mean and deviation are constants.
 KEY_MAP = ((r"^lins\.(\d)\.", r"lin\1."), (r"\.filter$", None), (r"^(mean|std)$", None))
+# Names of the authors' runs by what they trained, and the digests of their files as the hub's page of changes has them.
+RUNS = {
+    "dists": "dists-bce-ps256-l4prp1-rs1-rk1-bs64-ep10-pt",
+    "lpips": "lpips-vgg-bce-ps256-l4prp1-rs1-rk1-bs64-ep10-pt",
+    "lpips-l2pool": "lpips-vgg-l2pool-bce-ps256-l4prp1-rs1-rk1-bs64-ep10-pt",  # its digest could not be read there
+}
+DIGESTS = {
+    "dists": "32badc27d819ebbf7415ea37808d13a000d04c7b633a98f3989e91a4f6f007d3",
+    "lpips": "c404e16ebbf44e478f1f2ce1b2d1238d0f4de4c952659ed7b30599dee68f195a",
+}
+PUBLISHED = tuple(
+    PublishedWeights(
+        f"{distance}-kadid10k",
+        (WeightsFile(f"{run}.pth.tar", DIGESTS.get(distance), (f"hf://huawei-noah/aipq/{run}/checkpoint.pth.tar",)),),
+        "https://huggingface.co/huawei-noah/aipq",
+        "MIT",
+        "KADID-10k",
+        {"distance": distance, "net": "vgg"},
+    )
+    for distance, run in RUNS.items()
+)
 ELO_SCALE = 400.0  # a difference of ratings by this much means odds of ten to one
 # What training maps the lowest and the highest label to. The authors' KADID-10k labels lie in 1..5, distances in 0..1.
 LABEL_RANGES = {"bce": (1.0, 5.0), "ranking": (1.0, 5.0), "mse": (0.0, 1.0), "elo": None}
@@ -224,8 +246,8 @@ class ContentDiverseIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: none can be fetched by name. The authors' three files `checkpoint.pth.tar` (KADID-10k; hub
-    `huawei-noah/aipq`) load by path, with the `distance` that they belong to.
+    Published weights, all trained on KADID-10k: "dists-kadid10k" ("default"), "lpips-kadid10k" and
+    "lpips-l2pool-kadid10k", from the authors' repository on the Hugging Face hub; `distance` follows them.
 
     The survey places the method with the reduced-reference ones, for its training; the score needs the reference. The
     training script is not published; losses, options and the names of the released runs are. Learning rate, its fall to
@@ -252,6 +274,7 @@ class ContentDiverseIQA(QualityRegressor):
     inputs = ("query", "reference")
     higher_is_better = False
     key_map = KEY_MAP
+    published = PUBLISHED
     network_: PerceptualDistance | DISTSDistance
 
     _parameter_constraints: ClassVar[dict[str, list]] = {
@@ -345,7 +368,7 @@ class ContentDiverseIQA(QualityRegressor):
     @property
     def min_size(self):
         """Shortest side in pixels that the backbone takes."""
-        return SLICED_BACKBONES[self.net].min_size
+        return SLICED_BACKBONES[self._chosen.net].min_size
 
     def quality_map(self, x) -> np.ndarray:
         """Where the query differs from the reference, by its contribution to the distance.
@@ -369,14 +392,15 @@ class ContentDiverseIQA(QualityRegressor):
             return self.network_.distance_map(views)[0].float().cpu().numpy()
 
     def _network(self):
-        backbone = sliced_backbone(self.net, None if self.distance == "lpips" else L2Pool)
-        build = DISTSDistance if self.distance == "dists" else functools.partial(PerceptualDistance, scaled=False)
-        network = build(backbone, SLICED_BACKBONES[self.net].n_channels)
+        net, distance = self._chosen.net, self._chosen.distance
+        backbone = sliced_backbone(net, None if distance == "lpips" else L2Pool)
+        build = DISTSDistance if distance == "dists" else functools.partial(PerceptualDistance, scaled=False)
+        network = build(backbone, SLICED_BACKBONES[net].n_channels)
         network.net.requires_grad_(self.trainable == "all")
         return network
 
     def _load_backbone(self, network):
-        load_sliced_backbone(network.net, self.net, self.backbone_weights, verbose=self.verbose)
+        load_sliced_backbone(network.net, self._chosen.net, self.backbone_weights, verbose=self.verbose)
 
     def _loss(self):
         options = {name: getattr(self, name) for name in ("correlation_error", "logistic", "temperature", "margin")}
@@ -403,7 +427,7 @@ class ContentDiverseIQA(QualityRegressor):
 
     def _pixels(self, x):
         pixels = transforms.to_tensor(x)
-        if self.distance == "dists":
+        if self._chosen.distance == "dists":
             return pixels
         return transforms.normalize(pixels, transforms.HALF_MEAN, transforms.HALF_STD)
 

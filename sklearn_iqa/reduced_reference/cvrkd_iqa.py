@@ -303,7 +303,7 @@ class CVRKDIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: none can be fetched by name. The authors' `NAR_student_cross_dataset.pth` (KADID-10k; MIT) loads
+    Published weights: none by name. The authors' `NAR_student_cross_dataset.pth` (KADID-10k; MIT; Google Drive) loads
     by path; so does `FR_teacher_cross_dataset.pth`, which needs originals. They average ten draws of random crops.
 
     In training the student sees each query beside an image of `reference_pool`, drawn at random as the paper draws one

@@ -19,7 +19,7 @@ from sklearn_iqa._base.training import Stage, Subset, hold_out
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
 from sklearn_iqa.distortions import distort
 
 STRIDE = 16  # pixels per position in the maps of both backbones
@@ -37,13 +37,13 @@ SOURCE = "https://github.com/zwx8981/DBCNN-PyTorch"
 SCNN_FILE = WeightsFile(
     "scnn.pkl",
     "7ea73d75539cefcf4953800a896e024ea1a3216de2392f242810b113fd940a42",
-    url=f"{SOURCE}/raw/16c3156054a30a3eabb45dffcf538f42452a14f3/pretrained_scnn/scnn.pkl",
+    urls=(f"{SOURCE}/raw/16c3156054a30a3eabb45dffcf538f42452a14f3/pretrained_scnn/scnn.pkl",),
+    parameter="scnn_weights",
 )
-RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-PUBLISHED = tuple(  # file names end with the first digits of the digest
+PUBLISHED = tuple(
     PublishedWeights(
         name,
-        (WeightsFile(filename, filename[-12:-4], url=RELEASE + filename),),
+        (pyiqa_file(filename),),
         "https://github.com/chaofengc/IQA-PyTorch",
         "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
         trained_on,
@@ -53,6 +53,10 @@ PUBLISHED = tuple(  # file names end with the first digits of the digest
         ("koniq10k", "DBCNN_KonIQ10k-2de81c0a.pth", "KonIQ-10k"),
         ("livec", "DBCNN_LIVEC-83f6dad3.pth", "LIVE Challenge"),
         ("tid2013", "DBCNN_TID2013-485d021d.pth", "TID2013"),
+        ("tid2008", "DBCNN_TID2008-4b47c5d1.pth", "TID2008"),
+        ("csiq", "DBCNN_CSIQ-8677d071.pth", "CSIQ"),
+        ("live", "DBCNN_LIVE-97262bf4.pth", "LIVE"),
+        ("livem", "DBCNN_LIVEM-698474e3.pth", "LIVE Multiply Distorted"),
     )
 )
 
@@ -246,7 +250,9 @@ class DBCNN(QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k", "livec", "tid2013", trained by pyiqa; the authors published the S-CNN alone. Its
+    Published weights, trained by pyiqa, to which the authors refer: "koniq10k" (the default), "livec", "tid2013",
+    "tid2008", "csiq", "live" and "livem". The ratings of the last three sets are lower for better images, and it is not
+    stated which direction these weights have: compare two images first. The authors published the S-CNN alone. Its
     variant without BatchNorm does not fit. The network scores the whole image at its native size.
 
     `fit` runs three stages, the first two only where `weights` is None. (1) Without `scnn_weights` the S-CNN learns to
@@ -351,13 +357,15 @@ class DBCNN(QualityRegressor):
         self.verbose = verbose
 
     def _network(self):
-        backbone = timm_backbones.build_backbone(self.backbone, num_classes=0)
+        backbone = timm_backbones.build_backbone(self._chosen.backbone, num_classes=0)
         entries = getattr(backbone, "feature_info", ())
         levels = [level for level, entry in enumerate(entries) if entry["reduction"] <= STRIDE]
         if not (levels and hasattr(backbone, "forward_intermediates")):
-            raise ValueError(f"backbone={self.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'.")
+            raise ValueError(
+                f"backbone={self._chosen.backbone!r} has no map of stride {STRIDE}; take one such as 'resnet50'."
+            )
         backbone.prune_intermediate_layers([levels[-1]], prune_norm=True, prune_head=True)
-        config = timm_backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self._chosen.backbone)
         # Images are normalised for the S-CNN; this converts them to the backbone's own normalisation: 0 and 1 for VGG.
         mean = tuple((own - m) / s for own, m, s in zip(config["mean"], IMAGENET_MEAN, IMAGENET_STD, strict=True))
         std = tuple(own / s for own, s in zip(config["std"], IMAGENET_STD, strict=True))
@@ -365,7 +373,7 @@ class DBCNN(QualityRegressor):
         return DBCNNNetwork(backbone, level=levels[-1], width=width, mean=mean, std=std)
 
     def _load_backbone(self, network):
-        timm_backbones.load_backbone(network.features1, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.features1, self._chosen.backbone, self.backbone_weights)
         if self.scnn_weights is None:
             return
         path = pretrained.fetch(SCNN_FILE) if self.scnn_weights == "published" else self.scnn_weights
@@ -453,5 +461,7 @@ class DBCNN(QualityRegressor):
         return self._normalized(x)[None]  # (1, 3, h, w)
 
     def _check_combinations(self):
-        if timm_backbones.input_config(self.backbone)["fixed_input_size"]:
-            raise ValueError(f"backbone={self.backbone!r} takes images of one size; give a convolutional network.")
+        if timm_backbones.input_config(self._chosen.backbone)["fixed_input_size"]:
+            raise ValueError(
+                f"backbone={self._chosen.backbone!r} takes images of one size; give a convolutional network."
+            )

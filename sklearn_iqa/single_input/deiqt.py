@@ -151,8 +151,8 @@ class DEIQT(QualityRegressor):
 
     Notes
     -----
-    Published weights: none; checkpoints of the official trainer load by path, and their scores have the direction of
-    the labels they were trained on.
+    Published weights: none. The state in a checkpoint of the official trainer loads by path, once it is saved alone,
+    see the method's page; its scores have the direction of the labels it was trained on.
 
     The official code trains for nine epochs of ten random crops per image; here an epoch takes one, and 90 epochs, 30
     of warm-up and steps of 30 are the same. The loss is the absolute error, as in the paper, but squared below a

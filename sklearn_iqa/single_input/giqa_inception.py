@@ -25,7 +25,10 @@ FID = "fid_inception"
 FID_FILE = WeightsFile(
     "pt_inception-2015-12-05-6726825d.pth",
     "6726825d",
-    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    urls=(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+    ),
+    parameter="backbone_weights",
 )
 DISTANCE_OFFSET = 1e-6  # torch.nn.functional.pairwise_distance adds it to every difference
 

@@ -14,6 +14,7 @@ from sklearn_iqa._base.parameters import (
     CROPS,
     POSITIVE,
     PRETRAINED,
+    PROTOCOL,
     STOPPING,
     TRAINING,
     SequenceOf,
@@ -22,6 +23,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import (
     crops_to_score,
     normalize,
@@ -31,27 +33,25 @@ from sklearn_iqa._nn.transforms import (
     resize_shorter,
     to_tensor,
 )
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 
 N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are generated
 TARGET = (224, 112, 56, 28, 14)  # widths of the target network, before its one output
 # Of each of the backbone's maps: channels after reduction (None: all), side after pooling, features taken from it.
 MAP_FEATURES = ((16, 8, 16), (32, 4, 16), (64, 2, 16), (None, 1, 176))
 RATIO_EPOCHS = 250  # with `lr_ratio`, afterwards without: the first ten of the authors' sixteen epochs
-KEY_MAP = ((r"^res\.lda(\d)_", r"lda\1_"),)
-PYIQA = WeightsFile(
-    "HyperIQA-resnet50-koniq10k-c96c41b1.pth",
-    "c96c41b1",
-    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/HyperIQA-resnet50-koniq10k-c96c41b1.pth",
-    key_map=(
-        (r"^base_model\.", "res."),
-        *((rf"^lda_modules\.{n}\.0\.", f"res.lda{n + 1}_pool.0.") for n in range(3)),
-        *((rf"^lda_modules\.{n}\.{3 if n < 3 else 2}\.", f"res.lda{n + 1}_fc.") for n in range(4)),
-        *((rf"^fc_w_modules\.{n}\.", f"fc{n + 1}w_conv.") for n in range(4)),
-        (r"^fc_w_modules\.4\.2\.", "fc5w_fc."),
-        *((rf"^fc_b_modules\.{n}\.2\.", f"fc{n + 1}b_fc.") for n in range(5)),
-    ),
+KEY_MAP = (
+    # pyiqa
+    (r"^base_model\.", "res."),
+    *((rf"^lda_modules\.{n}\.0\.", f"lda{n + 1}_pool.0.") for n in range(3)),
+    *((rf"^lda_modules\.{n}\.{3 if n < 3 else 2}\.", f"lda{n + 1}_fc.") for n in range(4)),
+    *((rf"^fc_w_modules\.{n}\.", f"fc{n + 1}w_conv.") for n in range(4)),
+    (r"^fc_w_modules\.4\.2\.", "fc5w_fc."),
+    *((rf"^fc_b_modules\.{n}\.2\.", f"fc{n + 1}b_fc.") for n in range(5)),
+    # the authors
+    (r"^res\.lda(\d)_", r"lda\1_"),
 )
+PYIQA = pyiqa_file("HyperIQA-resnet50-koniq10k-c96c41b1.pth")
 PUBLISHED = (
     PublishedWeights(
         "koniq10k-pyiqa", (PYIQA,), "https://github.com/chaofengc/IQA-PyTorch", "CC BY-NC-SA 4.0", "KonIQ-10k"
@@ -146,6 +146,9 @@ class HyperIQA(QualityRegressor):
         (512, 384) for KonIQ-10k, whose images are wide, and (512, 512) for BID.
     backbone : str, default="resnet50.tv_in1k"
         Any network of timm with four feature maps.
+    protocol : {"official", "pyiqa"}, default="official"
+        How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), which takes its own grid of
+        crops, whatever `crops` says. `fit` trains on the same views with both.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -203,8 +206,9 @@ class HyperIQA(QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k-pyiqa", trained by the project IQA-PyTorch on native images, with scores in 0..1. The
-    authors' `koniq_pretrained.pkl` (KonIQ-10k; MIT) loads by path and needs ``image_size=(512, 384)``.
+    Published weights: "koniq10k-pyiqa" (the default), trained by the project IQA-PyTorch on native images, with scores
+    in 0..1. The authors' `koniq_pretrained.pkl` (KonIQ-10k; MIT), on a shared drive, loads by path and needs
+    ``image_size=(512, 384)``.
 
     `fit` minimises the absolute error to labels in 0..100, on one random crop of each row per epoch, mirrored left to
     right half of the time. The authors took 25 crops of each image per epoch and 16 epochs, hence 400 epochs, `lr_step`
@@ -237,6 +241,7 @@ class HyperIQA(QualityRegressor):
         **STOPPING,
         **PRETRAINED,
         **CROPS,
+        **PROTOCOL,
         "crop_size": [at_least(1)],
         "image_size": [SequenceOf(at_least(1), min_length=2, max_length=2), None],
         "backbone": [str],
@@ -262,6 +267,7 @@ class HyperIQA(QualityRegressor):
         crop_size=224,
         image_size=None,
         backbone="resnet50.tv_in1k",
+        protocol="official",
         weights=None,
         backbone_weights="imagenet",
         batch_size=96,
@@ -283,6 +289,7 @@ class HyperIQA(QualityRegressor):
         self.crop_size = crop_size
         self.image_size = image_size
         self.backbone = backbone
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -336,16 +343,25 @@ class HyperIQA(QualityRegressor):
         return random_flip(random_crop(self._pixels(x), self.crop_size))
 
     def _views(self, x):
+        if self.protocol == "pyiqa":
+            return uniform_crops(self._normalized(self._resized(x)), self.crop_size, self.n_crops)
         # NOTE[DIFF] official: one generator for all images.
         kind = {"crops": self.crops, "random_state": self.random_state}
         return crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
 
     def _pixels(self, image):
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
-        if self.image_size is not None:
-            image = resize(image, *self.image_size, Image.Resampling.BILINEAR)  # torchvision's default
+        image = self._resized(image)
         if min(image.shape[:2]) < self.crop_size:
             image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
+        return self._normalized(image)
+
+    def _resized(self, image):
+        if self.image_size is None:
+            return image
+        return resize(image, *self.image_size, Image.Resampling.BILINEAR)  # torchvision's default
+
+    def _normalized(self, image) -> torch.Tensor:
         config = timm_backbones.input_config(self.backbone)
         return normalize(to_tensor(image), config["mean"], config["std"])
 

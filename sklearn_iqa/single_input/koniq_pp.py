@@ -208,7 +208,8 @@ class KonIQPlusPlus(QualityRegressor):
 
     Notes
     -----
-    Published weights: none by name. The authors' checkpoint loads by path, without the unit ("k", "b") it also holds.
+    Published weights: none by name. The authors' checkpoint, on a shared drive, loads by path, without the unit ("k",
+    "b") that it also holds.
 
     `fit` follows the official code: whole images, no augmentation, Adam, a tenth of `lr` for the backbone. The loss has
     no unit; after training, least-squares lines on the training set map scores to the units of y and of the defects.

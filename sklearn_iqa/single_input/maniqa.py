@@ -15,6 +15,7 @@ from sklearn_iqa._base.crops import CropsMixin, enlarge
 from sklearn_iqa._base.parameters import (
     CROPS,
     PRETRAINED,
+    PROTOCOL,
     STOPPING,
     TRAINING,
     SequenceOf,
@@ -24,8 +25,9 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import normalize, to_tensor
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
 
 MIDDLE = 0.5  # of the labels 0..1
 DROP_PATHS = ((0, 1 / 30), (2 / 30, 0.1))  # stochastic depth of the two blocks in each of the two layers of a stage
@@ -35,15 +37,15 @@ SOURCE = "https://github.com/IIGROUP/MANIQA"
 KONIQ10K = WeightsFile(
     "ckpt_koniq10k.pt",
     "a207f8ab57322e6be38ff5c8d019301dc032b454bef21c3c9f9dbf7974eebff6",
-    url=f"{SOURCE}/releases/download/Koniq10k/ckpt_koniq10k.pt",
+    urls=(f"{SOURCE}/releases/download/Koniq10k/ckpt_koniq10k.pt",),
 )
-PIPAL22 = WeightsFile(  # a copy made by others: the authors published a pickled module
-    "MANIQA_PIPAL-ae6d356b.pth",
-    "ae6d356bcd583ae3c1ca81d84817cf96d662073896c7e40fceddb305ddc2f155",
-    url="https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/MANIQA_PIPAL-ae6d356b.pth",
+KADID10K = WeightsFile("ckpt_kadid10k.pt", None, urls=(f"{SOURCE}/releases/download/Kadid10k/ckpt_kadid10k.pt",))
+PIPAL22 = pyiqa_file(  # the authors published a pickled module
+    "MANIQA_PIPAL-ae6d356b.pth", "ae6d356bcd583ae3c1ca81d84817cf96d662073896c7e40fceddb305ddc2f155"
 )
 PUBLISHED = (
     PublishedWeights("koniq10k", (KONIQ10K,), SOURCE, "Apache-2.0", "KonIQ-10k", {"scale": 0.8}),
+    PublishedWeights("kadid10k", (KADID10K,), SOURCE, "Apache-2.0", "KADID-10k", {"scale": 0.8}),
     PublishedWeights("pipal22", (PIPAL22,), SOURCE, "Apache-2.0 (copy: CC BY-NC-SA 4.0)", "PIPAL", {"scale": 0.13}),
 )
 
@@ -104,7 +106,10 @@ class ScaleSwin(nn.Module):
 
 
 class MANIQANetwork(nn.Module):
-    """Crops (n, 3, s, s), normalised for the ViT and of its input size -> score (n,), 0 or more, higher is better."""
+    """Crops (n, 3, s, s), normalised for the ViT and of its input size -> score (n,), 0 or more, higher is better.
+
+    Of (n, k, 3, s, s) it weights the patches of k crops together.
+    """
 
     def __init__(self, vit, *, layers, embed_dim, drop, **sizes):
         super().__init__()
@@ -138,8 +143,9 @@ class MANIQANetwork(nn.Module):
 
     def forward(self, crops):
         """Mean of the patches' scores, weighted by their weights."""
-        scores, weights = self.position_scores(crops)
-        return (scores * weights).sum((1, 2)) / weights.sum((1, 2))
+        positions = self.position_scores(crops.reshape(-1, *crops.shape[-3:]))
+        scores, weights = (one.reshape(len(crops), -1) for one in positions)
+        return (scores * weights).sum(1) / weights.sum(1)
 
 
 class MANIQA(CropsMixin, QualityRegressor):
@@ -177,6 +183,9 @@ class MANIQA(CropsMixin, QualityRegressor):
         Side of its windows in patches; divides the rows and columns of patches of a crop.
     drop : float, default=0.1
         Probability of dropout, in [0, 1).
+    protocol : {"official", "pyiqa"}, default="official"
+        How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), which takes its own grid of
+        crops, whatever `crops` says. `fit` trains on the same views with both.
     weights : str or path, default=None
         Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
         Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
@@ -230,7 +239,7 @@ class MANIQA(CropsMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k", and "pipal22" with ``scale=0.13``. The authors' `ckpt_kadid10k.pt` is loaded by path.
+    Published weights: "koniq10k" (the default), "kadid10k", and "pipal22", which sets ``scale=0.13``.
 
     An image whose shorter side is below a crop's (224) is enlarged to it (bicubic); the official code fails there. It
     draws its crops anew at every call; the grid does not. Both take the mean of the crops' scores; pyiqa pools the
@@ -264,6 +273,7 @@ class MANIQA(CropsMixin, QualityRegressor):
         **STOPPING,
         **PRETRAINED,
         **CROPS,
+        **PROTOCOL,
         "scale": [non_negative()],
         "backbone": [str],
         "layers": [SequenceOf(at_least(0))],
@@ -300,6 +310,7 @@ class MANIQA(CropsMixin, QualityRegressor):
         n_heads=4,
         window_size=4,
         drop=0.1,
+        protocol="official",
         weights=None,
         backbone_weights="imagenet",
         batch_size=8,
@@ -324,6 +335,7 @@ class MANIQA(CropsMixin, QualityRegressor):
         self.n_heads = n_heads
         self.window_size = window_size
         self.drop = drop
+        self.protocol = protocol
         self.weights = weights
         self.backbone_weights = backbone_weights
         self.batch_size = batch_size
@@ -363,15 +375,24 @@ class MANIQA(CropsMixin, QualityRegressor):
         vit = timm_backbones.build_backbone(self.backbone, num_classes=0)
         self._check_sizes(vit)
         sizes = ("layers", "embed_dim", "dim_mlp", "n_heads", "window_size", "scale", "drop")
-        return MANIQANetwork(vit, **{name: getattr(self, name) for name in sizes})
+        return MANIQANetwork(vit, **{name: getattr(self._chosen, name) for name in sizes})
 
     def _load_backbone(self, network):
         timm_backbones.load_backbone(network.vit, self.backbone, self.backbone_weights)
 
+    def _views(self, x):
+        if self.protocol == "official":
+            return super()._views(x)
+        # One view of all crops (1, n_crops, 3, s, s), whose patches pyiqa weights together.
+        return uniform_crops(self._normalized(x), self.network_.crop_size, self.n_crops)[None]
+
     def _pixels(self, image) -> torch.Tensor:
         """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
+        return self._normalized(enlarge(image, self.network_.crop_size))
+
+    def _normalized(self, image) -> torch.Tensor:
         config = timm_backbones.input_config(self.backbone)
-        return normalize(to_tensor(enlarge(image, self.network_.crop_size)), config["mean"], config["std"])
+        return normalize(to_tensor(image), config["mean"], config["std"])
 
     def _check_sizes(self, vit):
         grid = getattr(getattr(vit, "patch_embed", None), "grid_size", None)

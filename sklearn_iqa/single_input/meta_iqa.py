@@ -17,11 +17,28 @@ from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAININ
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
 QUERY_FRACTION, SUPPORT_RATIO = 0.2, 1.5  # of a task's images; support images per query image in a step
 HEAD_RATE = 100  # learning rate of the head in meta-training, in units of the backbone's: 1e-2 to 1e-4
 RESIZE_RATIO = 256 / 224  # side to which training resizes, in units of its crop's
+# pyiqa keeps the statistics of the input in its files, and calls the head by another name.
+KEY_MAP = ((r"^net_g\.", ""), (r"^(mean|std)$", None), (r"^head\.", "net."))
+PUBLISHED = tuple(
+    PublishedWeights(
+        name,
+        (pyiqa_file(filename),),
+        "https://github.com/zhuhancheng/MetaIQA",
+        "unstated (copy: CC BY-NC-SA 4.0)",
+        trained_on,
+        {"backbone": "resnet18.tv_in1k"},
+    )
+    for name, filename, trained_on in (
+        ("livec", "Metaiqa_livec.pth", "LIVE Challenge"),
+        ("prior", "Metaiqa_prior.pth", "unstated"),
+    )
+)
 
 
 class MetaIQANetwork(nn.Module):
@@ -171,8 +188,9 @@ class MetaIQA(TasksMixin, QualityRegressor):
 
     Notes
     -----
-    Published weights: the authors' two files are pickled modules, which are never unpickled here; the error message
-    shows how to convert a trusted file once. `weights` replace meta-training.
+    Published weights, by IQA-PyTorch: "livec" (the default), fine-tuned to LIVE Challenge, scores as it is; "prior" is
+    what meta-training gives, to `fit` to ratings. `weights` replace meta-training. The authors' own two files are
+    pickled modules, which are never unpickled here; the error message shows how to convert a trusted file once.
 
     Without `distortion` or `domains` in `fit` the tasks are synthetic: all images of X, assumed pristine, in the 25
     kinds and five levels of :mod:`sklearn_iqa.distortions`, with qualities 0.9 to 0.1. Where X is not pristine, take
@@ -200,6 +218,8 @@ class MetaIQA(TasksMixin, QualityRegressor):
     MetaIQA(...)
     """
 
+    key_map = KEY_MAP
+    published = PUBLISHED
     net_class = type("TwoLevelNet", (TwoLevelSteps, skorch.NeuralNet), {})
     score_range = (0.0, 1.0)
     label_range = (0.0, 1.0)

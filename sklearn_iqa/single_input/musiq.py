@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """MUSIQ: a transformer over patches of the native image and of resized copies (Ke et al., ICCV 2021)."""
 
+import dataclasses
 import math
 import re
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.single_input._musiq_tokens import GRID, PATCH, PIXELS, Bottleneck, StandardizedConv, multiscale_tokens
 
 PATCHES_AT_ONCE = 256  # embedded in one pass, to bound memory: the maps of a patch have 32 times as many values
@@ -43,18 +44,11 @@ KEY_MAP = (
     (r"/(?:kernel|scale)$", "/weight"),
     (r"/", "."),
 )
-RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-
-
-def _converted(filename: str) -> WeightsFile:
-    return WeightsFile(filename, filename[-12:-4], url=RELEASE + filename)  # names end with the digest's first digits
-
-
-IMAGENET = _converted("musiq_imagenet_pretrain-51d9b0a5.pth")
+IMAGENET = dataclasses.replace(pyiqa_file("musiq_imagenet_pretrain-51d9b0a5.pth"), parameter="backbone_weights")
 SOURCE, LICENCE = "https://github.com/google-research/google-research/tree/master/musiq", "Apache-2.0 (as converted)"
 PUBLISHED = tuple(
     PublishedWeights(
-        name, (_converted(filename),), SOURCE, LICENCE, data, {"n_bins": n_bins, "longer_sides": (224, 384)}
+        name, (pyiqa_file(filename),), SOURCE, LICENCE, data, {"n_bins": n_bins, "longer_sides": (224, 384)}
     )
     for name, filename, data, n_bins in (
         ("koniq10k", "musiq_koniq_ckpt-e95806b9.pth", "KonIQ-10k", 1),
@@ -254,11 +248,11 @@ class MUSIQ(QualityRegressor):
 
     Notes
     -----
-    Published weights: "koniq10k", "spaq", "paq2piq", and "ava" with ``n_bins=10``, converted by pyiqa from the authors'
-    `.npz` files, which load by path too. Here "imagenet" is the authors' pretraining of the whole network, converted
-    likewise, and there is no "bundled". Copies are resized as in pyiqa: scores differ by about 2 % from those of the
-    authors' code, which has TensorFlow's kernel. `fit` maps labels to 0..100, or to ratings; y may also hold counts of
-    ratings (n, n_bins). There is no quality map: attention weights locate no distortions.
+    Published weights: "koniq10k" (the default), "spaq", "paq2piq", and "ava", which sets ``n_bins=10``, converted by
+    pyiqa from the authors' `.npz` files, which load by path too. Here "imagenet" is the authors' pretraining of the
+    whole network, converted likewise, and there is no "bundled". Copies are resized as in pyiqa: scores differ by about
+    2 % from those of the authors' code, which has TensorFlow's kernel. `fit` maps labels to 0..100, or to ratings; y
+    may also hold counts of ratings (n, n_bins). There is no quality map: attention weights locate no distortions.
 
     References
     ----------
@@ -350,17 +344,18 @@ class MUSIQ(QualityRegressor):
     @property
     def label_range(self):
         """Range of the published numbers: 0..100, or 2..9 of ratings 1..10, with a margin for histograms."""
-        margin = (self.n_bins - 1) / 9
-        return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 100.0)
+        n_bins = self._chosen.n_bins
+        margin = (n_bins - 1) / 9
+        return (1 + margin, n_bins - margin) if n_bins > 1 else (0.0, 100.0)
 
     def _network(self):
         sizes = {name: getattr(self, name) for name in ("embed_dim", "depth", "n_heads", "dim_mlp")}
-        return MUSIQNetwork(len(self.longer_sides) + 1, self.n_bins, **sizes)
+        return MUSIQNetwork(len(self._chosen.longer_sides) + 1, self._chosen.n_bins, **sizes)
 
-    def _load_weights(self, network):
-        if not str(self.weights).endswith(".npz"):
-            return super()._load_weights(network)
-        return self._load(network, state_dicts.read_state(self._weights_path()), f"weights={str(self.weights)!r}")
+    def _renamed(self, state):
+        if any("/" in name for name in state):  # the authors' files, from JAX
+            state = {name: in_torch_layout(name, tensor) for name, tensor in state.items()}
+        return super()._renamed(state)
 
     def _load_backbone(self, network):
         if self.backbone_weights is None:
@@ -369,14 +364,10 @@ class MUSIQ(QualityRegressor):
         state = state_dicts.read_state(pretrained.fetch(IMAGENET) if named else self.backbone_weights)
         state = {name: tensor for name, tensor in state.items() if not re.search(r"^(opt/target/)?head[./]", name)}
         state |= {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
-        self._load(network, state, f"backbone_weights={str(self.backbone_weights)!r}")
-
-    def _load(self, network, state, origin):
-        state = {name: in_torch_layout(name, tensor) for name, tensor in state.items()}
-        state_dicts.load_state(network, state, key_map=self.key_map, origin=origin)
+        state_dicts.load_state(network, self._renamed(state), origin=f"backbone_weights={str(self.backbone_weights)!r}")
 
     def _loss(self):
-        return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
+        return EarthMoversLoss(r=2) if self._chosen.n_bins > 1 else nn.L1Loss()
 
     def _net_params(self):
         n_before, n_epochs = self.n_iter_, self.max_epochs  # n_iter_ is above 0 without an earlier net after unpickling
@@ -390,18 +381,18 @@ class MUSIQ(QualityRegressor):
         return normalize(to_tensor(image), HALF_MEAN, HALF_STD)
 
     def _views(self, x):
-        return multiscale_tokens(self._pixels(x), self.longer_sides)[None]  # (1, t, 3075)
+        return multiscale_tokens(self._pixels(x), self._chosen.longer_sides)[None]  # (1, t, 3075)
 
     def _train_view(self, x):
         # All images of a batch have equally many tokens of each scale; inference needs no padding.
-        lengths = [math.ceil(side / PATCH) ** 2 for side in sorted(self.longer_sides)]
-        return multiscale_tokens(random_flip(self._pixels(x)), self.longer_sides, [*lengths, self.max_patches])
+        lengths = [math.ceil(side / PATCH) ** 2 for side in sorted(self._chosen.longer_sides)]
+        return multiscale_tokens(random_flip(self._pixels(x)), self._chosen.longer_sides, [*lengths, self.max_patches])
 
     def _score(self, output):
         return float(self._quality(output.double().numpy()).mean())
 
     def _check_targets(self, rows, y):
-        if self.n_bins == 1 or y is None or np.shape(y)[1:] != (self.n_bins,):
+        if self._chosen.n_bins == 1 or y is None or np.shape(y)[1:] != (self._chosen.n_bins,):
             return check_quality(rows, y, type(self).__name__)
         counts = check_array(y, dtype=np.float64, input_name="y")
         check_consistent_length(rows, counts)
@@ -410,25 +401,26 @@ class MUSIQ(QualityRegressor):
         return counts / counts.sum(1, keepdims=True)
 
     def _quality(self, targets):
-        return targets @ np.arange(1, self.n_bins + 1) if targets.ndim == 2 else targets
+        return targets @ np.arange(1, self._chosen.n_bins + 1) if targets.ndim == 2 else targets
 
     def _label_quality(self, y):
         y = np.asarray(y, dtype=float)
-        counts = y.ndim == 2 and y.shape[1] == self.n_bins > 1
+        counts = y.ndim == 2 and y.shape[1] == self._chosen.n_bins > 1
         return self._quality(y / y.sum(1, keepdims=True)) if counts else y
 
     def _start(self, targets, sample_weight):
         super()._start(targets, sample_weight)
         if targets.ndim == 2:
             self.label_scale_ = (1.0, 0.0)  # ratings are their own unit
-        elif self.n_bins == 1 and self.weights is None:  # from 0, small steps would take long to reach labels near 50
+        # From 0, small steps would take long to reach labels near 50.
+        elif self._chosen.n_bins == 1 and self.weights is None:
             nn.init.constant_(self.network_.head.bias, self._encode_targets(targets).mean())
 
     def _encode_targets(self, targets):
         if targets.ndim == 2:
             return targets
-        mean = super()._encode_targets(targets)
-        return mean if self.n_bins == 1 else rating_histograms(mean, np.full_like(mean, RATING_STD), self.n_bins)
+        mean, n_bins = super()._encode_targets(targets), self._chosen.n_bins
+        return mean if n_bins == 1 else rating_histograms(mean, np.full_like(mean, RATING_STD), n_bins)
 
     def _check_combinations(self):
         if self.embed_dim % self.n_heads:

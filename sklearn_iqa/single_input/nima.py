@@ -21,7 +21,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
+from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 
 HEAD_RATE = 10  # learning rate of the new layer, in units of the backbone's: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
 # Shorter side before the random crop, by input size: 256 in the paper, 330 in pyiqa; otherwise a tenth more.
@@ -37,12 +37,11 @@ KEY_MAP = (
     *((rf"^base_model\.{i}\.", f"base_model.{name}.") for i, name in RESNET_CHILDREN.items()),
     (r"^head\.2\.", "classifier.2."),
 )
-RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
-# File names end with the first digits of the digest. The first is named Inception-v2, but is Inception-ResNet-v2.
+# The first file is named Inception-v2, but is Inception-ResNet-v2.
 PUBLISHED = tuple(
     PublishedWeights(
         name=name,
-        files=(WeightsFile(filename, filename[-12:-4], url=RELEASE + filename),),
+        files=(pyiqa_file(filename),),
         source="https://github.com/chaofengc/IQA-PyTorch",
         licence="CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
         trained_on=trained_on,
@@ -183,9 +182,9 @@ class NIMA(QualityRegressor):
 
     Notes
     -----
-    Published weights, all of pyiqa and not for commercial use: "ava" and, with `backbone="vgg16"`, "ava-vgg16", trained
-    on AVA's histograms (taste rather than distortion); with `n_bins=1`, "koniq" and "spaq", whose scores run from about
-    0 to 1. Files of kentsyx, truskovskiyk and idealo load too, see the method's page.
+    Published weights, all of pyiqa and not for commercial use: "ava" (the default) and "ava-vgg16", trained on AVA's
+    histograms (taste rather than distortion); "koniq" and "spaq", one number from about 0 to 1. They set `backbone` and
+    `n_bins`. Files of kentsyx, truskovskiyk and idealo load too, see the method's page.
 
     `fit` takes y of shape (n,), quality in any unit; (n, 2), mean and standard deviation of the ratings in any unit; or
     (n, n_bins), counts or fractions of the ratings 1..n_bins, which are then the unit of `predict`. The first two are
@@ -294,13 +293,15 @@ class NIMA(QualityRegressor):
     @property
     def score_range(self):
         """Lowest and highest rating; with one bin the number has no bounds."""
-        return (1.0, float(self.n_bins)) if self.n_bins > 1 else (-np.inf, np.inf)
+        n_bins = self._chosen.n_bins
+        return (1.0, float(n_bins)) if n_bins > 1 else (-np.inf, np.inf)
 
     @property
     def label_range(self):
         """Ratings to which the worst and the best label are mapped: 2 and 9 of 1..10, with a margin for histograms."""
-        margin = (self.n_bins - 1) / 9
-        return (1 + margin, self.n_bins - margin) if self.n_bins > 1 else (0.0, 1.0)
+        n_bins = self._chosen.n_bins
+        margin = (n_bins - 1) / 9
+        return (1 + margin, n_bins - margin) if n_bins > 1 else (0.0, 1.0)
 
     def predict(self, X, return_std=False, *, on_error="raise"):
         """Quality of each row of X, and the predicted standard deviation of ratings.
@@ -353,39 +354,40 @@ class NIMA(QualityRegressor):
 
     def _distribution(self, X, on_error="raise"):
         check_is_fitted(self)
-        if self.n_bins == 1:
+        if self._chosen.n_bins == 1:
             raise ValueError("With n_bins=1 NIMA gives one number and no histogram; set n_bins=10 and fit again.")
-        return self._tabulate(X, lambda output: output.double().mean(0).numpy(), on_error, (self.n_bins,))
+        return self._tabulate(X, lambda output: output.double().mean(0).numpy(), on_error, (self._chosen.n_bins,))
 
     def _score(self, output):
         return float(output.double().mean(0).numpy() @ self._ratings)
 
     @property
     def _ratings(self) -> np.ndarray:
-        return np.arange(1, self.n_bins + 1)
+        return np.arange(1, self._chosen.n_bins + 1)
 
     def _network(self):
-        facts = BACKBONE_FACTS.get(self.backbone.partition(".")[0], {})
-        if timm_backbones.input_config(self.backbone)["fixed_input_size"]:
+        chosen = self._chosen
+        facts = BACKBONE_FACTS.get(chosen.backbone.partition(".")[0], {})
+        if timm_backbones.input_config(chosen.backbone)["fixed_input_size"]:
             facts = {"img_size": self._side}
-        base_model = timm_backbones.build_backbone(self.backbone, num_classes=0, **facts)
-        if self.pooling != "backbone" and hasattr(base_model, "pre_logits"):  # fc6 and fc7 of VGG
+        base_model = timm_backbones.build_backbone(chosen.backbone, num_classes=0, **facts)
+        if chosen.pooling != "backbone" and hasattr(base_model, "pre_logits"):  # fc6 and fc7 of VGG
             base_model.pre_logits = nn.Identity()
-        return NIMANetwork(base_model, self.n_bins, self.pooling, self.dropout, self._side)
+        return NIMANetwork(base_model, chosen.n_bins, chosen.pooling, self.dropout, self._side)
 
     def _load_backbone(self, network):
-        timm_backbones.load_backbone(network.base_model, self.backbone, self.backbone_weights)
+        timm_backbones.load_backbone(network.base_model, self._chosen.backbone, self.backbone_weights)
 
     @property
     def _side(self) -> int:
-        config = timm_backbones.input_config(self.backbone)
+        config = timm_backbones.input_config(self._chosen.backbone)
         return config["input_size"][-1] if self.image_size is None else self.image_size
 
     def _view(self, x, side: int, crop):
         # pyiqa resizes float tensors, bilinearly and antialiased; Pillow would round to 8 bits.
         pixels = crop(torchvision.transforms.functional.resize(to_tensor(x), [side], antialias=True), self._side)
-        config = timm_backbones.input_config(self.backbone)
-        return normalize(pixels, config["mean"], config["std"]) if self.normalize else pixels
+        config = timm_backbones.input_config(self._chosen.backbone)
+        return normalize(pixels, config["mean"], config["std"]) if self._chosen.normalize else pixels
 
     def _views(self, x):
         # NOTE[DIFF] kentsyx tests on a random crop, idealo and truskovskiyk resize ignoring the aspect.
@@ -396,7 +398,7 @@ class NIMA(QualityRegressor):
         return random_flip(self._view(x, TRAINING_SIDES.get(self._side, round(1.1 * self._side)), random_crop))
 
     def _loss(self):
-        return EarthMoversLoss(r=2) if self.n_bins > 1 else nn.L1Loss()
+        return EarthMoversLoss(r=2) if self._chosen.n_bins > 1 else nn.L1Loss()
 
     def _net_params(self):
         n_before = self.n_iter_  # above 0 without an earlier net, as after unpickling
@@ -421,10 +423,11 @@ class NIMA(QualityRegressor):
         y = check_array(y, dtype=np.float64, input_name="y")
         check_consistent_length(rows, y)
         counts = self._holds_counts(y)
-        if not counts and (self.n_bins == 1 or y.shape[1] != 2):
+        if not counts and (self._chosen.n_bins == 1 or y.shape[1] != 2):
             raise ValueError(
                 f"y has the shape {y.shape}, but NIMA takes (n,) qualities and, with n_bins above 1, (n, 2) means and "
-                f"deviations or (n, n_bins) counts of ratings; n_bins is {self.n_bins}: set it, or give another y."
+                f"deviations or (n, n_bins) counts of ratings; n_bins is {self._chosen.n_bins}: set it, or give "
+                "another y."
             )
         wrong = (y < 0).any(1) | (y.sum(1) == 0) if counts else y[:, 1] < 0
         if wrong.any():
@@ -434,7 +437,7 @@ class NIMA(QualityRegressor):
         return y / y.sum(1, keepdims=True) if counts else y
 
     def _holds_counts(self, targets) -> bool:
-        return targets.ndim == 2 and targets.shape[1] == self.n_bins > 1
+        return targets.ndim == 2 and targets.shape[1] == self._chosen.n_bins > 1
 
     def _quality(self, targets):
         if self._holds_counts(targets):
@@ -453,7 +456,7 @@ class NIMA(QualityRegressor):
                 raise ValueError("y has counts, but training began in another unit of quality; continue in that unit.")
             return targets
         mean = (self._quality(targets) - intercept) / slope
-        if self.n_bins == 1:
+        if self._chosen.n_bins == 1:
             return mean[:, None]
         std = targets[:, 1] / slope if targets.ndim == 2 else np.full_like(mean, self.rating_std)
-        return rating_histograms(mean, std, self.n_bins)
+        return rating_histograms(mean, std, self._chosen.n_bins)
