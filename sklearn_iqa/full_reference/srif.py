@@ -184,9 +184,9 @@ class SRIF(TransformerMixin, QualityRegressor):
         Width of the Gaussian kernel of similarity of content, in standard deviations of each content measure;
         for "uncertainty" only.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), or, where the Notes tell of
+        published weights, one of their names or "default" for the first. `predict` then works without `fit`, and `fit`
+        goes on from there. None trains anew, from `backbone_weights` where there are any.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
     verbose : int, default=0

@@ -118,9 +118,9 @@ class STLPIPS(PerceptualMixin, QualityRegressor):
     crop_size : int, default=64
         Side of the random crop that training takes of each pair, in pixels; smaller images are enlarged to it.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), or, where the Notes tell of
+        published weights, one of their names or "default" for the first. `predict` then works without `fit`, and `fit`
+        goes on from there. None trains anew, from `backbone_weights` where there are any.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=10

@@ -146,9 +146,9 @@ class LIQE(DomainsMixin, QualityRegressor):
         How `predict` sees images: as in the authors' code, or as in pyiqa (IQA-PyTorch), for the numbers that it gives.
         `fit` trains on the same views with both.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), or, where the Notes tell of
+        published weights, one of their names or "default" for the first. `predict` then works without `fit`, and `fit`
+        goes on from there. None trains anew, from `backbone_weights` where there are any.
     backbone_weights : str, path or None, default="openai"
         Pretraining of the backbone when `weights` does not hold it: a tag of open_clip for this model, fetched when the
         network is built, or a file; None starts from random numbers.

@@ -60,11 +60,12 @@ class QPT(FeatureLearner):
     weight_decay : float, default=1e-4
         Weight decay of SGD.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform`
-        then works without `fit`, and `fit` goes on from there. None trains from the backbone's own pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform` then
+        works without `fit`, and `fit` goes on from there. None trains anew, from `backbone_weights`.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
-        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "bundled" is read from an installed package, None starts from random numbers.
+        Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
+        the network is built, "bundled" is read from an installed package, a file may have the names of timm,
+        torchvision or transformers, None starts from random numbers.
     batch_size : int, default=256
         Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=200

@@ -134,11 +134,12 @@ class ReIQA(FeatureLearner):
         A file for the quality encoder alone, such as the authors' `quality_aware_r50.pth`; `transform` then works
         without `fit`. "backbone" takes the backbone's pretraining, None random numbers, as officially.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform`
-        then works without `fit`, and `fit` goes on from there. None trains from the backbone's own pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), see Notes. `transform` then
+        works without `fit`, and `fit` goes on from there. None trains anew, from `backbone_weights`.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
-        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "bundled" is read from an installed package, None starts from random numbers.
+        Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
+        the network is built, "bundled" is read from an installed package, a file may have the names of timm,
+        torchvision or transformers, None starts from random numbers.
     batch_size : int, default=630
         Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
     max_epochs : int, default=40

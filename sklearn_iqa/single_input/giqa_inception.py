@@ -197,8 +197,9 @@ class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
-        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "bundled" is read from an installed package, None starts from random numbers.
+        Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
+        the network is built, "bundled" is read from an installed package, a file may have the names of timm,
+        torchvision or transformers, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"
@@ -319,8 +320,9 @@ class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
     backbone : str, default="fid_inception"
         Network of the features: "fid_inception", the Inception-v3 of the Fréchet Inception Distance, or a timm name.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
-        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "bundled" is read from an installed package, None starts from random numbers.
+        Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
+        the network is built, "bundled" is read from an installed package, a file may have the names of timm,
+        torchvision or transformers, None starts from random numbers.
     batch_size : int, default=50
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"

@@ -197,12 +197,13 @@ class MUSIQ(QualityRegressor):
     dim_mlp : int, default=1152
         Hidden dimension of the MLP of a block.
     weights : str or path, default=None
-        Trained weights of the whole network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`) or a published name, see
-        Notes. `predict` then works without `fit`, and `fit` goes on from there. None trains from the backbone's own
-        pretraining.
+        Trained weights of the network: a file (`.pth`, `.pt`, `.safetensors`, `.npz`), or, where the Notes tell of
+        published weights, one of their names or "default" for the first. `predict` then works without `fit`, and `fit`
+        goes on from there. None trains anew, from `backbone_weights` where there are any.
     backbone_weights : {"imagenet", "bundled"}, path or None, default="imagenet"
-        Pretraining of the backbone when `weights` is None: "imagenet" is fetched by timm or torchvision at `fit`,
-        "bundled" is read from an installed package, None starts from random numbers.
+        Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
+        the network is built, "bundled" is read from an installed package, a file may have the names of timm,
+        torchvision or transformers, None starts from random numbers.
     batch_size : int, default=96
         Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     max_epochs : int, default=30
