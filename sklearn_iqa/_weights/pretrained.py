@@ -386,11 +386,10 @@ def _trust(file: WeightsFile, origin: str, digest: str) -> None:
 def _by_hand(file: WeightsFile) -> str:
     """What a user without a network can do, as the end of an error sentence."""
     target, expected = cache_dir() / file.filename, _expected(file)
-    begins = "" if expected is None else f", whose SHA-256 begins with {expected[:12]}"
-    if target.is_file():
-        begins += f" (the file there now has {sha256(target)[:12]})"
+    found = f" (the file there now has {sha256(target)[:12]})" if target.is_file() else ""
+    begins = found if expected is None else f", whose SHA-256 begins with {expected[:12]}{found},"
     return (
-        f"put {file.filename}{begins}, into the folder {cache_dir()} (set by SKLEARN_IQA_HOME), or give the path of a "
+        f"put {file.filename}{begins} into the folder {cache_dir()} (set by SKLEARN_IQA_HOME), or give the path of a "
         f"copy as {file.parameter}"
     )
 
