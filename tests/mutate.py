@@ -28,11 +28,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 MUTANTS = ROOT / "tests" / "mutants"
 RECIPE_TESTS = ("test_defaults_are_those_of_the_recipe", "test_training_follows_the_recipe")
 # What every child needs, imported once; the package itself is imported from each copy.
-LIBRARIES = ("pytest", "sklearn.model_selection", "skorch", "torchvision", "timm", "open_clip")
+LIBRARIES = ("sklearn.model_selection", "skorch", "torchvision", "timm", "open_clip")
 LOG, SECONDS = "pytest.log", "seconds.json"
 BROKEN = 70  # exit code of a process that ended without pytest's own
 GOAL = 0.95  # part that must be noticed
@@ -87,13 +89,27 @@ def copy_project(folder: Path) -> Path:
 
 
 class QuickFirst:
-    """Plugin of pytest: runs tests from the quickest to the slowest; adds the seconds of each to `seconds`."""
+    """Plugin of pytest: runs tests from the quickest to the slowest, their fixtures counted.
+
+    Adds the seconds of each test to `seconds`, and those of each fixture, behind an `@`.
+    """
 
     def __init__(self, seconds: dict[str, float]):
         self.seconds = seconds
 
     def pytest_collection_modifyitems(self, items):
-        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0))
+        items.sort(key=self.seconds_of)
+
+    def seconds_of(self, item):
+        return sum(self.seconds.get(name, 0.0) for name in (item.nodeid, *(f"@{one}" for one in item.fixturenames)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef):
+        start = time.perf_counter()
+        value = yield
+        name = f"@{fixturedef.argname}"
+        self.seconds[name] = max(self.seconds.get(name, 0.0), time.perf_counter() - start)
+        return value
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call":
@@ -111,7 +127,7 @@ def _child(root: Path, tests, seconds: dict[str, float]) -> None:
     code, plugin = BROKEN, QuickFirst(seconds)
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     try:
-        code = int(sys.modules["pytest"].main([*options, *tests], plugins=[plugin]))
+        code = int(pytest.main([*options, *tests], plugins=[plugin]))
         (root / SECONDS).write_text(json.dumps(plugin.seconds), encoding="utf-8")
     finally:  # not 1, which would stand for a test that failed
         os._exit(code)
