@@ -361,6 +361,9 @@ def test_a_step_takes_batch_size_anchors_positives_and_negatives_at_random_level
     # 1200 draws of levels, and of two rows: standard errors of 1.2 % and 1.4 %.
     np.testing.assert_allclose(np.bincount(level.ravel(), minlength=6)[1:] / 1200, 0.2, atol=0.05)
     assert np.mean(row) == pytest.approx(0.5, abs=0.06)
+    # Each of the four is drawn for itself: of 300 fours a quarter has equal halves, with a standard error of 2.5 %.
+    halves = row.reshape(100, 3, 2, 2)
+    assert np.mean((halves[:, :, 0] == halves[:, :, 1]).all(-1)) == pytest.approx(0.25, abs=0.1)
     # Anchors and negatives are of one of 25 types each: with 100 draws one of them comes 13 times in one of 10000 runs.
     for types in (kind[:, 0], kind[:, 8]):
         assert np.bincount(types, minlength=25).max() <= 13
