@@ -50,9 +50,7 @@ class WeightsMixin:
 
     def _entry(self) -> pretrained.PublishedWeights | None:
         """The entry that `weights` names; None for a file or no weights."""
-        if self.published and str(self.weights) in {pretrained.DEFAULT, *(entry.name for entry in self.published)}:
-            return pretrained.find_published(str(self.weights), self.published)
-        return None
+        return pretrained.find_published(str(self.weights), self.published)
 
     def _renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state in any published layout -> under the names of the network."""

@@ -30,10 +30,12 @@ from sklearn_iqa._weights.downloads import (
     is_on_hub,
     web_address,
 )
-from sklearn_iqa._weights.state_dicts import FORMATS, is_html, read_state, rename_keys
+from sklearn_iqa._weights.state_dicts import is_html, read_state, rename_keys
 
 __all__ = [
     "DEFAULT",
+    "PYIQA_LICENCE",
+    "PYIQA_SOURCE",
     "PublishedWeights",
     "WeightsFile",
     "cache_dir",
@@ -48,8 +50,10 @@ __all__ = [
     "sha256",
 ]
 
+PYIQA_SOURCE = "https://github.com/chaofengc/IQA-PyTorch"
+PYIQA_LICENCE = "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)"  # of what was trained there
 _PYIQA_HUB = "hf://chaofengc/IQA-PyTorch-Weights/"
-_PYIQA_RELEASE = "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/"
+_PYIQA_RELEASE = f"{PYIQA_SOURCE}/releases/download/v0.1-weights/"
 DEFAULT = "default"  # the name of the first entry of a method, the one that its authors recommend
 
 
@@ -147,7 +151,7 @@ def pyiqa_file(filename: str, sha256: str | None = None) -> WeightsFile:
     )
 
 
-def find_published(name: str, published: Sequence[PublishedWeights]) -> PublishedWeights:
+def find_published(name: str, published: Sequence[PublishedWeights]) -> PublishedWeights | None:
     """The entry of `published` called `name`.
 
     Parameters
@@ -159,22 +163,10 @@ def find_published(name: str, published: Sequence[PublishedWeights]) -> Publishe
 
     Returns
     -------
-    PublishedWeights
-
-    Raises
-    ------
-    ValueError
-        If no entry has that name.
+    PublishedWeights or None
+        None where no entry has that name, as for the path of a file.
     """
-    for entry in published:
-        if name in (entry.name, DEFAULT):
-            return entry
-    names = [DEFAULT, *(entry.name for entry in published)] if published else []
-    known = ", ".join(map(repr, names)) or "none for this method"
-    raise ValueError(
-        f"{name!r} is neither a published name nor a file: the published names are {known}, and the path of a weights "
-        f"file ({FORMATS}) is accepted too."
-    )
+    return next((entry for entry in published if name in (entry.name, DEFAULT)), None)
 
 
 def cache_dir() -> Path:

@@ -228,16 +228,16 @@ def _with_weights(method: Any, parameters: dict[str, Any], weights: str | None, 
 
 def _check_settings(method: Any, parameters: dict[str, Any], weights: str | None) -> None:
     """Refuse settings that contradict published weights: of those at their defaults, an estimator would not know."""
-    from sklearn_iqa._weights.pretrained import DEFAULT as FIRST
+    from sklearn_iqa._weights import pretrained
 
-    for number, entry in enumerate(method.published):
-        if weights == entry.name or (weights == FIRST and number == 0):
-            for name, value in entry.parameters.items():
-                if parameters.get(name, value) != value:
-                    raise ValueError(
-                        f"The weights {entry.name!r} belong to {name}={value!r}: leave --set {name} out, or name other "
-                        "weights."
-                    )
+    entry = pretrained.find_published(str(weights), method.published)
+    if entry is None:
+        return
+    for name, value in entry.parameters.items():
+        if parameters.get(name, value) != value:
+            raise ValueError(
+                f"The weights {entry.name!r} belong to {name}={value!r}: leave --set {name} out, or name other weights."
+            )
 
 
 def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:

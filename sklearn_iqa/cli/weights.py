@@ -254,12 +254,11 @@ def _find_named(name: str) -> Named:
     method = find_method(method_name)
     if not method.published:
         raise WrongUse(f"{method.__name__} has no published weights: `sklearn-iqa weights list` shows all.")
-    known = {entry.name: entry for entry in method.published}
-    if weights in ("", pretrained.DEFAULT):
-        return Named(method, method.published[0])
-    if weights not in known:
-        raise WrongUse(f"{method.__name__} has no published weights {weights!r}: it has {', '.join(known)}.")
-    return Named(method, known[weights])
+    entry = pretrained.find_published(weights or pretrained.DEFAULT, method.published)
+    if entry is None:
+        known = ", ".join(entry.name for entry in method.published)
+        raise WrongUse(f"{method.__name__} has no published weights {weights!r}: it has {known}.")
+    return Named(method, entry)
 
 
 def _files(chosen: Sequence[Named]) -> Iterator[tuple[Named, Any]]:

@@ -19,7 +19,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, pools_class_token, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
+from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, WeightsFile, pyiqa_file
 
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
 # Official files hold the CLIP three times, and rows of its token embedding.
@@ -36,8 +36,6 @@ KEY_MAP = (
 )
 SOURCE = "https://github.com/IceClear/CLIP-IQA"
 LICENCE = "NTU S-Lab 1.0, non-commercial (copy: CC BY-NC-SA 4.0)"
-PYIQA_SOURCE = "https://github.com/chaofengc/IQA-PyTorch"
-PYIQA_LICENCE = "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)"
 VECTORS = pyiqa_file("CLIP-IQA+_learned_prompts-603f3273.pth")  # those of the next file alone
 WHOLE = WeightsFile("iter_80000.pth", None, urls=(f"{SOURCE}/releases/download/Pretrained/iter_80000.pth",))
 RN50_512 = pyiqa_file("CLIPIQA+_RN50_512-89f5d940.pth")

@@ -19,7 +19,7 @@ from sklearn_iqa._base.training import Stage, Subset, hold_out
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
-from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
+from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, WeightsFile, pyiqa_file
 from sklearn_iqa.distortions import distort
 
 STRIDE = 16  # pixels per position in the maps of both backbones
@@ -44,8 +44,8 @@ PUBLISHED = tuple(
     PublishedWeights(
         name,
         (pyiqa_file(filename),),
-        "https://github.com/chaofengc/IQA-PyTorch",
-        "CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
+        PYIQA_SOURCE,
+        PYIQA_LICENCE,
         trained_on,
         {"backbone": "vgg16.tv_in1k"},
     )

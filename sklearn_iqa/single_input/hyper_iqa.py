@@ -33,7 +33,7 @@ from sklearn_iqa._nn.transforms import (
     resize_shorter,
     to_tensor,
 )
-from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
+from sklearn_iqa._weights.pretrained import PYIQA_SOURCE, PublishedWeights, pyiqa_file
 
 N_HYPER, GRID = 112, 7  # channels and side of the map from which weights are generated
 TARGET = (224, 112, 56, 28, 14)  # widths of the target network, before its one output
@@ -52,11 +52,7 @@ KEY_MAP = (
     (r"^res\.lda(\d)_", r"lda\1_"),
 )
 PYIQA = pyiqa_file("HyperIQA-resnet50-koniq10k-c96c41b1.pth")
-PUBLISHED = (
-    PublishedWeights(
-        "koniq10k-pyiqa", (PYIQA,), "https://github.com/chaofengc/IQA-PyTorch", "CC BY-NC-SA 4.0", "KonIQ-10k"
-    ),
-)
+PUBLISHED = (PublishedWeights("koniq10k-pyiqa", (PYIQA,), PYIQA_SOURCE, "CC BY-NC-SA 4.0", "KonIQ-10k"),)
 
 
 class HyperIQANetwork(nn.Module):

@@ -21,7 +21,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
-from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
+from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, pyiqa_file
 
 HEAD_RATE = 10  # learning rate of the new layer, in units of the backbone's: paper 3e-6 to 3e-7, pyiqa 5e-4 to 5e-5
 # Shorter side before the random crop, by input size: 256 in the paper, 330 in pyiqa; otherwise a tenth more.
@@ -42,8 +42,8 @@ PUBLISHED = tuple(
     PublishedWeights(
         name=name,
         files=(pyiqa_file(filename),),
-        source="https://github.com/chaofengc/IQA-PyTorch",
-        licence="CC BY-NC-SA 4.0 and NTU S-Lab License 1.0 (not for commercial use)",
+        source=PYIQA_SOURCE,
+        licence=PYIQA_LICENCE,
         trained_on=trained_on,
         parameters={"backbone": backbone, "n_bins": n_bins, "pooling": "mean", "normalize": True},
     )
