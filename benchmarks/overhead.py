@@ -1,89 +1,249 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What `predict` costs beside the bare network, and whether its memory grows with the number of images.
+"""What `predict` and training cost beside the best hand-written loop over the same network.
 
-Time: 64 images, `predict` against a hand-written loop over the same network on the same, ready-made tensors; both in
-one process, turn about, best of three. `predict` opens, resizes, scales, batches and collects besides.
-Memory: peak resident memory of a process that predicts 200 and 2,000 paths.
-Run: python benchmarks/overhead.py
+Predict: decoded images against the network on ready tensors, in inference mode, channels-last, in the batches that are
+fastest. The loop neither opens, resizes, crops nor checks an image. Training: an epoch of `partial_fit` against a loop
+that makes the same views one after the other and takes the same steps on ready tensors. Both ways take turns in one
+process. Every estimator stands at its defaults, with seeded weights.
+Run: python benchmarks/overhead.py [--only NAME ...] [--what predict train]
 """
 
-import resource
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
+import contextlib
+import functools
 
 import numpy as np
 import torch
-from PIL import Image
+from measuring import Report, elapsed, estimator_names, in_turns, make, parser, ratio, ready, rows_for, run, spread
+from skorch.callbacks import Callback
+from skorch.utils import to_device
 
-from sklearn_iqa import NIMA, STLPIPS, make_pairs
-from sklearn_iqa.datasets import load_photographs, make_distorted
+from sklearn_iqa._base.devices import computing
+from sklearn_iqa.pair_input.re_iqa import halved
 
-N_IMAGES = 64
-TURNS = 3
+SIZES = (1, 2, 4, 8)  # views in a batch that the loop chooses from
+HEAVY = ("AHIQ", "MANIQA")  # half a minute and more per image on two cores
+# Stages before the ordinary training left out, or as short as they can be; a pair learns without held-out rows.
+SHORT = {
+    "scnn_epochs": 0,
+    "head_epochs": 0,
+    "warmup_epochs": 0,
+    "content_epochs": 1,
+    "pretrain_steps": 0,
+    "meta_epochs": 0,
+    "comparison_epochs": 0,
+    "teacher_epochs": 1,
+    "early_stopping": False,
+    "max_epochs": 100,  # of which one is measured
+}
+OWN = {"CLIPIQA": {"n_context": 4}}  # without a context nothing is trained
 
 
-def material():
-    """64 distorted photographs 384 x 384 and their originals."""
-    data = make_distorted(load_photographs(size=384).images, distortions=["jpeg", "gaussian_blur"], random_state=0)
-    return data.images[:N_IMAGES], data.references[:N_IMAGES]
+# Predict --------------------------------------------------------------------------------------------------------------
 
 
-def bare(estimator, views):
-    """Scores from the network alone, one image at a time: on a CPU the fastest batch."""
+def network_of(estimator):
+    """The callable that a hand-written loop runs: views (n, ...) -> output."""
+    if hasattr(estimator, "network_"):
+        return estimator.network_
+    return estimator._network(str(torch.device(estimator.device))).forward_features  # frozen features
+
+
+def views_of(estimator, x) -> list[torch.Tensor]:
+    """Ready tensors of one row: views of one shape each."""
+    if type(estimator).__name__ == "ReIQA":  # sees an image and its half
+        return [estimator._views(x), estimator._views(halved(x))]
+    return [estimator._views(x)]
+
+
+def bare_loop(estimator, X, device: str = "cpu"):
+    """Give the function that runs the network over all rows in the fastest batches.
+
+    Where views are themselves the method's work, as with SRIF, the loop makes them.
+    """
+    network, settings = network_of(estimator), computing(torch.device(device), estimator.precision)
+    if type(estimator).__name__ == "SRIF":
+        return lambda: [network(estimator._views(x)) for x in X]
+    by_shape: dict[tuple, list[torch.Tensor]] = {}
+    for x in X:
+        for views in views_of(estimator, x):
+            by_shape.setdefault(tuple(views.shape[1:]), []).append(views)
+    tensors = [torch.cat(views) for views in by_shape.values()]
+    sizes = SIZES if device == "cpu" else tuple(8 * size for size in SIZES)
+    chosen = [
+        _fastest(network, one, [size for size in sizes if size <= len(one)] or [len(one)], device) for one in tensors
+    ]
+    batches = [batch for one, size in zip(tensors, chosen, strict=True) for batch in _batches(one, size, device)]
+
+    def loop():
+        with torch.inference_mode(), settings:
+            for batch in batches:
+                network(batch)
+
+    return loop
+
+
+def _batches(tensor: torch.Tensor, size: int, device: str) -> list[torch.Tensor]:
+    layout = {"memory_format": torch.channels_last} if tensor.ndim == 4 else {}
+    return [batch.to(device).contiguous(**layout) for batch in tensor.split(size)]
+
+
+def _fastest(network, tensor: torch.Tensor, sizes: list[int], device: str) -> int:
+    n_tried = max(sizes)
+    seconds = {}
     with torch.inference_mode():
-        return [estimator.network_(one) for one in views]
+        for size in sizes:
+            batches = _batches(tensor[:n_tried], size, device)
+            network(batches[0])
+            seconds[size] = elapsed(functools.partial(_pass, network, batches))
+    return min(seconds, key=lambda size: seconds[size])
 
 
-def time_ways(name, estimator, X):
-    """Print the ratio of `predict` to the bare network."""
-    estimator.initialize()
-    rows = estimator._rows(X)
-    views = [estimator._views(rows[row]).contiguous() for row in range(len(rows))]
-    estimator.predict(X[:2]), bare(estimator, views[:2])
-    seconds = {"bare": [], "predict": []}
-    for _ in range(TURNS):
-        start = time.perf_counter()
-        bare(estimator, views)
-        seconds["bare"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        estimator.predict(X)
-        seconds["predict"].append(time.perf_counter() - start)
-    floor, whole = min(seconds["bare"]), min(seconds["predict"])
-    print(f"{name:20s} bare network {floor:6.2f} s   predict {whole:6.2f} s   ratio {whole / floor:.2f}", flush=True)
+def _pass(network, batches: list[torch.Tensor]) -> None:
+    for batch in batches:
+        network(batch)
 
 
-def peak_memory(folder: str, n_paths: int) -> float:
-    """Peak resident memory, in MB, of a new process that predicts so many paths."""
-    code = [sys.executable, __file__, "--predict", folder, str(n_paths)]
-    return float(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+def time_predict(name: str, options) -> dict[str, list[float]]:
+    """Seconds per image of the loop and of `predict`, and their ratio."""
+    estimator = ready(make(name, tiny=options.tiny), tiny=options.tiny)
+    X = rows_for(estimator, min(options.images, 2) if name in HEAVY else options.images, tiny=options.tiny)
+    loop = bare_loop(estimator, X)
+    ways = {"loop": loop, "predict": lambda: run(estimator, X)}
+    in_turns(ways, 1)
+    seconds = in_turns(ways, options.turns)
+    return {
+        "loop": spread([one / len(X) for one in seconds["loop"]]),
+        "predict": spread([one / len(X) for one in seconds["predict"]]),
+        "predict_ratio": ratio(seconds["predict"], seconds["loop"]),
+    }
 
 
-def predict_paths(folder: str, n_paths: int) -> None:
-    """Predict, and print the peak memory of this process in MB."""
-    paths = sorted(Path(folder).glob("*.jpg"))
-    estimator = NIMA(backbone="mobilenetv1_100", backbone_weights=None, random_state=0).initialize()
-    estimator.predict([paths[i % len(paths)] for i in range(n_paths)])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+# Training -------------------------------------------------------------------------------------------------------------
 
 
-def main():
-    """Time and measure."""
-    queries, references = material()
-    time_ways("NIMA (MobileNet)", NIMA(backbone="mobilenetv1_100", backbone_weights=None, random_state=0), queries)
-    time_ways("STLPIPS (alex)", STLPIPS(random_state=0), make_pairs(queries, references))
-    with tempfile.TemporaryDirectory() as folder:
-        for number, image in enumerate(queries):
-            side = 256 + 8 * (number % 16)  # mixed sizes
-            Image.fromarray(np.asarray(image)).resize((side, 384)).save(Path(folder) / f"{number:03d}.jpg")
-        few, many = peak_memory(folder, 200), peak_memory(folder, 2000)
-    print(f"peak memory          200 paths {few:6.0f} MB   2,000 paths {many:6.0f} MB   ratio {many / few:.3f}")
+class Ready(Callback):
+    """Keeps the batches that an epoch is trained on."""
+
+    def __init__(self):
+        self.batches = []
+
+    def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+        """Keep one."""
+        if training:
+            self.batches.append(batch)
+
+
+@contextlib.contextmanager
+def observed(estimator):
+    """Note the images whose views are made, and the batches, of training inside the block."""
+    seen, keeper = [], Ready()
+    train_view, net_params = estimator._train_view, estimator._net_params
+
+    def view(x, *args):
+        seen.append((x, *args))
+        return train_view(x, *args)
+
+    def params():
+        given = net_params()
+        return {**given, "callbacks": [*given.get("callbacks", []), ("ready", keeper)]}
+
+    estimator._train_view, estimator._net_params = view, params
+    try:
+        yield seen, keeper.batches
+    finally:
+        del estimator._train_view, estimator._net_params
+
+
+def trained(name: str, *, tiny: bool, n_rows: int, batch_size: int, **parameters):
+    """An estimator after its first epoch, its X and y; None where a method has no epochs."""
+    estimator = make(name, tiny=tiny, **{**SHORT, **OWN.get(name, {}), "batch_size": batch_size, **parameters})
+    if not hasattr(estimator, "partial_fit") or "max_epochs" not in estimator.get_params():
+        return None
+    X, y = rows_for(estimator, n_rows, tiny=tiny), np.linspace(1, 5, n_rows)
+    return estimator.partial_fit(X, y), X, y
+
+
+def hand_written(estimator, X, y, *, with_views: bool = True):
+    """Give the loop over one epoch: the same views, one after the other, and the same steps on ready tensors."""
+    with observed(estimator) as (seen, batches):
+        estimator.partial_fit(X, y)
+    ready_batches = list(batches)
+
+    def step(net, views, target):
+        net.optimizer_.zero_grad()
+        with computing(estimator.device_, estimator.precision):
+            loss = net.criterion_(net.module_(**views) if isinstance(views, dict) else net.module_(views), target)
+        loss.backward()
+        net.optimizer_.step()
+
+    def loop():
+        net, waiting = estimator.net_, list(seen)
+        net.module_.train()
+        per_batch = -(-len(waiting) // max(1, len(ready_batches)))
+        for views, target in ready_batches:
+            for x in waiting[:per_batch] if with_views else ():
+                estimator._train_view(*x)
+            del waiting[:per_batch]
+            step(net, to_device(views, net.device), to_device(target, net.device))
+        estimator.network_.eval()
+
+    return loop
+
+
+def time_training(name: str, options) -> dict[str, list[float]]:
+    """Seconds per epoch of the loop and of `partial_fit`, and their ratio."""
+    n_rows = min(options.rows, 4) if name in HEAVY else options.rows
+    made = trained(name, tiny=options.tiny, n_rows=n_rows, batch_size=options.batch_size)
+    if made is None:
+        return {}
+    estimator, X, y = made
+    ways = {"loop": hand_written(estimator, X, y), "fit": lambda: estimator.partial_fit(X, y)}
+    in_turns(ways, 1)
+    seconds = in_turns(ways, options.turns)
+    return {
+        "epoch_loop": spread(seconds["loop"]),
+        "epoch": spread(seconds["fit"]),
+        "epoch_ratio": ratio(seconds["fit"], seconds["loop"]),
+    }
+
+
+def summary(rows) -> str:
+    """Medians over the methods, and who misses the goal."""
+    sentences = []
+    for what, key, goal in (("predict", "predict_ratio", 1.05), ("training", "epoch_ratio", 1.10)):
+        found = {name: row[key][0] for name, row in rows.items() if key in row}
+        if found:
+            above = ", ".join(name for name, value in found.items() if value > goal) or "none"
+            middle = np.median(list(found.values()))
+            sentences.append(f"Median of {len(found)} methods, {what}: {middle:.3f}; above {goal}: {above}.")
+    return " ".join(sentences)
+
+
+def main() -> None:
+    """Measure and report."""
+    command = parser(__doc__, turns=5)
+    command.add_argument("--only", nargs="+", choices=estimator_names(), default=estimator_names(), metavar="NAME")
+    command.add_argument("--what", nargs="+", choices=["predict", "train"], default=["predict", "train"])
+    command.add_argument("--images", type=int, default=8, help="images of 384 x 512 pixels; two for AHIQ and MANIQA")
+    command.add_argument("--rows", type=int, default=8, help="rows of an epoch; four for AHIQ and MANIQA")
+    command.add_argument("--batch-size", type=int, default=4, help="rows in a batch of training")
+    command.add_argument("--tiny", action="store_true", help="the small networks of the tests, to try the script")
+    options = command.parse_args()
+    columns = {
+        "loop, s per image": "loop",
+        "predict, s per image": "predict",
+        "ratio": "predict_ratio",
+        "loop, s per epoch": "epoch_loop",
+        "partial_fit, s per epoch": "epoch",
+        "ratio ": "epoch_ratio",
+    }
+    goal = "predict at most 1.05 of the loop for each method and 1.02 in the median; training at most 1.10."
+    title = "predict and training beside a hand-written loop"
+    report = Report(__file__, title, goal, columns, options, summary)
+    for name in options.only:
+        figures = time_predict(name, options) if "predict" in options.what else {}
+        report.add(name, **figures, **(time_training(name, options) if "train" in options.what else {}))
 
 
 if __name__ == "__main__":
-    if "--predict" in sys.argv:
-        predict_paths(sys.argv[2], int(sys.argv[3]))
-    else:
-        main()
+    main()
