@@ -15,7 +15,7 @@ from recipes import recorded as training_recorded
 
 from sklearn_iqa import AHIQ, make_pairs
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._nn.transforms import grid_crops, to_tensor
+from sklearn_iqa._nn.transforms import crop_at, grid_positions, to_tensor
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.full_reference._frozen_backbones import freeze_and_truncate
@@ -263,7 +263,8 @@ def test_truncation_changes_no_layer(backbone, layers):
 
 def test_score_is_the_mean_over_crops_of_both_images(small):
     one = pair(200, 250)
-    crops = grid_crops(small._pixels(one), SIDE, 3)
+    pixels = small._pixels(one)
+    crops = torch.stack([crop_at(pixels, place, SIDE) for place in grid_positions(*one[0].shape[:2], SIDE, 3)])
     with torch.inference_mode():
         each = [small.network_(crops[i : i + 1]).item() for i in (2, 0, 1)]
     assert len(set(each)) == 3

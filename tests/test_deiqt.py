@@ -10,7 +10,7 @@ from PIL import Image
 from recipes import assert_cut_anywhere_and_mirrored, recorded
 
 from sklearn_iqa import DEIQT
-from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._nn.transforms import crop_at, grid_positions
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.single_input.deiqt import PanelLoss
 
@@ -63,7 +63,7 @@ def stages(full):
         for name in ["", *STAGES.values()]
     ]
     with torch.no_grad():  # in inference mode, torch's fused decoder would pass the hooks by
-        network(torch.stack([full._pixels(image)[:, :224, :224] for image in kits.images(0)]).requires_grad_())
+        network(torch.stack([full._normalized(image)[:, :224, :224] for image in kits.images(0)]).requires_grad_())
     for hook in hooks:
         hook.remove()
     return outputs
@@ -87,7 +87,7 @@ def test_stages_are_the_official_ones(stages, stage):
 
 
 def test_five_crops_and_their_mean_are_the_official_ones(full):
-    extra, pixels = KIT["extra"], full._pixels(kits.images(0)[0])
+    extra, pixels = KIT["extra"], full._normalized(kits.images(0)[0])
     crops = [pixels[:, y : y + 224, x : x + 224] for y, x in extra["five_crop_positions_top_left"]]
     with torch.inference_mode():
         opinions = full.network_(torch.stack(crops))
@@ -168,8 +168,10 @@ def test_predictions_and_spread_speak_the_unit_of_the_labels():
 
 def test_score_is_the_mean_over_crops(small):
     image = picture(200, 250)
+    pixels = small._normalized(image)
+    crops = [crop_at(pixels, place, SIDE) for place in grid_positions(200, 250, SIDE, 3)]
     with torch.inference_mode():
-        each = [small.network_(crop[None]).mean().item() for crop in grid_crops(small._pixels(image), SIDE, 3)]
+        each = [small.network_(crop[None]).mean().item() for crop in crops]
     assert len(set(each)) == 3
     np.testing.assert_allclose(small.predict([image]), np.mean(each), rtol=1e-5)
 

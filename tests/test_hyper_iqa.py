@@ -62,7 +62,7 @@ def passed(official):
     parts |= {f"res.lda{n}_fc": network.get_submodule(f"lda{n}_fc") for n in range(1, 5)}
     hooks = [part.register_forward_hook(keep(name)) for name, part in parts.items()]
     hooks.append(network.conv1.register_forward_hook(keep("conv1")))
-    crops = torch.stack([official._pixels(image[:224, :224]) for image in kits.images(0)])
+    crops = torch.stack([official._normalized(image[:224, :224]) for image in kits.images(0)])
     with torch.inference_mode():
         maps = network.maps(crops)
         features, layers = network.distortion(maps), network.target_layers(maps[-1])
@@ -99,7 +99,7 @@ def test_parity_of_stages(passed):
 
 def test_parity_of_single_crops_and_their_mean(official):
     extra = KIT["extra"]
-    pixels = official._pixels(kits.images(0)[0])
+    pixels = official._normalized(kits.images(0)[0])
     corners = extra["five_crop_positions_top_left"]
     crops = torch.stack([pixels[:, top : top + 224, left : left + 224] for top, left in corners])
     with torch.inference_mode():

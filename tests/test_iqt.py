@@ -13,7 +13,7 @@ from recipes import coordinate_maps
 from recipes import recorded as training_recorded
 
 from sklearn_iqa import IQT, make_pairs
-from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._nn.transforms import crop_at, grid_positions
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.full_reference.iqt import EncoderLayer, ExpandedAttention
@@ -253,7 +253,8 @@ def test_tokens_follow_the_size_of_the_crop(crop_size, n_tokens):
 
 def test_score_is_the_mean_over_crops_of_both_images(small):
     one = pair(60, 70)
-    crops = grid_crops(small._pixels(one), 32, 3)
+    pixels = small._pixels(one)
+    crops = torch.stack([crop_at(pixels, place, 32) for place in grid_positions(*one[0].shape[:2], 32, 3)])
     with torch.inference_mode():
         each = [small.network_(crops[i : i + 1]).item() for i in (2, 0, 1)]
     assert len(set(each)) == 3

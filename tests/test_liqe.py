@@ -268,7 +268,7 @@ def test_quality_and_probabilities_are_official(official, logits):
 
 
 def test_windows_are_official(official, seen):
-    numbers = [len(official._places(official._pixels(image))) for image in kit_images()]
+    numbers = [len(official._places(official._resized(image))) for image in kit_images()]
     assert numbers == KIT["input"]["windows_per_image"]
     assert [len(one) for one in seen[0]] == [15] * 4
 
@@ -362,7 +362,7 @@ def test_places_of_windows(shape, n_places, n_views):
     # (height - 32) // step + 1 times the same for the width; 32 pixels, but 48 for a side of 1024 or more.
     estimator = LIQE(**TINY).initialize()
     image = np.resize(IMAGES[0], (*shape, 3))
-    assert len(estimator._places(estimator._pixels(image))) == n_places
+    assert len(estimator._places(estimator._resized(image))) == n_places
     assert estimator._views(image).shape == (n_views, 3, 32, 32)
     assert estimator._train_view(image).shape == (3, 3, 32, 32)
 

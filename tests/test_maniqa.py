@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from sklearn_iqa import MANIQA
-from sklearn_iqa._nn.transforms import grid_crops
+from sklearn_iqa._nn.transforms import crop_at, grid_positions
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.single_input.maniqa import ScaleSwin, TransposedAttention
 
@@ -233,7 +233,8 @@ def test_stochastic_depth_rises_over_a_stage(small):
 
 def test_score_is_the_mean_over_crops_in_any_order(small):
     image = picture(200, 250)
-    crops = grid_crops(small._pixels(image), SIDE, 3)
+    pixels = small._pixels(image)
+    crops = torch.stack([crop_at(pixels, place, SIDE) for place in grid_positions(*image.shape[:2], SIDE, 3)])
     with torch.inference_mode():
         each = [small.network_(crops[i : i + 1]).item() for i in (2, 0, 1)]
     assert len(set(each)) == 3

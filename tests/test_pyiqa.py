@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import sklearn_iqa
-from sklearn_iqa._nn import pyiqa_views
+from sklearn_iqa._nn import pyiqa_views, transforms
 from sklearn_iqa._weights.pretrained import find_published
 
 TESTS = Path(__file__).parent
@@ -82,18 +82,19 @@ def test_weights_are_published_names():
     ],
 )
 def test_grid_of_crops(n_crops, corners):
-    place = torch.arange(100 * 130.0).reshape(1, 1, 100, 130).expand(2, 3, 100, 130)
-    crops = pyiqa_views.uniform_crops(place, 40, n_crops)
+    place = np.arange(100 * 130, dtype=np.float32).reshape(100, 130, 1).repeat(3, axis=2)
+    crops = pyiqa_views.uniform_crops((place, place), 40, n_crops, transforms.to_tensor)
     assert crops.shape == (n_crops, 2, 3, 40, 40)
     assert [divmod(int(crop[1, 2, 0, 0]), 130) for crop in crops] == corners
 
 
 def test_small_images_are_enlarged_for_crops():
-    pair = torch.rand(2, 3, 30, 60)
-    (crop,) = pyiqa_views.uniform_crops(pair, 40, 1)
-    enlarged = torch.nn.functional.interpolate(pair, (41, 82), mode="bilinear")
+    pair = tuple(np.random.default_rng(0).random((2, 30, 60, 3), dtype=np.float32))
+    (crop,) = pyiqa_views.uniform_crops(pair, 40, 1, transforms.to_tensor)
+    enlarged = torch.nn.functional.interpolate(transforms.to_tensor(pair), (41, 82), mode="bilinear")
     torch.testing.assert_close(crop, enlarged[..., :40, :40])
-    assert pyiqa_views.uniform_crops(torch.rand(3, 40, 60), 40, 2)[1].shape == (3, 40, 40)  # enlarged as well
+    image = np.zeros((40, 60, 3), np.uint8)
+    assert pyiqa_views.uniform_crops(image, 40, 2, transforms.to_tensor)[1].shape == (3, 40, 40)  # enlarged as well
 
 
 def test_resized_center_is_not_bounded():
@@ -138,10 +139,9 @@ def test_liqe_sees_native_images_in_windows_as_close_as_on_small_ones():
     official, pyiqa = (tiny("LIQE", protocol=one).initialize() for one in ("official", "pyiqa"))
     side = official.network_.side
     image = np.zeros((800, 1100, 3), np.uint8)
-    pixels = {one: one._pixels(image) for one in (official, pyiqa)}
-    assert pixels[official].shape == (3, 768, 1056)
+    assert official._resized(image).shape == (768, 1056, 3)
     n_rows, n_columns = ((length - side) // 32 + 1 for length in (800, 1100))
-    assert len(pyiqa._places(pyiqa._pixels(image, longest=np.inf), wide_step=32)) == n_rows * n_columns
+    assert len(pyiqa._places(pyiqa._resized(image, longest=np.inf), wide_step=32)) == n_rows * n_columns
     assert len(pyiqa._views(image)) == pyiqa.n_crops
 
 

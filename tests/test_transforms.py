@@ -2,8 +2,10 @@
 """Images -> views: equal to Pillow and torchvision, copies where copies are due, and crops that lie where they must."""
 
 import math
+import tracemalloc
 import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ import torchvision.transforms.v2 as v2
 from PIL import Image
 from scipy.stats import chisquare
 from sentences import one_sentence
+from torch.overrides import TorchFunctionMode
 
+import sklearn_iqa
 from sklearn_iqa._nn import transforms
 
+TESTS = Path(__file__).parent
 IMAGE = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 SIZES = [(20, 20), (80, 90), (37, 20), (11, 53)]
 BICUBIC = Image.Resampling.BICUBIC
@@ -297,60 +302,163 @@ def test_grid_positions_follow_the_shape_of_the_image():
     assert len({top for top, _ in transforms.grid_positions(512, 384, 224, 20)}) > rows
 
 
-def test_grid_crops_are_cut_at_the_grid_positions():
-    pair = torch.stack([numbered(30, 40), -numbered(30, 40)])
-    crops = transforms.grid_crops(pair, 16, 6)
-    assert crops.shape == (6, 2, 3, 16, 16)
-    assert [place(crop[0]) for crop in crops] == transforms.grid_positions(30, 40, 16, 6)
-    assert torch.equal(crops[:, 0], -crops[:, 1])
+# Squares of images ----------------------------------------------------------------------------------------------------
+
+PAIR = (IMAGE, 255 - IMAGE)
+READ_ONLY = np.asarray(Image.fromarray(IMAGE))
+KINDS = {"uint8": IMAGE, "float": FLOATS, "turned": IMAGE[::-1, ::-1], "read-only": READ_ONLY, "pair": PAIR}
+every_kind = pytest.mark.parametrize("images", KINDS.values(), ids=KINDS)
 
 
-def test_crops_to_score_are_the_same_at_every_call():
-    tensor = transforms.to_tensor(IMAGE)
+def normalized(images):
+    return transforms.normalize(transforms.to_tensor(images), transforms.IMAGENET_MEAN, transforms.IMAGENET_STD)
 
-    def cut(image=IMAGE, **settings):
+
+@every_kind
+@pytest.mark.parametrize(
+    ("square", "crop"),
+    [
+        (transforms.random_square, transforms.random_crop),
+        (transforms.central_square, transforms.center_crop),
+        (
+            lambda images, size: transforms.square_at(images, (3, 7), size),
+            lambda t, n: transforms.crop_at(t, (3, 7), n),
+        ),
+    ],
+    ids=["random", "central", "at a place"],
+)
+def test_a_square_of_an_image_becomes_the_crop_of_its_tensor(images, square, crop):
+    torch.manual_seed(3)
+    expected, state = crop(normalized(images), 16), torch.get_rng_state()
+    torch.manual_seed(3)
+    found = square(images, 16)
+    assert torch.equal(normalized(found), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_kind
+def test_a_square_shares_the_memory_of_its_image(images):
+    given = images if isinstance(images, tuple) else (images,)
+    for square in (transforms.random_square, transforms.central_square):
+        found = square(images, 16)
+        for part, whole in zip(found if isinstance(images, tuple) else (found,), given, strict=True):
+            assert np.shares_memory(part, whole)
+
+
+@every_kind
+@pytest.mark.parametrize("n_squares", [1, 7, 8, 30])  # 7 squares of 16 hold fewer pixels than 37 x 53, 8 hold more
+def test_squares_are_crops_of_the_whole_and_convert_the_fewest_pixels(images, n_squares):
+    places = transforms.random_places(images, 16, n_squares)
+    converted = []
+
+    def convert(images):
+        converted.append(transforms.height_and_width(images))
+        return normalized(images)
+
+    found = transforms.squares(images, places, 16, convert)
+    assert torch.equal(found, torch.stack([transforms.crop_at(normalized(images), place, 16) for place in places]))
+    assert converted == ([(16, 16)] * n_squares if n_squares < 8 else [(37, 53)])
+
+
+def test_places_to_score_are_the_same_at_every_call():
+    def places(content=IMAGE, **settings):
         settings = {"crops": "random", "random_state": 3} | settings
-        return transforms.crops_to_score(tensor, 8, 5, image=image, **settings)
+        return transforms.places_to_score(IMAGE, 8, 5, content=content, **settings)
 
     state = torch.get_rng_state()
-    crops = cut()
-    assert torch.equal(crops, cut())
+    found = places()
+    assert found == places()
     assert torch.equal(torch.get_rng_state(), state)
-    # the places follow the pixels of the image and the seed, in which all that is no whole number counts as 0
-    assert not torch.equal(crops, cut(image=IMAGE[::-1]))
-    assert not torch.equal(crops, cut(random_state=4))
+    assert len(set(found)) == 5
+    # they follow the pixels of the image and the seed, in which all that is no whole number counts as 0
+    assert found == places(content=IMAGE[::-1][::-1])
+    assert found != places(content=IMAGE[::-1])
+    assert found != places(random_state=4)
     for other in (None, np.random.RandomState(3)):
-        assert torch.equal(cut(random_state=other), cut(random_state=0))
-    places = [
-        (top, left)
-        for top in range(30)
-        for left in range(46)
-        if (tensor[:, top : top + 8, left : left + 8] == crops[0]).all()
-    ]
-    assert len(places) == 1  # a crop of the image
-    assert torch.equal(cut(crops="grid"), transforms.grid_crops(tensor, 8, 5))
+        assert places(random_state=other) == places(random_state=0)
+    assert places(crops="grid") == transforms.grid_positions(37, 53, 8, 5)
 
 
-def test_random_crop_draws_from_the_generator_that_it_is_given():
-    tensor = transforms.to_tensor((IMAGE, IMAGE[::-1]))
+def test_random_places_are_drawn_from_the_generator_that_they_are_given():
     torch.manual_seed(3)
-    crop = transforms.random_crop(tensor, 8)
+    places = transforms.random_places(PAIR, 8, 4)
     before = torch.get_rng_state()
-    assert torch.equal(transforms.random_crop(tensor, 8, torch.Generator().manual_seed(3)), crop)
+    assert transforms.random_places(PAIR, 8, 4, torch.Generator().manual_seed(3)) == places
     assert torch.equal(torch.get_rng_state(), before)
-    assert crop.shape == (2, 3, 8, 8)
+    torch.manual_seed(3)
+    each = [transforms.random_square(IMAGE, 8) for _ in places]
+    for place, square in zip(places, each, strict=True):
+        np.testing.assert_array_equal(transforms.square_at(IMAGE, place, 8), square)
 
 
 @pytest.mark.parametrize("shape", [(31, 40), (40, 31)])
 @pytest.mark.parametrize(
-    "crop",
+    "cut",
     [
-        transforms.random_crop,
-        transforms.center_crop,
-        lambda t, size: transforms.grid_crops(t, size, 1),
-        lambda t, size: transforms.grid_crops(t, size, 5),
+        lambda image, size: transforms.random_crop(transforms.to_tensor(image), size),
+        lambda image, size: transforms.center_crop(transforms.to_tensor(image), size),
+        transforms.random_square,
+        transforms.central_square,
+        lambda image, size: transforms.random_places(image, size, 1),
+        lambda image, size: transforms.grid_positions(*image.shape[:2], size, 1),
+        lambda image, size: transforms.grid_positions(*image.shape[:2], size, 5),
     ],
 )
-def test_an_image_smaller_than_a_crop_is_refused(crop, shape):
+def test_an_image_smaller_than_a_crop_is_refused(cut, shape):
     with one_sentence(ValueError, f"{shape[0]} x {shape[1]} pixels", "32 x 32", "enlarge"):
-        crop(torch.zeros(3, *shape), 32)
+        cut(np.zeros((*shape, 3), np.uint8), 32)
+
+
+# Methods --------------------------------------------------------------------------------------------------------------
+
+
+class LargestTensor(TorchFunctionMode):
+    """Notes how many numbers the largest tensor holds that a function of torch gives."""
+
+    numel = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            self.numel = max(self.numel, output.numel())
+        return output
+
+
+# All that cut crops; but MetaIQA and NIMA resize in floating point, and Re-IQA reads the half of a whole image.
+CROPPING = [
+    *(
+        "AHIQ",
+        "ContentDiverseIQA",
+        "CVRKDIQA",
+        "DBCNN",
+        "DEIQT",
+        "DRIQA",
+        "GIQA",
+        "GraphIQA",
+        "HyperIQA",
+        "IQT",
+        "JSPL",
+    ),
+    *("LIQE", "LPIPS", "MANIQA", "QPT", "STLPIPS", "UNIQUE"),
+]
+
+
+@pytest.mark.parametrize("name", CROPPING)
+def test_of_a_large_image_crops_alone_become_floats(name):
+    cls = getattr(sklearn_iqa, name)
+    given = {
+        key: str(TESTS / value) if str(value).endswith(".json") else value for key, value in cls._test_params.items()
+    }
+    estimator = cls(**given, device="cpu").initialize()
+    image = np.zeros((3000, 4000, 3), np.uint8)
+    x = image if len(cls.inputs) == 1 else (image, image)
+    tracemalloc.start()
+    try:
+        with LargestTensor() as largest:
+            view = estimator._train_view(x)
+        _, peak = tracemalloc.get_traced_memory()  # of NumPy's arrays; torch's are not among them
+    finally:
+        tracemalloc.stop()
+    crops = view["crops"] if isinstance(view, dict) else view
+    assert largest.numel == crops.numel()
+    assert peak < image.nbytes * 4

@@ -16,7 +16,7 @@ from torch import nn
 
 from sklearn_iqa._base.inference import weighted_map
 from sklearn_iqa._base.training import CosineAnnealing
-from sklearn_iqa._nn.transforms import crops_to_score, random_crop, random_flip, resize_shorter
+from sklearn_iqa._nn.transforms import places_to_score, random_flip, random_square, resize_shorter, squares
 
 
 def enlarge(x, side: int):
@@ -48,8 +48,8 @@ class CropsMixin:
     _to_label_unit: Callable[..., Any]
 
     @abstractmethod
-    def _pixels(self, x) -> torch.Tensor:
-        """One row's images -> normalised tensor (..., 3, height, width), its sides `crop_size` or longer."""
+    def _normalized(self, images) -> torch.Tensor:
+        """One row's images, or squares of them -> tensor (..., 3, height, width), each number from its own pixel."""
 
     def _loss(self) -> nn.Module:
         return nn.MSELoss()
@@ -61,13 +61,20 @@ class CropsMixin:
     def _train_view(self, x) -> torch.Tensor:
         # NOTE[DIFF] official: flips arrays (3, h, w) upside down (MANIQA with probability 0.7); AHIQ and IQT never cut
         # at the last row or column of places.
-        return random_flip(random_crop(self._pixels(x), self.network_.crop_size))
+        size = self.network_.crop_size
+        return random_flip(self._normalized(random_square(enlarge(x, size), size)))
 
     def _views(self, x) -> torch.Tensor:
         # NOTE[DIFF] official: one generator for all images, and never the last row or column of places.
         image = x[-1] if isinstance(x, tuple) else x  # of a pair the reference, so that its crops serve all queries
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return crops_to_score(self._pixels(x), self.network_.crop_size, self.n_crops, image=image, **kind)
+        size, images = self.network_.crop_size, enlarge(x, self.network_.crop_size)
+        places = places_to_score(images, size, self.n_crops, content=image, **kind)
+        return squares(images, places, size, self._normalized)
+
+    def _pixels(self, x) -> torch.Tensor:
+        """One row's images -> normalised tensor (..., 3, height, width), its sides `crop_size` or longer."""
+        return self._normalized(enlarge(x, self.network_.crop_size))
 
     def _position_map(self, x) -> np.ndarray:
         """One row of X -> scores of positions (height, width) in the unit of `predict`, float32."""

@@ -17,7 +17,7 @@ from sklearn_iqa._base.rows import check_tuples, count_images
 from sklearn_iqa._base.training import Subset
 from sklearn_iqa._nn.layers import SLICED_BACKBONES
 from sklearn_iqa._nn.losses import TwoAlternativeForcedChoiceLoss
-from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_crop, to_tensor
+from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_square, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa.metrics import two_afc_score
 
@@ -161,8 +161,8 @@ class PerceptualMixin:
     def _train_view(self, x):
         # NOTE[DIFF] official: BAPPS's 64 x 64 patches, resized when of another size (LPIPS: bilinear); here a crop of
         # the native image, as resizing hides fine distortions. For patches of `crop_size` both are the same.
-        pixels = to_tensor(enlarge(x, self.crop_size))
-        return random_crop(normalize(pixels, HALF_MEAN, HALF_STD), self.crop_size)
+        square = random_square(enlarge(x, self.crop_size), self.crop_size)
+        return normalize(to_tensor(square), HALF_MEAN, HALF_STD)
 
     def _training_rows(self, X):
         self._n_images = count_images(X)

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Images -> tensor views: resize, scale, normalise, crop.
+"""Images -> tensor views: resize, crop, scale, normalise.
 
-Functions on images take arrays (height, width, 3) as `images.read_image` gives them; functions on tensors act on the
-last three axes (..., 3, height, width), so that one call cuts an image, a pair or a stack alike.
+Functions on images take arrays (height, width, 3) as `images.read_image` gives them; those that cut squares also take
+tuples of arrays of one size, all cut at the same places, and give views without a copy. Functions on tensors act on the
+last three axes (..., 3, height, width). Where nothing but crops is needed, squares are cut from the image as it came,
+so that only they become float tensors.
 """
 
 import math
 import zlib
+from collections.abc import Callable
 from numbers import Integral
 
 import numpy as np
 import torch
 from PIL import Image
+
+Images = np.ndarray | tuple[np.ndarray, ...]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN, HALF_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # maps [0, 1] to [-1, 1]
@@ -50,7 +55,7 @@ def reduce_area(image: np.ndarray, max_pixels: int, resample: Image.Resampling) 
     return resize(image, max(1, round(scale * height)), max(1, round(scale * width)), resample)
 
 
-def to_tensor(image: np.ndarray | tuple[np.ndarray, ...]) -> torch.Tensor:
+def to_tensor(image: Images) -> torch.Tensor:
     """Image -> float32 tensor (3, height, width) in 0..1; a tuple of k images of one size -> (k, 3, height, width).
 
     Always a copy: joblib hands out read-only memory maps, and writing to one kills the worker.
@@ -66,13 +71,30 @@ def normalize(tensor: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     return (tensor - tensor.new_tensor(mean).view(3, 1, 1)) / tensor.new_tensor(std).view(3, 1, 1)
 
 
-def random_crop(tensor: torch.Tensor, size: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A square of `size` pixels cut at random, one place for all leading axes; None takes torch's global generator."""
+def random_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
+    """A square of `size` pixels cut at random, one place for all leading axes."""
     height, width = tensor.shape[-2:]
+    return crop_at(tensor, _random_place(height, width, size), size)
+
+
+def random_square(images: Images, size: int) -> Images:
+    """A square of `size` pixels cut at random, by torch's generator."""
+    return square_at(images, _random_place(*height_and_width(images), size), size)
+
+
+def random_places(
+    images: Images, size: int, n_places: int, generator: torch.Generator | None = None
+) -> list[tuple[int, int]]:
+    """Top-left corners of `n_places` squares of `size` pixels, drawn independently; None takes torch's generator."""
+    height, width = height_and_width(images)
+    return [_random_place(height, width, size, generator) for _ in range(n_places)]
+
+
+def _random_place(height: int, width: int, size: int, generator: torch.Generator | None = None) -> tuple[int, int]:
     _check_fits(height, width, size)
     top = int(torch.randint(0, height - size + 1, (), generator=generator))
     left = int(torch.randint(0, width - size + 1, (), generator=generator))
-    return tensor[..., top : top + size, left : left + size]
+    return top, left
 
 
 def overlapping_pair(tensor: torch.Tensor, size: int) -> torch.Tensor:
@@ -98,9 +120,17 @@ def side_of_overlapping_pair(size: int) -> int:
 def center_crop(tensor: torch.Tensor, size: int) -> torch.Tensor:
     """The central square of `size` pixels; an odd rest is split as torchvision splits it."""
     height, width = tensor.shape[-2:]
+    return crop_at(tensor, _central_place(height, width, size), size)
+
+
+def central_square(images: Images, size: int) -> Images:
+    """The central square of `size` pixels, at the place of `center_crop`."""
+    return square_at(images, _central_place(*height_and_width(images), size), size)
+
+
+def _central_place(height: int, width: int, size: int) -> tuple[int, int]:
     _check_fits(height, width, size)
-    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
-    return tensor[..., top : top + size, left : left + size]
+    return round((height - size) / 2.0), round((width - size) / 2.0)
 
 
 def random_flip(tensor: torch.Tensor, p: float = 0.5, axis: int = -1) -> torch.Tensor:
@@ -150,22 +180,64 @@ def _check_fits(height: int, width: int, size: int) -> None:
         )
 
 
-def grid_crops(tensor: torch.Tensor, size: int, n_crops: int) -> torch.Tensor:
-    """`n_crops` squares spread evenly: (..., 3, height, width) -> (n_crops, ..., 3, size, size); see grid_positions."""
-    height, width = tensor.shape[-2:]
-    places = grid_positions(height, width, size, n_crops)
-    return torch.stack([tensor[..., top : top + size, left : left + size] for top, left in places])
+def height_and_width(images: Images) -> tuple[int, int]:
+    """Size in pixels of an image, or of the images of a tuple."""
+    height, width, _ = (images[0] if isinstance(images, tuple) else images).shape
+    return height, width
 
 
-def crops_to_score(tensor: torch.Tensor, size: int, n_crops: int, *, crops: str, image, random_state) -> torch.Tensor:
-    """Crops that are the same at every call: (..., 3, height, width) -> (n_crops, ..., 3, size, size).
+def square_at(images: Images, place: tuple[int, int], size: int) -> Images:
+    """The square of `size` pixels whose top-left corner is `place`."""
+    top, left = place
+    if isinstance(images, tuple):
+        return tuple(image[top : top + size, left : left + size] for image in images)
+    return images[top : top + size, left : left + size]
 
-    They lie on a grid (`crops` is "grid"), or at random places that depend on the pixels of `image`, an array, and on
-    an integer `random_state` (0 for any other) alone ("random"). Official codes draw all from one generator, so that
-    a score there depends on the images before it.
+
+def crop_at(tensor: torch.Tensor, place: tuple[int, int], size: int) -> torch.Tensor:
+    """The same of (..., 3, height, width)."""
+    top, left = place
+    return tensor[..., top : top + size, left : left + size]
+
+
+def squares(
+    images: Images, places: list[tuple[int, int]], size: int, convert: Callable[[Images], torch.Tensor]
+) -> torch.Tensor:
+    """Squares of an image as tensors, stacked.
+
+    Parameters
+    ----------
+    images : array of shape (height, width, 3), or tuple of such arrays of one size
+    places : list of n tuples
+        Top-left corners.
+    size : int
+        Side of the squares, in pixels.
+    convert : callable
+        Images -> tensor (..., 3, height, width), each number from its own pixel alone, such as `to_tensor`.
+
+    Returns
+    -------
+    squares : Tensor of shape (n, ..., 3, size, size)
+    """
+    height, width = height_and_width(images)
+    if len(places) * size**2 < height * width:
+        return torch.stack([convert(square_at(images, place, size)) for place in places])
+    # Squares overlap so much that the whole image has fewer pixels to convert than they have.
+    tensor = convert(images)
+    return torch.stack([crop_at(tensor, place, size) for place in places])
+
+
+def places_to_score(
+    images: Images, size: int, n_crops: int, *, crops: str, content: np.ndarray, random_state
+) -> list[tuple[int, int]]:
+    """Top-left corners of `n_crops` squares of `size` pixels, the same at every call.
+
+    They lie on a grid (`crops` is "grid", see `grid_positions`), or at random places that depend on the pixels of
+    `content`, an image, and on an integer `random_state` (0 for any other) alone ("random"). Official codes draw all
+    from one generator, so that a score there depends on the images before it.
     """
     if crops == "grid":
-        return grid_crops(tensor, size, n_crops)
+        return grid_positions(*height_and_width(images), size, n_crops)
     seed = int(random_state) if isinstance(random_state, Integral) else 0
-    generator = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(image).data, seed))
-    return torch.stack([random_crop(tensor, size, generator) for _ in range(n_crops)])
+    generator = torch.Generator().manual_seed(zlib.crc32(np.ascontiguousarray(content).data, seed))
+    return random_places(images, size, n_crops, generator)

@@ -20,11 +20,9 @@ class FrozenBackbonesMixin:
 
     inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
 
-    network_: Any
-
-    def _pixels(self, pair) -> torch.Tensor:
-        """(query, reference) -> tensor (2, 3, height, width) in [-1, 1], its sides a crop's or longer."""
-        return normalize(to_tensor(enlarge(pair, self.network_.crop_size)), HALF_MEAN, HALF_STD)
+    def _normalized(self, pair) -> torch.Tensor:
+        """(query, reference) -> tensor (2, 3, height, width) in [-1, 1]."""
+        return normalize(to_tensor(pair), HALF_MEAN, HALF_STD)
 
 
 def freeze_and_truncate(backbone: nn.Module, layers: Sequence[str], side: int) -> tuple[int, int, int]:

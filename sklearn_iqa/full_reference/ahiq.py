@@ -386,16 +386,15 @@ class AHIQ(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
             backbones = nn.ModuleDict({"vit": network.vit, "cnn": network.cnn})
             timm_backbones.load_backbone(backbones, f"{self._chosen.vit} and {self._chosen.cnn}", self.backbone_weights)
 
-    def _pixels(self, pair):
+    def _normalized(self, pair):
         if self.protocol == "official":
-            return super()._pixels(pair)
-        return normalize(to_tensor(enlarge(pair, self.network_.crop_size)), IMAGENET_MEAN, IMAGENET_STD)
+            return super()._normalized(pair)
+        return normalize(to_tensor(pair), IMAGENET_MEAN, IMAGENET_STD)
 
     def _views(self, x):
         if self.protocol == "official":
             return super()._views(x)
-        pixels = normalize(to_tensor(x), IMAGENET_MEAN, IMAGENET_STD)
-        return uniform_crops(pixels, self.network_.crop_size, self.n_crops)
+        return uniform_crops(x, self.network_.crop_size, self.n_crops, self._normalized)
 
     def _check_choices(self, vit):
         if not (hasattr(vit, "blocks") and hasattr(getattr(vit, "patch_embed", None), "grid_size")):

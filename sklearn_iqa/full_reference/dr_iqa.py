@@ -18,7 +18,7 @@ from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
 from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet
 from sklearn_iqa._nn.pyiqa_views import resized_center
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
-from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
+from sklearn_iqa._nn.transforms import central_square, normalize, resize_shorter, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 
 TRIPLET = ("restored", "degraded", "pristine")
@@ -471,7 +471,7 @@ class DRIQA(QualityRegressor):
 
     def _view(self, image, resample) -> torch.Tensor:
         image = resize_shorter(image, math.floor(self.image_size / CROP_RATIO), resample)
-        return self._normalized(center_crop(to_tensor(image), self.image_size))
+        return self._normalized(to_tensor(central_square(image, self.image_size)))
 
     def _normalized(self, pixels) -> torch.Tensor:
         config = input_config(self.backbone)

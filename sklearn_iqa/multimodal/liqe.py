@@ -20,7 +20,7 @@ from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAININ
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
-from sklearn_iqa._nn.transforms import normalize, random_flip, resize_shorter, to_tensor
+from sklearn_iqa._nn.transforms import normalize, resize_shorter, squares, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.multimodal._liqe_batches import LEAST, DomainBatches
 from sklearn_iqa.multimodal._liqe_multitask import (
@@ -416,24 +416,29 @@ class LIQE(DomainsMixin, QualityRegressor):
 
     def _views(self, image):
         if self.protocol == "official":
-            pixels = self._pixels(image)
-            places = self._places(pixels)
+            image = self._resized(image)
+            places = self._places(image)
         else:  # native, and windows as close as on small images
-            pixels = self._pixels(image, longest=math.inf)
-            places = self._places(pixels, wide_step=STEP)
+            image = self._resized(image, longest=math.inf)
+            places = self._places(image, wide_step=STEP)
         if len(places) >= self.n_crops:
             places = places[:: len(places) // self.n_crops][: self.n_crops]
-        return self._windows(pixels, places)
+        return squares(image, places, self.network_.side, self._normalized)
 
     def _train_view(self, image):
-        pixels = random_flip(self._pixels(image))
-        places = self._places(pixels)
-        return self._windows(pixels, [places[i] for i in torch.randint(len(places), (TRAINING_WINDOWS,))])
+        image = self._resized(image)
+        if float(torch.rand(())) < 0.5:  # before the windows: their grid begins at the left of what is seen
+            image = image[:, ::-1]
+        places = self._places(image)
+        chosen = [places[i] for i in torch.randint(len(places), (TRAINING_WINDOWS,))]
+        return squares(image, chosen, self.network_.side, self._normalized)
 
-    def _pixels(self, image, longest=LONGEST_SHORT_SIDE) -> torch.Tensor:
-        """Image -> normalised tensor (3, height, width), its shorter side a window's to `longest` pixels."""
+    def _resized(self, image, longest=LONGEST_SHORT_SIDE):
+        """Resize so that the shorter side is a window's to `longest` pixels."""
         side = max(min(*image.shape[:2], longest), self.network_.side)
-        image = resize_shorter(image, side, Image.Resampling.BILINEAR)
+        return resize_shorter(image, side, Image.Resampling.BILINEAR)
+
+    def _normalized(self, image) -> torch.Tensor:
         return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)
 
     def _places(self, pixels, wide_step=WIDE_STEP) -> list[tuple[int, int]]:

@@ -419,17 +419,16 @@ class GraphIQA(TasksMixin, QualityRegressor):
         )
         self.n_pretrain_steps_ += self.pretrain_steps
 
-    def _pixels(self, x):
-        if min(x.shape[:2]) < self.crop_size:
-            x = transforms.resize_shorter(x, self.crop_size, Image.Resampling.BILINEAR)
-        return transforms.to_tensor(x)
+    def _enlarged(self, x):
+        small = min(x.shape[:2]) < self.crop_size
+        return transforms.resize_shorter(x, self.crop_size, Image.Resampling.BILINEAR) if small else x
 
     def _normalized(self, pixels):
         config = timm_backbones.input_config(self.backbone)
         return transforms.normalize(pixels, config["mean"], config["std"])
 
     def _crop(self, x, kind=0, level=0):
-        crop = transforms.random_crop(self._pixels(x), self.crop_size)
+        crop = transforms.to_tensor(transforms.random_square(self._enlarged(x), self.crop_size))
         if level > 0:
             pixels, seed = crop.movedim(0, -1).numpy(), int(torch.randint(2**31 - 1, ()))
             crop = transforms.to_tensor(distort(pixels, DISTORTIONS[kind], level, random_state=seed))
@@ -440,8 +439,9 @@ class GraphIQA(TasksMixin, QualityRegressor):
 
     def _views(self, x):
         kind = {"crops": self.crops, "random_state": self.random_state}
-        crops = transforms.crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
-        return self._normalized(crops)
+        image = self._enlarged(x)
+        places = transforms.places_to_score(image, self.crop_size, self.n_crops, content=x, **kind)
+        return self._normalized(transforms.squares(image, places, self.crop_size, transforms.to_tensor))
 
     def _infer(self, rows, failures=RAISE):
         if hasattr(self, "n_pretrain_steps_") and not hasattr(self, "label_scale_"):

@@ -15,7 +15,15 @@ from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_leas
 from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
-from sklearn_iqa._nn.transforms import grid_crops, normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa._nn.transforms import (
+    grid_positions,
+    normalize,
+    random_flip,
+    random_square,
+    resize_shorter,
+    squares,
+    to_tensor,
+)
 from sklearn_iqa.degradations import degrade, draw_different
 
 # Sides of what is degraded and then cropped, in sides of a crop: degrading all of a large photograph takes seconds.
@@ -250,7 +258,8 @@ class QPT(FeatureLearner):
         degraded, otherwise = (
             to_tensor(degrade(region, one)) for one in draw_different(seed, n_rounds=self.n_rounds, skip=self.skip)
         )
-        crops = [random_flip(random_crop(pixels, self.crop_size)) for pixels in (degraded, degraded, otherwise)]
+        regions = (degraded, degraded, otherwise)
+        crops = [random_flip(to_tensor(random_square(one, self.crop_size))) for one in regions]
         return self._normalized(torch.stack(crops))
 
     def _region(self, x):
@@ -262,7 +271,9 @@ class QPT(FeatureLearner):
         return x[top : top + height, left : left + width]
 
     def _views(self, x):
-        return self._normalized(grid_crops(to_tensor(self._enlarged(x)), self.crop_size, self.n_crops))
+        image = self._enlarged(x)
+        places = grid_positions(*image.shape[:2], self.crop_size, self.n_crops)
+        return self._normalized(squares(image, places, self.crop_size, to_tensor))
 
     def _enlarged(self, x):
         small = min(x.shape[:2]) < self.crop_size

@@ -16,7 +16,7 @@ from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAININ
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
-from sklearn_iqa._nn.transforms import normalize, random_crop, random_flip, resize_shorter, to_tensor
+from sklearn_iqa._nn.transforms import normalize, random_flip, random_square, resize_shorter, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.pair_input._unique_pairs import PairBatches
 
@@ -415,7 +415,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     def _train_view(self, image):
         side = min(max(min(image.shape[:2]), self.crop_size), max(TRAIN_SIDE, self.crop_size))
         image = resize_shorter(image, side, Image.Resampling.BILINEAR)
-        return self._normalized(random_flip(random_crop(to_tensor(image), self.crop_size)))
+        return self._normalized(random_flip(to_tensor(random_square(image, self.crop_size))))
 
     def _normalized(self, pixels):
         config = input_config(self.backbone)

@@ -419,8 +419,8 @@ class ContentDiverseIQA(QualityRegressor):
         return {"optimizer__weight_decay": self.weight_decay, "callbacks": callbacks}
 
     def _train_view(self, x):
-        pixels = self._pixels(enlarge(x, self.crop_size))
-        crop = transforms.random_flip(transforms.random_crop(pixels, self.crop_size))
+        square = transforms.random_square(enlarge(x, self.crop_size), self.crop_size)
+        crop = transforms.random_flip(self._pixels(square))
         return torch.rot90(crop, int(torch.randint(4, ())), (-2, -1))
 
     def _views(self, x):

@@ -28,7 +28,8 @@ from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.rows import check_images, check_tuples
 from sklearn_iqa._base.training import Stage
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._nn.transforms import crops_to_score, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa._nn.layers import Float32Sequential
+from sklearn_iqa._nn.transforms import normalize, places_to_score, random_flip, random_places, squares, to_tensor
 
 N_LEVELS, N_CHANNELS, GRID = 4, 64, 7  # maps of the backbone, the channels and the side that they are reduced to
 TEACHER_STEP, STEP = 20, 30  # epochs after which the rate falls to a tenth, the student's again and again
@@ -508,13 +509,13 @@ class CVRKDIQA(QualityRegressor):
         return {"optimizer__weight_decay": self.weight_decay, "callbacks": [("schedule", schedule)]}
 
     def _teacher_view(self, x, _):
-        crops = self._random_crops(torch.stack([self._pixels(image) for image in x]))  # (2, p, 3, s, s)
+        crops = self._random_crops(x, self._pixels)  # (p, 2, 3, s, s)
         # A half turn after that, as in the official code, would leave the four outcomes equally likely.
-        return torch.stack([random_flip(random_flip(crop, axis=-2)) for crop in crops.unbind(1)], dim=1)
+        return torch.stack([random_flip(random_flip(crop, axis=-2)) for crop in crops], dim=1)  # (2, p, 3, s, s)
 
     def _train_view(self, x):
         _, original = x
-        crops = self._random_crops(torch.stack([self._pixels(image) for image in x]))  # (2, p, 3, s, s)
+        crops = self._random_crops(x, self._pixels)  # (p, 2, 3, s, s)
         drawn = None if self._pool is None else self._pool[int(torch.randint(len(self._pool), ()))]
         good = self._turned_crops(original if drawn is None else drawn)
         # What was drawn for a row stays with it: all have one key.
@@ -526,20 +527,23 @@ class CVRKDIQA(QualityRegressor):
 
     def _crops(self, image):
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return crops_to_score(self._pixels(image), self.crop_size, self.n_crops, image=image, **kind)
+        enlarged = enlarge(image, self.crop_size)
+        places = places_to_score(enlarged, self.crop_size, self.n_crops, content=image, **kind)
+        return squares(enlarged, places, self.crop_size, self._pixels)
 
-    def _random_crops(self, pixels):  # (..., 3, height, width) -> (..., p, 3, s, s)
-        return torch.stack([random_crop(pixels, self.crop_size) for _ in range(self.n_crops)], dim=-4)
+    def _random_crops(self, images, convert):  # (p, ..., 3, s, s)
+        images = enlarge(images, self.crop_size)
+        return squares(images, random_places(images, self.crop_size, self.n_crops), self.crop_size, convert)
 
     def _turned_crops(self, image):
         """Crops (p, 3, s, s) of a good image, cut anywhere, mirrored and turned by any angle."""
-        crops = self._random_crops(to_tensor(enlarge(image, self.crop_size)))
+        crops = self._random_crops(image, to_tensor)
         crops = [random_flip(random_flip(crop, axis=-2)) for crop in crops]
         # Turned before they are normalised, so that corners become black as in the official code, not mid grey.
         return self._normalized(torch.stack([rotate(crop, 360 * float(torch.rand(()))) for crop in crops]))
 
-    def _pixels(self, image):
-        return self._normalized(to_tensor(enlarge(image, self.crop_size)))
+    def _pixels(self, images):
+        return self._normalized(to_tensor(images))
 
     def _normalized(self, pixels):
         config = timm_backbones.input_config(self.backbone)

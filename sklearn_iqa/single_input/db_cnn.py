@@ -17,7 +17,8 @@ from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAININ
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._base.training import Stage, Subset, hold_out
 from sklearn_iqa._nn import timm_backbones, transforms
-from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa._nn.layers import Float32Linear, Scaling, in_float32
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, random_flip, random_square, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, WeightsFile, pyiqa_file
 from sklearn_iqa.distortions import distort
@@ -444,13 +445,13 @@ class DBCNN(QualityRegressor):
         kind, level = CLASSES[int(one_hot.argmax())]
         side = min(SCNN_CROP, self.crop_size)
         image = transforms.resize_shorter(image, round(side * SCNN_SIDE / SCNN_CROP), Image.Resampling.BILINEAR)
-        crop = random_flip(random_crop(to_tensor(image), side)).movedim(0, -1).numpy()
+        crop = random_flip(to_tensor(random_square(image, side))).movedim(0, -1).numpy()
         return self._normalized(distort(crop, kind, level, random_state=int(torch.randint(2**31 - 1, ()))))
 
     def _crop(self, image):
         if min(image.shape[:2]) < self.crop_size:
             image = transforms.resize_shorter(image, self.crop_size, Image.Resampling.BILINEAR)
-        return random_flip(random_crop(self._normalized(image), self.crop_size))
+        return random_flip(self._normalized(random_square(image, self.crop_size)))
 
     def _normalized(self, image):
         return normalize(to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)

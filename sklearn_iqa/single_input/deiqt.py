@@ -340,22 +340,27 @@ class DEIQT(QualityRegressor):
         }
 
     def _train_view(self, x):
-        return transforms.random_flip(transforms.random_crop(self._pixels(x), self._side))
+        return transforms.random_flip(self._normalized(transforms.random_square(self._enlarged(x), self._side)))
 
     def _views(self, x):
         # NOTE[DIFF] official: one generator for all images.
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return transforms.crops_to_score(self._pixels(x), self._side, self.n_crops, image=x, **kind)
+        image = self._enlarged(x)
+        places = transforms.places_to_score(image, self._side, self.n_crops, content=x, **kind)
+        return transforms.squares(image, places, self._side, self._normalized)
 
     @property
     def _side(self) -> int:
         return self.network_.vit.patch_embed.img_size[0]
 
-    def _pixels(self, image) -> torch.Tensor:
-        """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
+    def _enlarged(self, image):
+        """Resized to `image_size`; then no side is shorter than a crop's."""
         if self.image_size is not None:
             image = transforms.resize(image, *self.image_size, Image.Resampling.BILINEAR)
         if min(image.shape[:2]) < self._side:
             image = transforms.resize_shorter(image, self._side, Image.Resampling.BICUBIC)
         config = timm_backbones.input_config(self.backbone)
         return transforms.normalize(transforms.to_tensor(image), config["mean"], config["std"])
+        return image
+
+    def _normalized(self, image) -> torch.Tensor:

@@ -20,7 +20,8 @@ from torchvision.transforms.v2.functional import rotate
 
 from sklearn_iqa._base.parameters import STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
+from sklearn_iqa._nn.layers import Float32Linear
+from sklearn_iqa._nn.transforms import central_square, normalize, random_flip, random_square, to_tensor
 
 CIFAR_MEAN, CIFAR_STD = (
     (0.4914, 0.4822, 0.4465),
@@ -343,11 +344,12 @@ class GIQA(QualityRegressor):
         return ClassifiersLoss()
 
     def _views(self, image):
-        pixels = normalize(to_tensor(image), CIFAR_MEAN, CIFAR_STD)
-        return (pixels if self.input_size <= LARGEST_PATCH else center_crop(pixels, self.input_size))[None]
+        if self.input_size > LARGEST_PATCH:
+            image = central_square(image, self.input_size)
+        return normalize(to_tensor(image), CIFAR_MEAN, CIFAR_STD)[None]
 
     def _train_view(self, image):
-        crop = random_crop(to_tensor(image), self.input_size)
+        crop = to_tensor(random_square(image, self.input_size))
         angle = float(torch.empty(()).uniform_(-ROTATION, ROTATION))
         turned = rotate(crop, angle, interpolation=InterpolationMode.NEAREST)  # corners become black, as officially
         return normalize(random_flip(turned), CIFAR_MEAN, CIFAR_STD)

@@ -25,11 +25,11 @@ from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import (
-    crops_to_score,
     normalize,
-    random_crop,
+    places_to_score,
     random_flip,
     resize,
+    random_square,
     resize_shorter,
     to_tensor,
 )
@@ -337,21 +337,23 @@ class HyperIQA(QualityRegressor):
         }
 
     def _train_view(self, x):
-        return random_flip(random_crop(self._pixels(x), self.crop_size))
+        return random_flip(self._normalized(random_square(self._enlarged(x), self.crop_size)))
 
     def _views(self, x):
         if self.protocol == "pyiqa":
-            return uniform_crops(self._normalized(self._resized(x)), self.crop_size, self.n_crops)
+            return uniform_crops(self._resized(x), self.crop_size, self.n_crops, self._normalized)
         # NOTE[DIFF] official: one generator for all images.
         kind = {"crops": self.crops, "random_state": self.random_state}
-        return crops_to_score(self._pixels(x), self.crop_size, self.n_crops, image=x, **kind)
+        image = self._enlarged(x)
+        places = places_to_score(image, self.crop_size, self.n_crops, content=x, **kind)
+        return squares(image, places, self.crop_size, self._normalized)
 
-    def _pixels(self, image):
-        """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
+    def _enlarged(self, image):
+        """Resized to `image_size`; then no side is shorter than a crop's."""
         image = self._resized(image)
         if min(image.shape[:2]) < self.crop_size:
             image = resize_shorter(image, self.crop_size, Image.Resampling.BICUBIC)
-        return self._normalized(image)
+        return image
 
     def _resized(self, image):
         if self.image_size is None:

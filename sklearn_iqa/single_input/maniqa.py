@@ -385,11 +385,7 @@ class MANIQA(CropsMixin, QualityRegressor):
         if self.protocol == "official":
             return super()._views(x)
         # One view of all crops (1, n_crops, 3, s, s), whose patches pyiqa weights together.
-        return uniform_crops(self._normalized(x), self.network_.crop_size, self.n_crops)[None]
-
-    def _pixels(self, image) -> torch.Tensor:
-        """Image -> tensor (3, height, width), normalised for the backbone, its sides a crop's or longer."""
-        return self._normalized(enlarge(image, self.network_.crop_size))
+        return uniform_crops(x, self.network_.crop_size, self.n_crops, self._normalized)[None]
 
     def _normalized(self, image) -> torch.Tensor:
         config = timm_backbones.input_config(self.backbone)
