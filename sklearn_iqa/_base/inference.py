@@ -181,10 +181,7 @@ class _Passes:
                 self.output(views[start : start + n_per_pass].to(self.device), keys[start : start + n_per_pass])
                 for start in range(0, len(views), n_per_pass)
             ]
-        output = _map(lambda *tensors: torch.cat(tensors).float().cpu(), *parts)
-        for number, job in enumerate(group):
-            start = number * n_views
-            yield job, _map(lambda tensor, start=start: tensor[start : start + n_views], output)
+            return _map(lambda *tensors: torch.cat(tensors).float(), *parts)
 
     def output(self, views, keys: list[tuple[Hashable, int]]):
         return self.network(views)

@@ -251,6 +251,60 @@ class Record(skorch.callbacks.Callback):
         self.estimator.loss_curve_.append(net.history[-1, "train_loss"])
 
 
+class Net(skorch.NeuralNet):
+    """A skorch net whose module computes with numbers of some precision; the loss sees float32.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        As in the estimators. Gradients of float16 are scaled while they are computed, as they would vanish.
+    """
+
+    def __init__(self, *args, precision="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.precision = precision
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """Make the scaler of gradients with the optimiser."""
+        super().initialize_optimizer(*args, **kwargs)
+        self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type, enabled=self.precision == "float16")
+        return self
+
+    def infer(self, x, **fit_params):
+        """Run the module."""
+        with computing(torch.device(self.device), self.precision):
+            output = super().infer(x, **fit_params)
+        return output if self.precision == "float32" else _mapped(_in_float32, output)
+
+    def train_step_single(self, batch, **fit_params):
+        """Compute the gradients of a batch."""
+        if not self.scaler_.is_enabled():
+            return super().train_step_single(batch, **fit_params)
+        self._set_training(True)
+        views, targets = unpack_data(batch)
+        output = self.infer(views, **fit_params)
+        loss = self.get_loss(output, targets, X=views, training=True)
+        self.scaler_.scale(loss).backward()
+        return {"loss": loss, "y_pred": output}
+
+    def train_step(self, batch, **fit_params):
+        """Take a step, unless scaled gradients overflow: the scale then falls."""
+        if not self.scaler_.is_enabled():
+            return super().train_step(batch, **fit_params)
+        self._zero_grad_optimizer()
+        step = self.train_step_single(batch, **fit_params)
+        self.scaler_.unscale_(self.optimizer_)
+        named = TeeGenerator(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        return step
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
 class HeldOutScore(skorch.callbacks.Callback):
     """Scores held-out rows after every epoch, asks to stop when that no longer helps, brings back the best weights."""
 

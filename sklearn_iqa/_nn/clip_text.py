@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sklearn_iqa._nn.clip_backbones import OPENAI_KEY_MAP, build_clip
+from sklearn_iqa._nn.layers import in_float32
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # Names in OpenAI's files, bare or behind the prefix of official modules, to those of `PromptNetwork`.
@@ -56,6 +57,7 @@ class PromptNetwork(nn.Module):
                 self._kept = weights, F.normalize(self.encode_prompts(), dim=-1)
         return self._kept[1]
 
+    @in_float32  # kept prompts too, which calls of another precision share
     def logits(self, image_features):
         """Features (n, d) of images -> logits (n, n_prompts): cosine similarities times CLIP's logit scale."""
         return self.clip.logit_scale.exp() * F.normalize(image_features, dim=-1) @ self.prompt_features().mT

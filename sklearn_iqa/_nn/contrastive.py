@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sklearn_iqa._nn.layers import Float32Sequential
+
 KEY_WIDTH = 128
 
 
@@ -53,7 +55,7 @@ class Projected(nn.Module):
     def __init__(self, encoder: nn.Module, width: int, width_out: int = KEY_WIDTH):
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width_out), UnitLength())
+        self.head = Float32Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width_out), UnitLength())
 
     def forward(self, images):
         """Give unit vectors."""

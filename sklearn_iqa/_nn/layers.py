@@ -64,6 +64,49 @@ class SlicedBackbone(nn.Module):
 
 class ChannelHead(nn.Module):
     """A learned weight per channel: dropout, then a 1x1 convolution to one map without bias."""
+def in_float32(function):
+    """Decorate a function of tensors: it computes in float32 where autocasting has others compute in shorter numbers.
+
+    For what makes scores of features: its sums and differences are finer than the numbers of bfloat16.
+    """
+
+    @functools.wraps(function)
+    def exact(*inputs):
+        kind = next(one.device.type for one in _tensors(inputs))
+        if not torch.is_autocast_enabled(kind):
+            return function(*inputs)
+        with torch.autocast(kind, enabled=False):
+            return function(*_floats(inputs))
+
+    return exact
+
+
+def _tensors(inputs):
+    for one in inputs:
+        if isinstance(one, torch.Tensor):
+            yield one
+        elif isinstance(one, tuple | list):
+            yield from _tensors(one)
+
+
+def _floats(inputs):
+    if isinstance(inputs, torch.Tensor):
+        return inputs.float() if inputs.is_floating_point() else inputs
+    return type(inputs)(map(_floats, inputs)) if isinstance(inputs, tuple | list) else inputs
+
+
+class Float32Linear(nn.Linear):
+    """`torch.nn.Linear` in float32."""
+
+    forward = in_float32(nn.Linear.forward)
+
+
+class Float32Sequential(nn.Sequential):
+    """`torch.nn.Sequential` in float32."""
+
+    forward = in_float32(nn.Sequential.forward)
+
+
 
     def __init__(self, n_channels: int):
         super().__init__()
@@ -71,6 +114,7 @@ class ChannelHead(nn.Module):
 
     def forward(self, features):
         """(n, c, h, w) -> (n, 1, h, w)."""
+    @in_float32
         return self.model(features)
 
 
@@ -107,7 +151,7 @@ class PerceptualDistance(nn.Module):
     def encode_reference(self, references):
         """(n, 3, h, w) -> unit-normalised feature maps, which serve any number of queries."""
         features = self.net(self.scaling_layer(references) if self.scaled else references)
-        return tuple(unit_normalize(feature) for feature in features)
+        return tuple(unit_normalize(feature.float()) for feature in features)
 
     def compare(self, queries, encoded):
         """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
@@ -176,6 +220,7 @@ class L2Pool(nn.Module):
 
     def forward(self, features):
         """(n, c, h, w) -> (n, c, h / 2, w / 2), rounded up."""
+    @in_float32
         n_channels = features.shape[1]
         kernel = self.filter.repeat(n_channels, 1, 1, 1)
         return (F.conv2d(features.square(), kernel, stride=2, padding=1, groups=n_channels) + 1e-12).sqrt()
@@ -197,8 +242,7 @@ class DISTSDistance(nn.Module):
 
     def encode_reference(self, references):
         """(n, 3, h, w) -> the images themselves and the feature maps of the slices."""
-        normal = normalize(references, IMAGENET_MEAN, IMAGENET_STD)
-        return (references, *self.net(normal))
+        return (references, *(features.float() for features in self.net(self.normalize(references))))
 
     def compare(self, queries, encoded):
         """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""

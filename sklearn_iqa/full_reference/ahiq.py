@@ -22,6 +22,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import Float32Sequential, in_float32
 from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
@@ -63,9 +64,13 @@ class DeformNet(nn.Module):
         return self.conv_offset(F.interpolate(context, size))  # nearest; (n, 18, 56, 56)
 
     def forward(self, texture, offsets):  # (n, 768, 56, 56)
+        return self.conv1(self.gathered(texture, offsets))  # (n, 768, 28, 28)
+
+    @in_float32  # torchvision has no other on a CPU
+    def gathered(self, texture, offsets):
         unknown = offsets.isnan()  # for which torchvision reads outside of its memory on a CPU
         gathered = self.deform(texture, offsets.masked_fill(unknown, 0))
-        return self.conv1(gathered.masked_fill(unknown.any(1, keepdim=True), torch.nan))  # (n, 768, 28, 28)
+        return gathered.masked_fill(unknown.any(1, keepdim=True), torch.nan)
 
 
 class Regressor(nn.Module):
@@ -78,8 +83,8 @@ class Regressor(nn.Module):
             nn.Conv2d(3 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.Conv2d(4 * width, 2 * width, 3, padding=1)
         )
         self.conv1 = nn.Sequential(nn.Conv2d(2 * width, width, 3, padding=1), nn.ReLU())
-        self.conv = nn.Sequential(nn.Conv2d(width, 1, 1))
-        self.conv_attent = nn.Sequential(nn.Conv2d(width, 1, 1), nn.Sigmoid())
+        self.conv = Float32Sequential(nn.Conv2d(width, 1, 1))
+        self.conv_attent = Float32Sequential(nn.Conv2d(width, 1, 1), nn.Sigmoid())
 
     def forward(self, query, reference):  # (n, 256, 28, 28), both behind down_channel
         features = torch.cat([query - reference, query, reference], dim=1)  # (n, 768, 28, 28)

@@ -14,8 +14,9 @@ from torchvision.transforms import InterpolationMode
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.rows import TupleRows, check_tuples, count_images
-from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet
+from sklearn_iqa._base.rows import check_tuples, count_images
+from sklearn_iqa._base.training import EvenBatches, Stage, Subset, TrainingSet
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa._nn.pyiqa_views import resized_center
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import central_square, normalize, resize_shorter, to_tensor
@@ -54,7 +55,7 @@ class DRIQANetwork(nn.Module):
         # Pretraining makes the stems equal; so must random weights, for equal images to begin without difference.
         self.dte_1, self.dte_2, self.aux_csp = copy.deepcopy((self.qse_1, self.qse_2, self.csp))
         self.fc_, self.fc1_ = (
-            nn.Sequential(
+            Float32Sequential(
                 *(nn.Linear(width, head_width), nn.ReLU(), nn.Dropout(0.5)),
                 *(nn.Linear(head_width, head_width), nn.ReLU(), nn.Dropout(0.5)),
                 nn.Linear(head_width, 1),

@@ -21,6 +21,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 
 # The port has backbone and trained parts as two modules; only the latter are in its files. pyiqa's trainer writes both,
@@ -131,7 +132,7 @@ class IQTNetwork(nn.Module):
                 "decoder": Stack(decoder, n_rows * n_columns, embed_dim, drop),
             }
         )
-        self.projection = nn.Sequential(
+        self.projection = Float32Sequential(
             nn.Linear(embed_dim, dim_projection, bias=False), nn.ReLU(), nn.Linear(dim_projection, 1, bias=False)
         )
 

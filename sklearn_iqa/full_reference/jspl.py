@@ -22,6 +22,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import Float32Sequential, in_float32
 from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, freeze_and_truncate
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     HalvedBatches,
@@ -51,6 +52,7 @@ class LocalSlicedWasserstein(nn.Module):
         self.register_buffer("directions", F.normalize(torch.randn(n_directions, n_channels)))
 
     def forward(self, query, reference):
+    @in_float32
         """(n, c, h, w) twice -> (n, directions, h, w): gaps of sorted projections, in rank order in each window."""
         height, width = query.shape[-2:]
         side = self.window_size
@@ -79,8 +81,8 @@ class JSPLNetwork(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(n_channels, embed_dim, 1), nn.ReLU())
         self.attention = nn.Conv2d(2, 1, attention_size, padding=attention_size // 2)
         self.difference = LocalSlicedWasserstein(embed_dim, n_directions, window_size)
-        self.head = nn.Sequential(nn.Conv2d(n_directions, head_width, 1), nn.ReLU(), nn.Conv2d(head_width, 1, 1))
-        self.classifier = nn.Sequential(nn.Linear(n_directions, head_width), nn.ReLU(), nn.Linear(head_width, 1))
+        self.head = Float32Sequential(nn.Conv2d(n_directions, head_width, 1), nn.ReLU(), nn.Conv2d(head_width, 1, 1))
+        self.classifier = Float32Sequential(nn.Linear(n_directions, head_width), nn.ReLU(), nn.Linear(head_width, 1))
 
     def train(self, mode=True):
         """Set the mode of the trained parts; the backbone is frozen, its batch normalisation too."""

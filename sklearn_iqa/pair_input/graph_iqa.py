@@ -19,6 +19,7 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._base.tasks import TasksMixin, draw, has_quality, task_numbers, task_rows, without_labels
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
+from sklearn_iqa._nn.layers import Float32Sequential, in_float32
 
 CODE_WIDTH, N_TYPES = 256, 25  # dimension of a distortion's code; types of KADID-10k, whose classifier no loss uses
 TRIPLET_MARGIN, LEVEL_WEIGHT = 0.1, 0.25
@@ -42,7 +43,7 @@ def sample(output: torch.Tensor) -> torch.Tensor:
 def perceptron(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers = [layer for sizes in pairwise(widths) for layer in (nn.Linear(*sizes), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+    return Float32Sequential(*layers[:-1])
 
 
 class GraphConvolutions(nn.Module):
@@ -55,6 +56,7 @@ class GraphConvolutions(nn.Module):
 
     def forward(self, adjacency, nodes):
         for layer in (self.W1, self.W2):
+    @in_float32
             nodes = F.relu(layer(adjacency @ nodes))
         return self.W3(adjacency @ nodes)
 
@@ -92,6 +94,7 @@ class GraphIQANetwork(nn.Module):
 
     def edges(self, graphs):
         """Features (g, n, c) of the images of g graphs -> an embedding of each pair of images, (g, n, n, k)."""
+    @in_float32
         unit = F.normalize(graphs, dim=-1)
         products = (unit[:, :, None] * unit[:, None]).flatten(1, 2)  # (g, n * n, c)
         directions = F.normalize(products, dim=-1)

@@ -15,6 +15,7 @@ from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_d
 from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.losses import FidelityLoss
+from sklearn_iqa._nn.layers import Float32Linear, in_float32
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import normalize, random_flip, random_square, resize_shorter, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
@@ -45,6 +46,7 @@ class UNIQUEOutput(NamedTuple):
 
 
 def bilinear_features(features: torch.Tensor) -> torch.Tensor:
+@in_float32
     """Feature maps (n, c, h, w) -> second moments of their channels (n, c * c), of unit length."""
     positions = features.flatten(2)  # (n, c, h * w)
     moments = (positions @ positions.mT) * (1 / positions.shape[-1])  # (n, c, c)
@@ -58,7 +60,7 @@ class UNIQUENetwork(nn.Module):
     def __init__(self, backbone: str = "resnet34.tv_in1k"):
         super().__init__()
         self.backbone: Any = build_backbone(backbone, num_classes=0)
-        self.fc = nn.Linear(cast(int, self.backbone.num_features) ** 2, 2)
+        self.fc = Float32Linear(cast(int, self.backbone.num_features) ** 2, 2)
         nn.init.kaiming_normal_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 

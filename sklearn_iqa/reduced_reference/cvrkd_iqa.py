@@ -90,7 +90,9 @@ class CVRKDIQANetwork(nn.Module):
         self.MLP_encoder_diff = Mixer(n_stacked, embed_dim, 2 * depth)
         self.MLP_encoder_lq = Mixer(n_stacked, embed_dim, depth)
         # NOTE[DIFF] code: declares an activation, BatchNorm and dropout between the two, and calls none of them.
-        self.regressor = nn.Sequential(OrderedDict(l1=nn.Linear(2 * embed_dim, embed_dim), l2=nn.Linear(embed_dim, 1)))
+        self.regressor = Float32Sequential(
+            OrderedDict(l1=nn.Linear(2 * embed_dim, embed_dim), l2=nn.Linear(embed_dim, 1))
+        )
         for part in (self.lda_process, self.MLP_encoder_diff, self.MLP_encoder_lq, self.regressor):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d | nn.Linear):  # official: not those that mix positions, nn.Conv1d

@@ -98,7 +98,7 @@ class DBCNNNetwork(nn.Module):
         self.level, self.mean, self.std = level, mean, std
         self.features1 = features1
         self.features2 = scnn_backbone()
-        self.fc = nn.Linear(width * SCNN_WIDTHS[-1], 1)
+        self.fc = Float32Linear(width * SCNN_WIDTHS[-1], 1)
         kaiming(self.features2)
         kaiming(self.fc)
 
@@ -110,8 +110,12 @@ class DBCNNNetwork(nn.Module):
         distortions = self.features2(images)
         if distortions.shape[2:] != classes.shape[2:]:  # one backbone rounds sizes down, the other up
             distortions = F.interpolate(distortions, classes.shape[2:], mode="bilinear", align_corners=True)
-        n_positions = classes.shape[2] * classes.shape[3]
-        return classes.flatten(2) @ distortions.flatten(2).mT / n_positions
+        return self.products(classes.flatten(2), distortions.flatten(2))
+
+    @in_float32
+    def products(self, classes, distortions):
+        """Maps (n, c, p) and (n, 128, p) -> mean over positions of the products of each channel pair, (n, c, 128)."""
+        return classes @ distortions.mT / classes.shape[2]
 
     def features(self, images):
         """Input of the last layer: roots of the products, L2-normalised, (n, c * 128)."""

@@ -11,6 +11,7 @@ from torch import nn
 from sklearn_iqa._base.parameters import CROPS, PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn.layers import Float32Linear
 
 # Error from which the loss is linear, in standard deviations of the labels: one point of LIVE Challenge's 0..100, where
 # they deviate by about 20.
@@ -34,7 +35,7 @@ class PanelHead(nn.Module):
             width, n_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.bunch_decoder = nn.TransformerDecoder(layer, num_layers=1)
-        self.heads = nn.Linear(width, 1, bias=False)
+        self.heads = Float32Linear(width, 1, bias=False)
         nn.init.trunc_normal_(self.bunch_embedding, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

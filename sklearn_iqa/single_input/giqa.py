@@ -77,7 +77,7 @@ class GIQANetwork(nn.Module):
         self.features = nn.Sequential(*layers)
         self.n_cells = input_size // 2**n_pools
         self.regression1 = nn.Linear(n_before * self.n_cells**2, 16 * n_channels)
-        self.regression2 = nn.Linear(16 * n_channels, n_classifiers)
+        self.regression2 = Float32Linear(16 * n_channels, n_classifiers)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

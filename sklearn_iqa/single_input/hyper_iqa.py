@@ -23,6 +23,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import in_float32
 from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import (
     normalize,
@@ -83,6 +84,7 @@ class HyperIQANetwork(nn.Module):
         return self.res.forward_intermediates(crops, indices=len(MAP_FEATURES), intermediates_only=True)
 
     def distortion(self, maps):
+    @in_float32
         """Maps of the backbone -> input of the target network (n, 224): 16, 16, 16 and 176 features."""
         parts = []
         for number, (one, (n_kept, side, _)) in enumerate(zip(maps, MAP_FEATURES, strict=True), start=1):
@@ -93,6 +95,7 @@ class HyperIQANetwork(nn.Module):
         return torch.cat(parts, dim=1)
 
     def target_layers(self, last_map):
+    @in_float32
         """The backbone's last map -> weight (n, out, in) and bias (n, out) of the target network's five layers."""
         hyper = self.conv1(F.adaptive_avg_pool2d(last_map, GRID))  # (n, 112, 7, 7)
         mean = hyper.mean((2, 3))  # (n, 112)
@@ -109,6 +112,7 @@ class HyperIQANetwork(nn.Module):
 
 
 def target_outputs(features, layers):
+@in_float32
     """Features (n, 224), each row with its own layers -> outputs of all layers before their sigmoid."""
     outputs = []
     for weight, bias in layers:

@@ -17,6 +17,7 @@ from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, Sequenc
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.losses import NormInNormLoss
+from sklearn_iqa._nn.layers import Float32Linear
 from sklearn_iqa._nn.transforms import normalize, resize, to_tensor
 
 WIDTHS = (64, 64, 64, 64, 128, 128, 256, 256)  # channels that a side network keeps of each of the eight maps
@@ -76,7 +77,7 @@ class SideNetwork(nn.Module):
         self.fusion_block2 = Fusion(WIDTHS[1] + WIDTHS[2], WIDTHS[3])
         self.fusion_block3 = Fusion(WIDTHS[3] + WIDTHS[4], WIDTHS[5])
         self.fusion_block4 = Fusion(WIDTHS[5] + WIDTHS[6], WIDTHS[7])
-        self.fc_q = nn.Linear(WIDTHS[7], n_outputs)
+        self.fc_q = Float32Linear(WIDTHS[7], n_outputs)
 
     def forward(self, maps):
         """Eight maps -> scores of each position (n, n_outputs, h, w), and their weights (n, 1, h, w), of sum 1."""

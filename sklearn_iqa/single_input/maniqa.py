@@ -25,6 +25,7 @@ from sklearn_iqa._base.parameters import (
 )
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa._nn.pyiqa_views import uniform_crops
 from sklearn_iqa._nn.transforms import normalize, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile, pyiqa_file
@@ -125,7 +126,7 @@ class MANIQANetwork(nn.Module):
         self.conv2 = nn.Conv2d(embed_dim, width, 1)
         self.swintransformer2 = ScaleSwin(width, drop=drop, **sizes)
         self.fc_score, self.fc_weight = (
-            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(drop), nn.Linear(width, 1), last)
+            Float32Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(drop), nn.Linear(width, 1), last)
             for last in (nn.ReLU(), nn.Sigmoid())
         )
         # NOTE[DIFF] official: a random number around 0, so that all patches may start below the ReLU, and stay there.

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.distortions import DISTORTIONS, distort
@@ -50,7 +51,9 @@ class MetaIQANetwork(nn.Module):
         width = resnet_layer.num_classes or resnet_layer.num_features
         layers = OrderedDict(fc1=nn.Linear(width, 1024), bn1=nn.BatchNorm1d(1024), relu1=nn.PReLU())
         layers |= OrderedDict(drop1=nn.Dropout(0.5), fc2=nn.Linear(1024, 512), bn2=nn.BatchNorm1d(512))
-        self.net = nn.Sequential(layers | OrderedDict(relu2=nn.PReLU(), drop2=nn.Dropout(0.5), fc3=nn.Linear(512, 1)))
+        self.net = Float32Sequential(
+            layers | OrderedDict(relu2=nn.PReLU(), drop2=nn.Dropout(0.5), fc3=nn.Linear(512, 1))
+        )
 
     def forward(self, images):
         """Normalised images (n, 3, s, s) -> score (n,) in 0..1."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._nn.layers import Float32Linear
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, random_flip, to_tensor
 from sklearn_iqa._weights import pretrained, state_dicts
@@ -139,7 +140,7 @@ class MUSIQNetwork(nn.Module):
         self.block1 = Bottleneck(64, 256)
         self.embedding = nn.Linear(256 * (PATCH // 4) ** 2, sizes["embed_dim"])
         self.transformer_encoder = Encoder(n_scales, **sizes)
-        self.head = nn.Linear(sizes["embed_dim"], n_bins)
+        self.head = Float32Linear(sizes["embed_dim"], n_bins)
 
     def embed(self, patches):
         """Patches (t, 3, 32, 32), independently of each other -> (t, c)."""

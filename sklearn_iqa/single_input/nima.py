@@ -19,6 +19,7 @@ from torch import nn
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, one_of, within
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa._nn.losses import EarthMoversLoss, rating_histograms
 from sklearn_iqa._nn.transforms import center_crop, normalize, random_crop, random_flip, to_tensor
 from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, pyiqa_file
@@ -64,7 +65,7 @@ class NIMANetwork(nn.Module):
         self.pooling = pooling
         self.base_model = base_model.eval()  # probing must not move running means
         n_features = self._n_features(torch.zeros(1, 3, image_size, image_size))
-        self.classifier = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, n_bins))
+        self.classifier = Float32Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(n_features, n_bins))
 
     def forward(self, images):
         """Normalised images (n, 3, h, w) -> probabilities (n, n_bins) that sum to 1; with one bin its number (n, 1)."""
