@@ -86,6 +86,10 @@ class DomainsMixin:
             self._calibrate(rows, targets, sample_weight)
 
     def _encode_targets(self, targets):
+    def _finish_epoch(self, rows, targets, sample_weight):
+        several = np.ptp(targets[:, self.domain_column]) > 0
+        self.label_scale_ = (1.0, 0.0) if several else dict(self.net_.callbacks_)["line"].line()
+
         return targets
 
 

@@ -221,11 +221,12 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     def _fit(self, X, y, sample_weight=None, **labels):
         """Train anew, or go on with `warm_start`; `labels` is what the `fit` of a method takes beside y."""
         resume = getattr(self, "warm_start", False)
-        return self._learn(X, y, sample_weight, labels, n_epochs=getattr(self, "max_epochs", 1), resume=resume)
+        n_epochs = getattr(self, "max_epochs", 1)
+        return self._learn(X, y, sample_weight, labels, n_epochs=n_epochs, resume=resume, finish=self._finish)
 
     def _partial_fit(self, X, y, sample_weight=None, **labels):
         """Go on for one epoch."""
-        return self._learn(X, y, sample_weight, labels, n_epochs=1, resume=True)
+        return self._learn(X, y, sample_weight, labels, n_epochs=1, resume=True, finish=self._finish_epoch)
 
     @with_callbacks
     def _learn(self, X, y, sample_weight, labels: dict[str, Any], *, n_epochs: int, resume: bool):
@@ -293,6 +294,10 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         """Make a net of the parameters as they are now, with what an earlier one has learned beside the network."""
         if not hasattr(self, "net_"):
             return self._net(self._training_module(self.network_), self._loss(), self.lr, self._net_params())
+    def _finish_epoch(self, rows, targets, sample_weight) -> None:
+        """Learn it after the epoch of `partial_fit`; a method whose `_finish` opens all rows again says how else."""
+        self._finish(rows, targets, sample_weight)
+
         module, loss, optimizer = self.net_.module_, self.net_.criterion_, self.net_.optimizer_
         if next(loss.parameters(), None) is None:  # a loss that learns stays; another one may have other parameters now
             loss = self._loss()

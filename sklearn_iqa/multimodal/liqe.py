@@ -15,6 +15,7 @@ from sklearn.utils import Bunch, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
 from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
@@ -211,8 +212,9 @@ class LIQE(DomainsMixin, QualityRegressor):
     `LIQE.py` sees one corner 15 times; like its `demo.py` and the published numbers, this one sees 15 windows. Images
     with fewer places for a window give all of them, and smaller ones are enlarged, where the official code fails.
 
-    Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
-    domains have no common unit, and `predict` gives the network's own score.
+    Ranks have no unit: after `fit`, the least-squares line from scores to y gives `predict` the unit of y;
+    `partial_fit` opens no image again for it and takes the scores of its steps, which gives a line that is near.
+    Several domains have no common unit, and `predict` gives the network's own score.
 
     References
     ----------
@@ -422,6 +424,7 @@ class LIQE(DomainsMixin, QualityRegressor):
             image = self._resized(image, longest=math.inf)
             places = self._places(image, wide_step=STEP)
         if len(places) >= self.n_crops:
+        line = EpochLine(lambda output, target: (expected_level(output.quality), target[:, 0]))
             places = places[:: len(places) // self.n_crops][: self.n_crops]
         return squares(image, places, self.network_.side, self._normalized)
 

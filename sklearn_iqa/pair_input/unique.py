@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
 from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
@@ -224,10 +225,12 @@ class UNIQUE(DomainsMixin, QualityRegressor):
     official code takes the bare difference of scores for a probability; images smaller than `crop_size` are enlarged,
     where the official code fails.
 
-    Ranks have no unit: after training, the least-squares line from scores to y gives `predict` the unit of y. Several
-    domains have no common unit, and `predict` gives the network's own score. Training ranks :math:`\sigma` and sets no
-    size for it; without standard deviations in y nothing trains it. `early_stopping` takes the mean over domains of the
-    rank correlation of their held-out images; a domain with fewer than two of them is left out.
+    Ranks have no unit: after `fit`, the least-squares line from scores to y gives `predict` the unit of y;
+    `partial_fit` opens no image again for it and takes the scores of the crops in its steps, which gives a line that is
+    near. Several domains have no common unit, and `predict` gives the network's own score. Training ranks
+    :math:`\sigma` and sets no size for it; without standard deviations in y nothing trains it. `early_stopping` takes
+    the mean over domains of the rank correlation of their held-out images; a domain with fewer than two of them is left
+    out.
 
     References
     ----------
@@ -457,6 +460,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
                 raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
         else:
             mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
+                ("line", EpochLine(lambda output, target: (output.mean, target[..., 0]))),
         names, domain = domain_numbers(rows, domains, name)
         # By the number of the domain, for `_net_params`, which knows no names; each call of fit sets it anew.
         if isinstance(self.n_pairs, Mapping):

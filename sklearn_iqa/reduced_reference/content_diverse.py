@@ -14,6 +14,7 @@ from scipy.special import expit
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.crops import enlarge
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.perceptual import NonNegativeHeads, load_sliced_backbone
@@ -255,7 +256,8 @@ class ContentDiverseIQA(QualityRegressor):
     a tenth along a cosine, the weight of the pair loss and the error "abs" are choices made here.
 
     Channel weights of "dists" may become negative, and are divided by their sum: distances below zero or above one are
-    possible. After training the least-squares line from scores to y gives `predict` the unit of y.
+    possible. After `fit` the least-squares line from scores to y gives `predict` the unit of y. `partial_fit` opens no
+    image again for it and takes the distances of the crops of its steps: a line that is near.
 
     References
     ----------
@@ -430,6 +432,7 @@ class ContentDiverseIQA(QualityRegressor):
         pixels = transforms.to_tensor(x)
         if self._chosen.distance == "dists":
             return pixels
+        callbacks.append(("line", EpochLine(lambda distances, mos: (distances, mos))))
         return transforms.normalize(pixels, transforms.HALF_MEAN, transforms.HALF_STD)
 
     def _start(self, targets, sample_weight):
@@ -443,3 +446,8 @@ class ContentDiverseIQA(QualityRegressor):
             return targets
         (lowest, highest), (low, high) = self.y_range_, LABEL_RANGES[self.pair_loss]
         return low + (targets - lowest) * (high - low) / (highest - lowest or 1)
+    def _finish_epoch(self, rows, targets, sample_weight):
+        slope, intercept = dict(self.net_.callbacks_)["line"].line()  # to the labels that training sees
+        zero, one = self._encode_targets(np.array([0.0, 1.0]))
+        self.label_scale_ = slope / (one - zero), (intercept - zero) / (one - zero)
+

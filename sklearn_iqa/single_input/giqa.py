@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
+from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.parameters import STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.layers import Float32Linear
@@ -187,7 +188,8 @@ class GIQA(QualityRegressor):
     Notes
     -----
     For a generator's images take the iteration as y; the paper's thresholds are 190, 280, ..., 730 thousand. Without
-    real images the last classifier learns to predict 0.
+    real images the last classifier learns to predict 0. After `fit` a least-squares line maps scores to the unit of y;
+    `partial_fit` takes it from the crops of its steps, and opens no image again.
 
     The network starts from random weights, as in the paper; the authors published none. In training the official code
     rotates and mirrors crops of 192 from images of 256 pixels; here crops come from the native image. Input sizes 32
@@ -366,7 +368,10 @@ class GIQA(QualityRegressor):
         return {
             "optimizer__momentum": 0.9,
             "optimizer__weight_decay": self.weight_decay,
-            "callbacks": [("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor))],
+            "callbacks": [
+                ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
+                ("line", EpochLine(lambda output, target: (output.probabilities.sum(1), target[:, -1]))),
+            ],
         }
 
     def _check_combinations(self):
@@ -401,7 +406,12 @@ class GIQA(QualityRegressor):
 
     def _encode_targets(self, targets):
         y, real = targets[:, :1], targets[:, 1:] > 0
-        return np.concatenate([(y > self.thresholds_) | real, real], axis=1).astype(np.float32)
+        classes = np.concatenate([(y > self.thresholds_) | real, real], axis=1)
+        # The last column is for the line alone.
+        return np.column_stack([classes, self._quality(targets)]).astype(np.float32)
 
     def _finish(self, rows, targets, sample_weight):
         self._calibrate(rows, targets, sample_weight)
+
+    def _finish_epoch(self, rows, targets, sample_weight):
+        self.label_scale_ = dict(self.net_.callbacks_)["line"].line()

@@ -13,6 +13,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
@@ -225,6 +226,7 @@ class KonIQPlusPlus(QualityRegressor):
     --------
     >>> import numpy as np
     >>> from sklearn_iqa import KonIQPlusPlus
+    `partial_fit` takes them from the scores in its steps, and opens no image again.
     >>> images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
     >>> small = {"backbone": "test_resnet", "backbone_weights": None, "image_size": (64, 96), "max_epochs": 1}
     >>> koniq = KonIQPlusPlus(**small, n_defects=2, random_state=0)
@@ -389,7 +391,8 @@ class KonIQPlusPlus(QualityRegressor):
         n_before, lr_step = self.n_iter_, self.lr_step  # above 0 without an earlier net, as after unpickling
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=lambda n: 0.1 ** ((n_before + n) // lr_step))
         groups = [("features.*", {"lr": BACKBONE_RATE * self.lr})]
-        return {"optimizer__param_groups": groups, "callbacks": [("schedule", schedule)]}
+        lines = EpochLine(lambda output, target: (output[:, : target.shape[1]], target))  # there may be no defects
+        return {"optimizer__param_groups": groups, "callbacks": [("schedule", schedule), ("lines", lines)]}
 
     def _views(self, x):
         config = timm_backbones.input_config(self.backbone)
@@ -428,5 +431,11 @@ class KonIQPlusPlus(QualityRegressor):
     def _finish(self, rows, targets, sample_weight):
         pairs = zip(self._outputs(rows).T, targets.T, strict=False)  # targets may have no defects
         lines = [LinearRegression().fit(scores[:, None], labels, sample_weight) for scores, labels in pairs]
-        self.label_scale_, *of_defects = ((float(line.coef_[0]), float(line.intercept_)) for line in lines)
+        self._keep_lines([(float(line.coef_[0]), float(line.intercept_)) for line in lines])
+
+    def _finish_epoch(self, rows, targets, sample_weight):
+        self._keep_lines(dict(self.net_.callbacks_)["lines"].lines())
+
+    def _keep_lines(self, lines: list[tuple[float, float]]) -> None:
+        self.label_scale_, *of_defects = lines
         self.defect_scale_ = np.array(of_defects) if of_defects else getattr(self, "defect_scale_", None)
