@@ -189,11 +189,20 @@ def first_stage(estimator, X, y, sample_weight=None, **labels):
     return list(estimator._stages_before(rows, targets, sample_weight))
 
 
+def episodes(stage):
+    """Of the images of all episodes of a stage the first target, the row, and kind and level of the distortion."""
+    lengths, draw = (stage.net_params[f"iterator_train__{name}"] for name in ("lengths", "draw"))
+    places = np.stack([one for n in lengths for one in draw(n)])
+    first, kind, level = np.moveaxis(stage.targets[places][..., :3].astype(float), -1, 0)
+    return np.stack([first, stage.rows.members[places], kind, level], axis=-1)
+
+
 def test_steps_are_of_one_type_and_of_another():
     X = [np.full((40, 40, 3), 10 * i, np.uint8) for i in range(12)]
     labels = {"distortion": np.array(["jpeg", "blur", "noise"] * 4), "level": np.arange(12) % 5 + 1}
     (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 300}), X, np.arange(12.0), **labels)
-    level, row, _, applied = np.moveaxis(stage.targets, -1, 0)
+    drawn = episodes(stage)
+    level, row, _, applied = np.moveaxis(drawn, -1, 0)
     assert level.shape == (300, 12)
     assert (applied == 0).all()
     row = row.astype(int)
@@ -214,7 +223,7 @@ def test_images_of_a_type_are_drawn_by_weight():
     X, labels = np.zeros((4, 40, 40, 3), np.uint8), {"distortion": ["jpeg", "blur"] * 2, "level": [1, 2, 3, 4]}
     estimator = GraphIQA(**{**TINY, "pretrain_steps": 300})
     (stage,) = first_stage(estimator, X, np.arange(4.0), sample_weight=np.array([1.0, 5.0, 3.0, 5.0]), **labels)
-    counts = np.bincount(stage.targets[:, :, 1].astype(int).ravel())
+    counts = np.bincount(episodes(stage)[:, :, 1].astype(int).ravel())
     assert counts[0] / (counts[0] + counts[2]) == pytest.approx(1 / 4, abs=0.03)
     assert counts[1] / (counts[1] + counts[3]) == pytest.approx(1 / 2, abs=0.03)
 
@@ -222,7 +231,7 @@ def test_images_of_a_type_are_drawn_by_weight():
 def test_without_types_images_are_distorted():
     X = [image[:40, :48] for image in kits.images(0)]
     (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 200}), X, [1.0, 2.0])
-    level, row, kind, applied = np.moveaxis(stage.targets, -1, 0)
+    level, row, kind, applied = np.moveaxis(episodes(stage), -1, 0)
     np.testing.assert_array_equal(applied, level)
     assert set(kind.ravel()) == set(range(len(DISTORTIONS)))
     assert set(level.ravel()) == {1, 2, 3, 4, 5}
@@ -355,7 +364,7 @@ def test_a_step_takes_batch_size_anchors_positives_and_negatives_at_random_level
         GraphIQA(**{**TINY, "pretrain_steps": 2}).fit(random_images(2), None)
     assert phases[0].shapes == [(1, 3 * 4, 3, 32, 32)] * 2
     (stage,) = first_stage(GraphIQA(**{**TINY, "pretrain_steps": 100}), random_images(2), None)
-    level, row, kind, _ = stage.targets.astype(int).transpose(2, 0, 1)
+    level, row, kind, _ = episodes(stage).astype(int).transpose(2, 0, 1)
     assert (kind[:, :8] == kind[:, :1]).all()
     assert (kind[:, 8:] == kind[:, 8:9]).all()
     # 1200 draws of levels, and of two rows: standard errors of 1.2 % and 1.4 %.

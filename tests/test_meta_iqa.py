@@ -178,12 +178,21 @@ def meta_training(estimator, X, y, sample_weight=None, **labels):
 
 
 def test_a_visit_splits_one_distortion(small_set):
+def episodes(stage):
+    """Of the images of all episodes of a stage the first target, the row, and kind and level of the distortion."""
+    lengths, draw = (stage.net_params[f"iterator_train__{name}"] for name in ("lengths", "draw"))
+    places = np.stack([one for n in lengths for one in draw(n)])
+    first, kind, level = np.moveaxis(stage.targets[places][..., :3].astype(float), -1, 0)
+    return np.stack([first, stage.rows.members[places], kind, level], axis=-1)
+
+
     X, y = small_set
     kinds = np.array(["jpeg", "blur", "noise"] * 4)
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 7}), X, y, distortion=kinds)
     # Four images each: 1 of them for queries, 3 for support, in at most 1.5 * 4; batches of at least 2 repeat the one.
     assert stage.module.n_support == 3
-    assert stage.targets.shape == (25, 5, 4)  # 7 epochs * 3 tasks, up to a multiple of 5
+    drawn = episodes(stage)
+    assert drawn.shape == (25, 5, 4)  # 7 epochs * 3 tasks, up to a multiple of 5
     splits = set()
     for quality, row, kind, level in np.moveaxis(stage.targets, -1, 1):
         row = row.astype(int)
@@ -201,7 +210,7 @@ def test_tasks_and_their_images_are_drawn_by_weight(small_set):
     X, y = small_set
     kinds, weight = np.array(["jpeg", "blur"] * 6), np.array([1.0, 3.0] * 4 + [1.0, 12.0] * 2)
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 2000}), X, y, sample_weight=weight, distortion=kinds)
-    row = stage.targets[:, :, 1].astype(int)
+    row = episodes(stage)[:, :, 1].astype(int)
     assert (kinds[row] == kinds[row[:, :1]]).all()
     assert all(set(one[: stage.module.n_support]).isdisjoint(one[stage.module.n_support :]) for one in row)
     # Six images of weight 1, four of 3 and two of 12: 6 and 36 of 42.
@@ -231,7 +240,7 @@ def test_groups_make_tasks_of_their_own(small_set):
 def test_without_labels_tasks_are_made(small_set):
     X, y = small_set
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 1, "meta_task_batch": 1}), X, y)
-    quality, row, kind, level = np.moveaxis(stage.targets, -1, 0)
+    quality, row, kind, level = np.moveaxis(episodes(stage), -1, 0)
     assert set(row.ravel()) == set(range(12))
     assert set(kind[:, 0]) == set(range(len(DISTORTIONS)))
     assert (kind == kind[:, :1]).all()
@@ -374,7 +383,6 @@ def test_every_epoch_has_all_tasks_in_another_order(small_set):
     kinds = np.array(["jpeg", "blur", "noise"] * 4)
     with recorded() as phases:
         MetaIQA(**{**PRIOR, "meta_epochs": 10, "meta_task_batch": 3}).fit(X, y, distortion=kinds)
-    assert phases[0].rows == [[episode] for episode in range(30)]  # as they were drawn
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 10, "meta_task_batch": 3}), X, y, distortion=kinds)
     orders = kinds[stage.targets[:, 0, 1].astype(int)].reshape(10, 3)
     assert {tuple(sorted(order)) for order in orders} == {("blur", "jpeg", "noise")}
@@ -388,8 +396,7 @@ def test_episodes_have_the_official_sizes(n_images, n_support, n_query):
     estimator = MetaIQA(**{**TINY, "batch_size": 50, "meta_epochs": 1, "meta_task_batch": 1})
     (stage,) = meta_training(estimator, X, np.arange(n_images), distortion=np.zeros(n_images))
     assert stage.module.n_support == n_support
-    assert stage.targets.shape[1] == n_support + n_query
-    row = stage.targets[0, :, 1]
+    row = episodes(stage)[0, :, 1]
     assert len(set(row)) == n_support + n_query  # none repeated, none in both parts
 
 
@@ -406,6 +413,24 @@ def test_both_stages_take_the_squared_error_of_labels_in_0_to_1(small_set):
     assert phase.shapes == [(4, 3, 32, 32)] * 3
 
 
+def test_episodes_are_drawn_when_it_is_their_turn(small_set):
+    X, y = small_set
+    (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 3}), X, y)
+    # Of 12 images in 25 kinds and 5 levels, for support or queries, the numbers of a target.
+    assert stage.targets.size == 12 * 25 * 5 * 2 * 4
+    first, second = itertools.islice(stage.net_params["iterator_train__draw"](10**5), 2)  # of far too many to be held
+    assert not np.array_equal(first, second)
+
+
+def test_an_image_of_an_episode_is_opened_once(small_set, monkeypatch):
+    X, y = small_set
+    opened, open_ = [], MetaIQA._open
+    monkeypatch.setattr(MetaIQA, "_open", lambda self, rows, row: opened.append(row) or open_(self, rows, row))
+    with recorded() as phases:
+        MetaIQA(**{**PRIOR, "meta_epochs": 1}).fit(X, y, distortion=KINDS)
+    assert len(opened) == sum(map(len, phases[0].rows))
+
+
 def test_dropout_is_a_half_behind_both_hidden_layers():
     head = MetaIQA(**TINY).initialize().network_.net
     assert [(name, one.p) for name, one in head.named_children() if isinstance(one, nn.Dropout)] == [
@@ -418,7 +443,7 @@ def test_an_episode_takes_one_step_on_support_and_one_on_query_images(small_set,
     X, y = small_set
     seen = []
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 1, "meta_task_batch": 1}), X, y, distortion=[0] * 12)
-    target = torch.as_tensor(stage.targets[0], dtype=torch.float32)
+    target = torch.as_tensor(episodes(stage)[0], dtype=torch.float32)
 
     class Keep(nn.MSELoss):
         def forward(self, output, labels):

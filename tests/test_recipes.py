@@ -216,7 +216,7 @@ RECIPES = {
             Training(
                 [Group(r"network\.net\..*", 1e-2), Group(r"network\.resnet_layer\..*", 1e-4)],
                 stage="meta-training",
-                n_epochs=1,  # of all episodes
+                n_epochs=5,
                 factor=lambda epoch, step: 0.9 ** sum(i // 2 for i in range(step // 4 + 1)),
             ),
             Training([Group(".*", 1e-4)], factor=lambda epoch, step: 0.8 ** sum(i // 10 for i in range(epoch + 1))),

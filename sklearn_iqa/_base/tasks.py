@@ -5,17 +5,14 @@ Labels of `fit` define the tasks. Without labels every kind of distortion is a t
 distorts when it opens them.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from sklearn.utils import check_consistent_length, column_or_1d
-from torch import nn
+from torch.utils.data import BatchSampler
 
-from sklearn_iqa._base.training import Stage, Subset
-
-__all__ = ["TasksMixin", "draw", "has_quality", "task_numbers", "task_rows", "without_labels"]
+__all__ = ["Episodes", "TasksMixin", "draw", "has_quality", "task_numbers", "task_rows", "without_labels"]
 
 
 class TasksMixin:
@@ -23,8 +20,6 @@ class TasksMixin:
 
     The quality may be missing, NaN throughout, for a method that can train its stage of tasks alone.
     """
-
-    _open: Callable[[Any, int], Any]
 
     def _quality(self, targets: np.ndarray) -> np.ndarray:
         return targets[:, 0] if targets.ndim == 2 else targets
@@ -44,41 +39,32 @@ class TasksMixin:
             return quality
         return super()._encode_targets(quality)  # type: ignore[misc]  # of `QualityRegressor`
 
-    def _episodes(
-        self,
-        name: str,
-        module: nn.Module,
-        loss: nn.Module,
-        rows,
-        episodes: np.ndarray,
-        view: Callable,
-        *,
-        lr: float,
-        net_params: dict[str, Any] | None = None,
-    ) -> Stage:
-        """A stage each of whose steps takes one episode, as a batch of one whose images are stacked.
 
-        Parameters
-        ----------
-        name, module, loss, lr, net_params
-            As in `Stage`.
-        rows : sequence
-            Rows that the episodes refer to.
-        episodes : ndarray of shape (n_episodes, n_images, 4)
-            Of each image the target, its row, and kind and level of the distortion to be applied; level 0 is none.
-        view : callable
-            (image, position in the episode, kind, level) -> tensor.
-        """
+class Episodes(BatchSampler):
+    """Batches of a stage of tasks: each is an episode, drawn when it is its turn, so that none is held before.
 
-        def stacked(_, episode):
-            images = enumerate(episode[:, 1:].astype(int))
-            return torch.stack(
-                [view(self._open(rows, row), position, kind, level) for position, (row, kind, level) in images]
-            )
+    Parameters
+    ----------
+    data : TrainingSet
+        An image of a task is a row of it: the same image under another distortion, or in another part of an episode, is
+        another row.
+    batch_size : int
+        Not used.
+    lengths : sequence of int
+        Episodes of each epoch.
+    draw : callable
+        Number of episodes -> iterator over the places (m,) of their images, by torch's generator.
+    """
 
-        first = Subset(rows, episodes[:, 0, 1])
-        net_params = {"iterator_train__batch_size": 1, **(net_params or {})}
-        return Stage(name, module, loss, 1, first, episodes, stacked, lr, net_params)
+    def __init__(self, data, batch_size: int, *, lengths: Sequence[int], draw: Callable[[int], Iterator[np.ndarray]]):
+        self.data, self.lengths, self.draw = data, lengths, draw
+
+    def __len__(self) -> int:
+        return self.lengths[self.data.epoch]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for places in self.draw(len(self)):
+            yield places.tolist()
 
 
 def task_numbers(rows, *labels) -> np.ndarray:

@@ -16,7 +16,8 @@ from sklearn_iqa._base.devices import seeded
 from sklearn_iqa._base.failures import RAISE
 from sklearn_iqa._base.parameters import CROPS, POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.tasks import TasksMixin, draw, has_quality, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.tasks import Episodes, TasksMixin, draw, has_quality, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.training import Stage, Subset
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa.distortions import DISTORTIONS, distort
 from sklearn_iqa._nn.layers import Float32Sequential, in_float32
@@ -400,23 +401,32 @@ class GraphIQA(TasksMixin, QualityRegressor):
         tasks = task_rows(targets, len(DISTORTIONS))
         if len(tasks) < 2:
             raise ValueError("distortion has one type in training, but types are compared; give two or no distortion.")
-        # Types of the anchors, positives and negatives of each step, and rows of these types.
-        types = torch.rand(self.pretrain_steps, len(tasks)).argsort(1)[:, [0, 0, 1]].numpy()
-        drawn = [draw(tasks[kind], self.batch_size, sample_weight) for kind in types.ravel()]
-        row, kind = np.reshape(drawn, (len(types), -1)), types.repeat(self.batch_size, axis=1)
-        made = without_labels(targets)
-        level = torch.randint(1, 6, kind.shape).numpy() if made else targets[row, 2]
-        episodes = np.stack([level, row, kind, level * made], axis=-1)
+        made, n_rows = without_labels(targets), len(targets)
+        if made:  # all at each level of the first type, then of the others
+            kinds, levels = (one.repeat(n_rows) for one in np.indices((len(tasks), N_LEVELS)).reshape(2, -1))
+            images = np.column_stack([levels + 1, kinds, levels + 1])
+        else:  # of one type and level each, and not to be distorted
+            images = np.column_stack([targets[:, 2], targets[:, 1], np.zeros(n_rows)])
 
-        def view(x, position, kind, level):
+        def steps(n):
+            for _ in range(n):
+                # Of the anchors, positives and negatives.
+                types = torch.rand(len(tasks)).argsort()[[0, 0, 1]].numpy()
+                row = np.concatenate([draw(tasks[kind], self.batch_size, sample_weight) for kind in types])
+                kind, level = types.repeat(self.batch_size), torch.randint(N_LEVELS, (len(row),)).numpy()
+                yield (kind * N_LEVELS + level) * n_rows + row if made else row
+
+        def view(x, target):
+            _, kind, level = target.astype(int)
             return self._crop(x, kind, level)
 
-        yield self._episodes(
+        yield Stage(
             "types and levels",
             DistortionModule(self.network_),
             DistortionLoss(),
-            rows,
-            episodes,
+            1,
+            Subset(rows, np.arange(len(images)) % n_rows),
+            images.astype(np.float32),
             view,
             lr=self.pretrain_lr,
         )
@@ -436,6 +446,11 @@ class GraphIQA(TasksMixin, QualityRegressor):
             pixels, seed = crop.movedim(0, -1).numpy(), int(torch.randint(2**31 - 1, ()))
             crop = transforms.to_tensor(distort(pixels, DISTORTIONS[kind], level, random_state=seed))
         return self._normalized(crop)
+            net_params={
+                "iterator_train__sampler": Episodes,
+                "iterator_train__lengths": [self.pretrain_steps],
+                "iterator_train__draw": steps,
+            },
 
     def _train_view(self, x):
         return self._crop(x)

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._base.tasks import TasksMixin, draw, task_numbers, task_rows, without_labels
-from sklearn_iqa._nn.layers import Float32Sequential
+from sklearn_iqa._base.tasks import Episodes, TasksMixin, draw, task_numbers, task_rows, without_labels
+from sklearn_iqa._base.training import Net, Stage, Subset
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.distortions import DISTORTIONS, distort
@@ -366,36 +366,47 @@ class MetaIQA(TasksMixin, QualityRegressor):
         # In an epoch as many episodes of a task as it takes to see all of its support images.
         epoch = [i for i, n in enumerate(n_supports) for _ in range(math.ceil(n / n_support))]
         n_visits = math.ceil(len(epoch) * self.meta_epochs / self.meta_task_batch) * self.meta_task_batch
-        order = torch.cat([torch.randperm(len(epoch)) for _ in range(math.ceil(n_visits / len(epoch)))])
-        drawn = [epoch[i] for i in order[:n_visits]]
+        lengths = [len(epoch)] * self.meta_epochs
+        lengths[-1] += n_visits - sum(lengths)
         weights = None if sample_weight is None else [sample_weight[task[:, 1].astype(int)] for task in tasks]
-        if weights is not None:  # a task as often as its images together
-            drawn = draw(np.arange(len(tasks)), n_visits, np.array([weight.sum() for weight in weights])).tolist()
-        episodes = []
-        for i in drawn:
-            order = torch.randperm(len(tasks[i])).numpy()
-            parts = (order[n_queries[i] :], n_support), (order[: n_queries[i]], n_query)
-            chosen = [np.resize(*part) if weights is None else draw(*part, weights[i]) for part in parts]
-            episodes.append(tasks[i][np.concatenate(chosen)])
+        starts = np.cumsum([0, *map(len, tasks)])  # of the tasks, and their end, among the images of all of them
 
-        def view(x, position, kind, level):
-            return (self._augmented if position < n_support else self._resized)(x, kind, level)
+        def visits(n):
+            if weights is None:
+                order = torch.cat([torch.randperm(len(epoch)) for _ in range(math.ceil(n / len(epoch)))])
+                drawn = [epoch[i] for i in order[:n]]
+            else:  # a task as often as its images together
+                drawn = draw(np.arange(len(tasks)), n, np.array([weight.sum() for weight in weights])).tolist()
+            for i in drawn:
+                order = torch.randperm(len(tasks[i])).numpy()
+                parts = (order[n_queries[i] :], n_support), (order[: n_queries[i]], n_query)
+                support, query = (np.resize(*part) if weights is None else draw(*part, weights[i]) for part in parts)
+                yield starts[i] + np.concatenate([support, starts[-1] + query])
+
+        def view(x, target):
+            _, kind, level, is_query = target.tolist()
+            return (self._resized if is_query else self._augmented)(x, int(kind), int(level))
 
         def factor(step):
             return 0.9 ** summed(step // len(epoch), 2)
 
-        yield self._episodes(
+        images = np.concatenate(tasks)
+        roles = np.repeat([0, 1], len(images))  # all images for support, then all for queries
+        yield Stage(
             "meta-training",
             MetaLearner(self.network_, n_support, self.meta_task_batch),
             self._loss(),
-            rows,
-            np.stack(episodes),
+            self.meta_epochs,
+            Subset(rows, np.tile(images[:, 1].astype(int), 2)),
+            np.column_stack([np.tile(images[:, [0, 2, 3]].astype(np.float32), (2, 1)), roles.astype(np.float32)]),
             view,
             lr=self.inner_lr,
             net_params={
                 "callbacks": [("schedule", LRScheduler("LambdaLR", lr_lambda=factor, step_every="batch"))],
                 "optimizer__param_groups": [("network.net.*", {"lr": HEAD_RATE * self.inner_lr})],
-                "iterator_train": DataLoader,  # in the order drawn: every epoch has all tasks
+                "iterator_train__sampler": Episodes,
+                "iterator_train__lengths": lengths,
+                "iterator_train__draw": visits,
             },
         )
         self.n_meta_iter_ = self.meta_epochs
