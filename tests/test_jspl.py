@@ -194,7 +194,8 @@ def test_map_is_difference_times_attention(small):
 
 
 def test_worked_numbers_of_the_classifier():
-    losses = positive_unlabelled_losses(torch.tensor([0.9, 0.6]), torch.tensor([0.8, 0.3, 0.1]))
+    known = torch.tensor([True, False, True, False, False])
+    losses = positive_unlabelled_losses(torch.tensor([0.9, 0.8, 0.6, 0.3, 0.1]), known)
     # -(ln 0.9 + ln 0.6) / 2; the mean of three binary entropies; -ln(1 - 0.1)
     np.testing.assert_allclose([loss.item() for loss in losses], [0.3080931, 0.4787832, 0.1053605], rtol=1e-6)
     assert sum(losses).item() == pytest.approx(0.8922368, rel=1e-6)
@@ -210,7 +211,8 @@ def test_sure_classifier_costs_no_infinity():
 
 def criterion(**parameters):
     return SemiSupervisedLoss(
-        **{"threshold": 0.5, "unlabelled_weight": 1.0, "decay": 0.95, "pu_weights": (1, 1, 1), "pseudo": {}}
+        **{"threshold": 0.5, "unlabelled_weight": 1.0, "decay": 0.95, "pu_weights": (1, 1, 1)}
+        | {"pseudo": np.full(8, np.nan)}
         | parameters
     )
 
@@ -219,10 +221,10 @@ def test_worked_numbers_of_pseudo_scores():
     loss = criterion()
     # 0.95 * 0.5 + 0.05 * 0.7 = 0.51; 0.95 * 0.51 + 0.05 * 0.4 = 0.5045
     for score, expected in ((0.5, 0.5), (0.7, 0.51), (0.4, 0.5045)):
-        got = loss.update(torch.tensor([7.0]), torch.tensor([score], requires_grad=True))
-        assert got.item() == pytest.approx(expected, rel=1e-6)
-        assert not got.requires_grad
-    assert list(loss.pseudo) == [7]
+        got = loss.update(torch.tensor([7, 2]), torch.tensor([score, 0.9]), torch.tensor([True, False]))
+        assert got[0].item() == pytest.approx(expected, rel=1e-6)
+    assert loss.pseudo[7].item() == got[0].item()
+    assert loss.pseudo[:7].isnan().all()
 
 
 def test_worked_numbers_of_squared_errors():
@@ -232,17 +234,18 @@ def test_worked_numbers_of_squared_errors():
     # (0.05^2 + 0.15^2) / 2
     assert loss(labelled, target).item() == pytest.approx(0.0125, rel=1e-5)
     scores, positive = torch.tensor([0.48, 0.70, 0.10], requires_grad=True), torch.tensor([0.8, 0.3, 0.1])
-    error = loss.pseudo_error(scores, torch.tensor([0.50, 0.65, 0.30]), positive)
+    unlabelled = torch.ones(3, dtype=torch.bool)
+    error = loss.pseudo_error(scores, torch.tensor([0.50, 0.65, 0.30]), positive, unlabelled)
     # only the first is held for positive: 0.02^2, the mean over the used one
     assert error.item() == pytest.approx(0.0004, rel=1e-4)
     error.backward()
     assert scores.grad.count_nonzero() == 1
-    assert loss.pseudo_error(scores, scores, torch.zeros(3)).item() == 0
+    assert loss.pseudo_error(scores, scores, torch.zeros(3), unlabelled).item() == 0
 
 
 def test_total_is_the_sum_of_its_parts():
-    loss = criterion(pu_weights=(1.0, 2.0, 3.0), unlabelled_weight=4.0, decay=1.0)
-    loss.pseudo = {2: 0.50, 3: 0.65, 4: 0.30}
+    pseudo = [np.nan, np.nan, 0.50, 0.65, 0.30]
+    loss = criterion(pu_weights=(1.0, 2.0, 3.0), unlabelled_weight=4.0, decay=1.0, pseudo=pseudo)
     output = JudgedScores(
         torch.tensor([0.55, 0.48, 0.20, 0.70, 0.10]), torch.tensor([0.9, 0.8, 0.6, 0.3, 0.1], requires_grad=True)
     )
@@ -259,6 +262,61 @@ def test_total_is_the_sum_of_its_parts():
 
 
 # Recipe ---------------------------------------------------------------------------------------------------------------
+
+def row_by_row(output, target, pseudo, *, threshold, unlabelled_weight, decay, pu_weights):
+    """The loss of a batch, one row after the other; changes the dict of pseudo scores."""
+    errors, unknown_errors, cross, entropies, unlabelled = [], [], [], [], []
+    for (mos, row), score in zip(target.tolist(), output.score.tolist(), strict=True):
+        if math.isnan(mos):
+            pseudo[int(row)] = decay * pseudo.get(int(row), score) + (1 - decay) * score
+    for (mos, row), score, positive in zip(target.tolist(), *output, strict=True):
+        h = positive.double()
+        if not math.isnan(mos):
+            errors.append((score - mos) ** 2)
+            cross.append(-h.log())
+            continue
+        unlabelled.append(h)
+        entropies.append(-h * h.log() - (1 - h) * (1 - h).log())
+        if positive >= threshold:
+            unknown_errors.append((score - pseudo[int(row)]) ** 2)
+    loss = sum(errors) / max(len(errors), 1) + unlabelled_weight * sum(unknown_errors) / max(len(unknown_errors), 1)
+    if len(unlabelled) < 2:
+        return loss
+    terms = sum(cross) / max(len(cross), 1), sum(entropies) / len(entropies), -(1 - min(unlabelled)).log()
+    return loss + sum(weight * term for weight, term in zip(pu_weights, terms, strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("n_unlabelled", [0, 1, 5, 9])
+def test_batches_are_those_of_a_loop_over_rows(decay, n_unlabelled):
+    options = {"threshold": 0.4, "unlabelled_weight": 2.0, "decay": decay, "pu_weights": (1.0, 2.0, 3.0)}
+    loss, pseudo, generator = SemiSupervisedLoss(**options, pseudo=np.full(20, np.nan)), {}, torch.Generator()
+    for step in range(4):
+        generator.manual_seed(step)
+        rows = torch.randint(10, 20, (9,), generator=generator)  # some twice
+        mos = torch.rand(9, generator=generator)
+        mos[:n_unlabelled] = math.nan
+        rows[n_unlabelled:] -= 10  # a row has a label or has none
+        order = torch.randperm(9, generator=generator)
+        target = torch.stack([mos, rows], 1)[order]
+        scores, positive = torch.rand(2, 9, generator=generator)
+        outputs = [JudgedScores(*(one.clone().requires_grad_() for one in (scores, positive))) for _ in range(2)]
+        got, expected = loss(outputs[0], target), row_by_row(outputs[1], target, pseudo, **options)
+        torch.testing.assert_close(got, expected, check_dtype=False)
+        for total in (got, expected):
+            total.backward()
+        for one, other in zip(*outputs, strict=True):
+            wanted = torch.zeros(9) if other.grad is None else other.grad
+            torch.testing.assert_close(one.grad, wanted)
+        np.testing.assert_allclose(loss.pseudo, [pseudo.get(row, math.nan) for row in range(20)], rtol=1e-6)
+
+
+def test_the_loss_never_waits_for_the_device():
+    loss = criterion().to("meta")  # whose numbers cannot be read
+    output = JudgedScores(*(torch.rand(6, device="meta", requires_grad=True) for _ in range(2)))
+    loss(output, torch.rand(6, 2, device="meta")).backward()
+    assert output.score.grad.shape == output.positive.grad.shape == (6,)
+
 
 
 def training_set(y, sample_weight=None):
@@ -388,6 +446,8 @@ def test_without_unlabelled_rows_it_is_supervised(monkeypatch):
     class SquaredError(torch.nn.MSELoss):
         def forward(self, output, target):
             return super().forward(output.score, target[:, 0])
+        pseudo = torch.empty(0)
+
 
     monkeypatch.setattr(JSPL, "_loss", lambda self: SquaredError())
     plain = JSPL(**SMALL, batch_size=4, max_epochs=3, lr=1e-2).fit(X, y)
@@ -400,8 +460,7 @@ def test_unlabelled_rows_teach():
     y = np.array([1.0, 5.0, 3.0, 2.0, *[np.nan] * 4])
     recipe = {**SMALL, "batch_size": 8, "max_epochs": 5, "lr": 1e-2, "threshold": 0.0}
     estimator = JSPL(**recipe).fit(X, y)
-    loss = estimator.net_.criterion_
-    assert sorted(loss.pseudo) == [4, 5, 6, 7]
+    assert sorted(estimator.pseudo_scores_) == [4, 5, 6, 7]
     assert estimator.label_scale_ == pytest.approx((4.0, 1.0))  # from the labelled rows: 1..5
     assert np.isfinite(estimator.predict(X)).all()
     without = JSPL(**{**recipe, "unlabelled_weight": 0.0}).fit(X, y)
@@ -417,8 +476,8 @@ def test_warm_up_delays_pseudo_scores(warmup, n_used):
     recipe = {**SMALL, "batch_size": 6, "max_epochs": 2, "warmup": warmup}
     in_steps = JSPL(**recipe).partial_fit(X, y)
     # two steps of two unlabelled rows per epoch, two epochs: half of the steps is the first epoch
-    assert len(in_steps.net_.criterion_.pseudo) == (4 if warmup == 0 else 0)
-    assert len(in_steps.partial_fit(X, y).net_.criterion_.pseudo) == n_used
+    assert len(in_steps.pseudo_scores_) == (4 if warmup == 0 else 0)
+    assert len(in_steps.partial_fit(X, y).pseudo_scores_) == n_used
     np.testing.assert_array_equal(in_steps.predict(X), JSPL(**recipe).fit(X, y).predict(X))
 
 
@@ -512,4 +571,4 @@ def test_learns_from_both():
     # 0.89 after training.
     assert after > 0.8
     assert after > before + 0.1
-    assert len(estimator.net_.criterion_.pseudo) == np.isnan(y).sum()
+    assert len(estimator.pseudo_scores_) == np.isnan(y).sum()

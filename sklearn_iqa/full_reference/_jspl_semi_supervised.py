@@ -47,19 +47,24 @@ def check_partial_quality(rows, y, name: str, batch_size: int) -> np.ndarray:
     return labels
 
 
-def positive_unlabelled_losses(labelled, unlabelled):
-    """Probabilities of labelled and of unlabelled rows -> cross-entropy, entropy and negative enforcing loss.
+# How many rows of a batch have a label is known on the device alone. To ask for it, or to take these rows out, would
+# make every step wait for the device: all rows go through all terms, and those that do not count are masked.
+
+
+def positive_unlabelled_losses(positive, known):
+    """Probabilities (n,), which rows are labelled (n,) -> cross-entropy, entropy and negative enforcing loss.
 
     Labelled rows are positive, each unlabelled one is to be decided either way, and one of these at least is negative.
     """
-    labelled, unlabelled = (h.clamp(1e-6, 1 - 1e-6) for h in (labelled, unlabelled))
-    entropy = -unlabelled * unlabelled.log() - (1 - unlabelled) * (1 - unlabelled).log()
-    return -_mean(labelled.log()), _mean(entropy), -(1 - unlabelled.min()).log()
+    h = positive.clamp(1e-6, 1 - 1e-6)
+    entropy = -h * h.log() - (1 - h) * (1 - h).log()
+    lowest = h.masked_fill(known, 1 - 1e-6).amin()
+    return -_mean(h.log(), known), _mean(entropy, ~known), -(1 - lowest).log()
 
 
-def _mean(values):
-    """Mean that is 0 for no values."""
-    return values.sum() / max(len(values), 1)
+def _mean(values, counted):
+    """Mean over the rows that count; 0 where none does."""
+    return values.masked_fill(~counted, 0).sum() / counted.sum().clamp(min=1)
 
 
 class SemiSupervisedLoss(nn.Module):
@@ -77,41 +82,47 @@ class SemiSupervisedLoss(nn.Module):
         Weight of the old pseudo score in the new one.
     pu_weights : tuple of three floats
         Weights of `positive_unlabelled_losses`.
-    pseudo : dict of int to float
-        Pseudo scores by the number of the row; changed in place.
+    pseudo : ndarray of shape (n_rows,)
+        Pseudo scores by the number of the row, NaN where there is none; the loss goes on with a copy.
     """
 
     def __init__(self, *, threshold, unlabelled_weight, decay, pu_weights, pseudo):
         super().__init__()
         self.threshold, self.unlabelled_weight, self.decay = threshold, unlabelled_weight, decay
         self.pu_weights = pu_weights
-        self.pseudo: dict[int, float] = pseudo
+        self.register_buffer("pseudo", torch.tensor(pseudo, dtype=torch.float32))
         self.warm = True  # whether pseudo scores are in use, see PseudoScoreWarmUp
 
     def forward(self, output: JudgedScores, target):
         """Output for n rows, target (n, 2): label or NaN, number of the row -> loss."""
         mos, rows = target.unbind(1)
-        known = ~torch.isnan(mos)
-        loss = _mean((output.score[known] - mos[known]).square())
-        if self.warm and not known.all():
-            scores, positive = output.score[~known], output.positive[~known]
-            pseudo = self.update(rows[~known], scores)
-            loss = loss + self.unlabelled_weight * self.pseudo_error(scores, pseudo, positive)
-        if (~known).sum() < LEAST_UNLABELLED:  # none: exactly supervised training
-            return loss
-        terms = positive_unlabelled_losses(output.positive[known], output.positive[~known])
-        return loss + sum(weight * term for weight, term in zip(self.pu_weights, terms, strict=True))
+        known = ~mos.isnan()
+        loss = _mean((output.score - mos.masked_fill(~known, 0)).square(), known)
+        if self.warm:
+            pseudo = self.update(rows.long(), output.score.detach(), ~known)
+            loss = loss + self.unlabelled_weight * self.pseudo_error(output.score, pseudo, output.positive, ~known)
+        terms = positive_unlabelled_losses(output.positive, known)
+        of_classifier = sum(weight * term for weight, term in zip(self.pu_weights, terms, strict=True))
+        # With no unlabelled row it is exactly supervised training.
+        return loss + torch.where((~known).sum() >= LEAST_UNLABELLED, of_classifier, 0)
 
-    def update(self, rows, scores):
-        """Move the pseudo scores of some rows towards their scores (n,), and give them (n,)."""
-        for row, score in zip(rows.long().tolist(), scores.detach().tolist(), strict=True):
-            self.pseudo[row] = self.decay * self.pseudo.get(row, score) + (1 - self.decay) * score
-        return scores.new_tensor([self.pseudo[row] for row in rows.long().tolist()])
+    def update(self, rows, scores, unlabelled):
+        """Move the pseudo scores of the unlabelled rows towards their scores; give them, and other scores as they are.
 
-    def pseudo_error(self, scores, pseudo, positive):
-        """Mean squared error over the rows that the classifier predicts to be positive; 0 when there are none."""
-        picked = positive.detach() >= self.threshold
-        return _mean((scores - pseudo)[picked].square())
+        All are (n,). A row that is in the batch twice takes both scores, one after the other.
+        """
+        decay = self.decay
+        same = (rows[:, None] == rows) & unlabelled  # (n, n)
+        old, first = self.pseudo[rows], scores[same.int().argmax(1)]
+        share = (1 - decay) * decay ** same.triu(1).sum(1)  # of each score in what the batch makes of its row
+        new = decay ** same.sum(1) * torch.where(old.isnan(), first, old) + same.to(scores) @ (share * scores)
+        self.pseudo[rows] = torch.where(unlabelled, new, old)
+        return torch.where(unlabelled, new, scores)
+
+    def pseudo_error(self, scores, pseudo, positive, unlabelled):
+        """Mean squared error over the unlabelled rows that the classifier predicts to be positive; 0 without any."""
+        picked = unlabelled & (positive.detach() >= self.threshold)
+        return _mean((scores - pseudo).square(), picked)
 
 
 class PseudoScoreWarmUp(skorch.callbacks.Callback):
@@ -128,6 +139,18 @@ class PseudoScoreWarmUp(skorch.callbacks.Callback):
         """Switch; the history has a place for this batch already."""
         step = (self.n_before + len(net.history) - 1) * self.n_batches_ + len(net.history[-1, "batches"]) - 1
         net.criterion_.warm = step >= self.part * self.n_epochs * self.n_batches_
+
+
+class KeptPseudoScores(skorch.callbacks.Callback):
+    """Gives the pseudo scores to an estimator, as a dict by the number of the row, however training ends."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def on_train_end(self, net, **kwargs):
+        """Copy them from the device."""
+        scores = net.criterion_.pseudo.tolist()
+        self.estimator.pseudo_scores_ = {row: score for row, score in enumerate(scores) if score == score}
 
 
 class HalvedBatches(EvenBatches):

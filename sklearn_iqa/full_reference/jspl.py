@@ -27,6 +27,7 @@ from sklearn_iqa.full_reference._frozen_backbones import FrozenBackbonesMixin, f
 from sklearn_iqa.full_reference._jspl_semi_supervised import (
     HalvedBatches,
     JudgedScores,
+    KeptPseudoScores,
     PseudoScoreWarmUp,
     SemiSupervisedLoss,
     check_partial_quality,
@@ -402,11 +403,14 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
 
     def _loss(self):
         names = ("threshold", "unlabelled_weight", "decay", "pu_weights")
-        return SemiSupervisedLoss(**{name: getattr(self, name) for name in names}, pseudo=self.pseudo_scores_)
+        pseudo = np.full(max([self._n_rows, *(row + 1 for row in self.pseudo_scores_)]), np.nan)
+        pseudo[list(self.pseudo_scores_)] = list(self.pseudo_scores_.values())
+        return SemiSupervisedLoss(**{name: getattr(self, name) for name in names}, pseudo=pseudo)
 
     def _net_params(self):
         warm_up = PseudoScoreWarmUp(self.warmup, self.max_epochs, self.n_iter_)
-        return {"iterator_train__sampler": HalvedBatches, "callbacks": [("warm_up", warm_up)]}
+        callbacks = [("warm_up", warm_up), ("pseudo_scores", KeptPseudoScores(self))]
+        return {"iterator_train__sampler": HalvedBatches, "callbacks": callbacks}
 
     def _score(self, output):
         return super()._score(output.score)
