@@ -199,6 +199,50 @@ def test_early_stopping_scores_beside_the_degraded_reference(triplets):
 
 @pytest.mark.parametrize("name", ["comparison_epochs", "distillation_weight", "weight_decay"])
 def test_negative_numbers_are_refused(name):
+def files(triplets, folder):
+    """The same as paths, images that are shared under one name."""
+    names = {id(image): folder / f"{number}.png" for number, image in enumerate(one for row in triplets for one in row)}
+    for image in (one for row in triplets for one in row):
+        Image.fromarray(image).save(names[id(image)])
+    return [tuple(names[id(image)] for image in row) for row in triplets]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """What is opened: the image, by its place, and the row."""
+    read, found = rows.read_image, []
+    monkeypatch.setattr(rows, "read_image", lambda image, where: found.append(where) or read(image, where))
+    return found
+
+
+def test_comparisons_open_restored_images_alone(triplets, opened, tmp_path):
+    X, y, _ = triplets
+    estimator = DRIQA(**TINY, comparison_epochs=1)
+    stage = comparisons(estimator, files(X[:24], tmp_path), y[:24])
+    for row in range(len(stage.rows)):
+        estimator._open(stage.rows, row)
+    assert len(opened) == 48
+    assert all(where.startswith("The restored in row") for where in opened)
+
+
+def test_held_out_triplets_open_no_pristine_image(triplets, opened, tmp_path):
+    X, _, _ = triplets
+    estimator = DRIQA(**TINY).initialize()
+    triplet_rows = estimator._training_rows(files(X[:8], tmp_path))
+    estimator._scores(Subset(Subset(triplet_rows, np.arange(8)), np.arange(2, 8)))
+    places = [(name, row) for name in ("restored", "degraded") for row in range(2, 8)]
+    assert sorted(opened) == sorted(f"The {name} in row {row} of X" for name, row in places)
+
+
+def test_a_degraded_image_that_rows_share_is_encoded_once(triplets, monkeypatch):
+    X, _, _ = triplets
+    estimator = DRIQA(**TINY).initialize()
+    encode, encoded = estimator.network_.encode_reference, []
+    monkeypatch.setattr(estimator.network_, "encode_reference", lambda x: encoded.extend(x) or encode(x))
+    estimator._scores(estimator._training_rows(X[:8]))  # of two scenes
+    assert len(encoded) == 2
+
+
     with pytest.raises(ValueError, match=rf"'{name}' parameter of DRIQA must be an? (int|float) in the range \[0"):
         DRIQA(**TINY, **{name: -1}).initialize()
 

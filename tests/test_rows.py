@@ -201,6 +201,26 @@ def test_pairs_of_different_sizes_are_refused_by_methods_that_compare_pixels():
     assert check_tuples(X, NAMES, "CVRKDIQA", same_size=False)[1][1].shape == (5, 7, 3)
 
 
+@pytest.mark.parametrize("kind", [tuple, np.stack])
+def test_some_images_of_a_row_can_be_opened_alone(kind):
+    triplets = [kind([IMAGES[i], IMAGES[i - 1], REFERENCES[i]]) for i in range(N)]
+    rows = check_tuples(triplets, TRIPLET, "LPIPS")
+    second, reference = rows.only(1, 2)[3]
+    equal(second, IMAGES[2])
+    equal(reference, REFERENCES[3])
+    (alone,) = rows.only(1, 2).only(1)[3]
+    equal(alone, REFERENCES[3])
+    assert rows.only(0, 2).same(3) == rows.same(3) != rows.only(0, 1).same(3) == rows.only(1).same(3)
+    assert len(rows.only(0)) == N
+    assert len(rows[0]) == 3  # rows themselves stay
+    missing = check_tuples([*triplets, (IMAGES[0], "missing.png", REFERENCES[0])], TRIPLET, "LPIPS")
+    assert len(missing.only(0, 2)[N]) == 2
+    with pytest.raises(FileNotFoundError, match=f"The second query in row {N} of X"):
+        missing.only(1)[N]
+    with one_sentence(ValueError, "Row 1 of X", "second query 9 x 7, reference 5 x 7"):
+        check_tuples([triplets[0], (IMAGES[0], IMAGES[0], REFERENCES[0][:5])], TRIPLET, "LPIPS").only(1, 2)[1]
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_rows_share_a_reference(kind, paths):
     X = PAIRS[kind](*paths)

@@ -76,8 +76,8 @@ class TupleRows(Sequence):
 
     def __getitem__(self, row):
         images = tuple(
-            read_image(image, f"The {name} in row {row} of X")
-            for name, image in zip(self.names, self.unopened(row), strict=True)
+            self.read(item[place], f"The {name} in row {row} of X")
+            for name, place in zip(names, self.places, strict=True)
         )
         sizes = [image.shape[:2] for image in images]
         if self.same_size and len(set(sizes)) > 1:
@@ -94,7 +94,8 @@ class TupleRows(Sequence):
 
     def same(self, row: int):
         """Give a key that rows share when their last image, the reference, is the same path or the same pixels."""
-        reference = self.unopened(row)[-1]
+        place = self.places[-1]
+        reference = self.unopened(row)[place]
         if isinstance(reference, str | os.PathLike):
             return _absolute(reference)
         pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[-1]} in row {row} of X"))
@@ -113,11 +114,20 @@ class TupleRows(Sequence):
 
 def check_images(X: Any) -> ImageRows:
     """X as rows of single images; see `read_image` for what an image may be.
+        self.read: Callable[[Any, str], np.ndarray] = read_image
+        self.places: Sequence[int] = range(len(names))
 
     Parameters
     ----------
     X : array (n, height, width, 3), or list, tuple, object array, pandas or polars Series of images
+    def only(self, *places: int) -> "TupleRows":
+        """Give the rows with the images at some places alone, so that the others are not opened."""
+        rows = copy.copy(self)
+        rows.places = [self.places[place] for place in places]
+        return rows
+
         The images; their sizes may differ in all but the first form. Also an array (n, height, width) of grey images,
+        item, names = self.unopened(row), [self.names[place] for place in self.places]
         a torch tensor (n, 3, height, width) or (n, height, width, 3), a data frame of one column, and an object array
         (n, 1).
 

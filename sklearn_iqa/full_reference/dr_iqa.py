@@ -182,7 +182,7 @@ class _Comparisons:
     """Rows (restored, another restored of the same scene)."""
 
     def __init__(self, rows, first, second):
-        self.rows, self.first, self.second = rows, first, second
+        self.rows, self.first, self.second = _only(rows, 0), first, second
 
     def __len__(self):
         return len(self.first)
@@ -195,17 +195,11 @@ class _Comparisons:
         return self.rows.number(self.first[i])
 
 
-class _WithoutPristine:
-    """Rows of training as `predict` takes them; those of one scene may have different references, so none is shared."""
-
-    def __init__(self, rows):
-        self.rows, self.number, self.same = rows, rows.number, rows.number
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, row):
-        return self.rows[row][:2]
+def _only(rows, *places: int):
+    """Give the rows with the images at some places of a tuple alone."""
+    if isinstance(rows, Subset):
+        return Subset(_only(rows.rows, *places), rows.members)
+    return rows.only(*places)
 
 
 class DRIQA(QualityRegressor):
@@ -411,12 +405,10 @@ class DRIQA(QualityRegressor):
         return check_tuples(X, names, type(self).__name__, self.same_size)
 
     def _rows(self, X):
-        rows = self._training_rows(X)
-        pairs = [rows.unopened(row)[:2] for row in range(len(rows))] if rows.names == TRIPLET else rows.items
-        return TupleRows(pairs, self.inputs, rows.method, rows.same_size)
+        return self._training_rows(X).only(0, 1)
 
     def _scores(self, rows):  # of rows held out in training
-        return super()._scores(_WithoutPristine(rows))
+        return super()._scores(_only(rows, 0, 1))
 
     def _stages_before(self, rows, targets, sample_weight):
         scenes: dict = {}
