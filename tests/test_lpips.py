@@ -284,6 +284,29 @@ def test_an_image_of_a_triplet_is_opened_once(tmp_path, monkeypatch):
 
 
 def files(triplets, folder):
+def test_both_pairs_of_a_triplet_are_opened_side_by_side(tmp_path, monkeypatch):
+    triplets, _ = judged(n=16)
+    X, opened = rows.check_tuples(files(triplets, tmp_path), perceptual.TRIPLET, "LPIPS"), []
+    both = perceptual._PairsOfTriplets(X)
+    read = rows.read_image
+    monkeypatch.setattr(rows, "read_image", lambda image, where: opened.append(where) or read(image, where))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(both.__getitem__, range(32)))
+    assert len(opened) == len(set(opened)) == 48
+    for number, (query, reference) in enumerate(found):
+        np.testing.assert_array_equal(query, triplets[number // 2][number % 2])
+        np.testing.assert_array_equal(reference, triplets[number // 2][2])
+    assert not both.opened
+
+
+def test_references_of_triplets_are_compared_once(monkeypatch):
+    triplets, share = judged()
+    digest, digests = rows.hashlib.sha1, []
+    monkeypatch.setattr(rows.hashlib, "sha1", lambda pixels: digests.append(1) or digest(pixels))
+    judge(LPIPS, early_stopping=True, validation_fraction=0.5).set_params(max_epochs=3).fit(triplets, share)
+    assert len(digests) == 8 + 4  # to hold out half of the rows, and to score these in all epochs
+
+
     """The same as paths."""
     paths = [tuple(folder / f"{row}_{place}.png" for place in range(3)) for row in range(len(triplets))]
     for triplet, names in zip(triplets, paths, strict=True):
@@ -424,6 +447,23 @@ def test_the_first_distance_is_that_of_the_first_query():
 
 
 def test_the_ranking_loss_is_the_cross_entropy_of_the_preference():
+@every_distance
+def test_training_on_triplets_encodes_the_reference_once(cls, monkeypatch):
+    estimator = judge(cls).initialize()
+    network, encoded = estimator.network_, []
+    module = perceptual._TripletDistances(network).train()
+    triplets = torch.rand(3, 3, 3, 32, 32) * 2 - 1
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # of dropout
+        expected = network(torch.cat([triplets[:, [0, 2]], triplets[:, [1, 2]]])).unflatten(0, (2, -1)).T
+        encode = network.net.forward
+        monkeypatch.setattr(network.net, "forward", lambda images: encoded.extend(images) or encode(images))
+        torch.manual_seed(0)
+        got = module(triplets)
+    assert len(encoded) == 9
+    torch.testing.assert_close(got, expected)
+
+
     torch.manual_seed(0)
     loss, distances = TwoAlternativeForcedChoiceLoss(), torch.rand(5, 2)
     share = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What estimators around a perceptual distance share: views, maps, and training on pairs or on judged triplets."""
 
+import functools
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, ClassVar
 
 import numpy as np
@@ -111,12 +114,12 @@ class PerceptualMixin:
         if count_images(X) != len(TRIPLET):
             return super().score(X, y, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
         check_is_fitted(self)
-        distances = self._distances(check_tuples(X, TRIPLET, type(self).__name__))
+        distances = self._distances(_PairsOfTriplets(check_tuples(X, TRIPLET, type(self).__name__)))
         return two_afc_score(y, *distances, sample_weight=sample_weight)
 
-    def _distances(self, triplets) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of triplets -> distances (n,) of the first and of the second query from the reference."""
-        first, second = self._scores(_PairsOfTriplets(triplets)).reshape(-1, 2).T
+    def _distances(self, rows: "_PairsOfTriplets") -> tuple[np.ndarray, np.ndarray]:
+        """Distances (n,) of the first and of the second query of each triplet from its reference."""
+        first, second = self._scores(rows).reshape(-1, 2).T
         return first, second
 
     def _held_out_score(self, rows, targets, held_out: np.ndarray, sample_weight) -> Callable[[], float]:
@@ -124,8 +127,8 @@ class PerceptualMixin:
             of_pairs = super()._held_out_score  # type: ignore[misc]  # of `QualityRegressor`
             return of_pairs(rows, targets, held_out, sample_weight)
         weight = None if sample_weight is None else sample_weight[held_out]
-        triplets, share = Subset(rows, held_out), targets[held_out]
-        return lambda: two_afc_score(share, *self._distances(triplets), sample_weight=weight)
+        pairs, share = _PairsOfTriplets(Subset(rows, held_out)), targets[held_out]
+        return lambda: two_afc_score(share, *self._distances(pairs), sample_weight=weight)
 
     def _rows(self, X):
         if count_images(X) == len(TRIPLET):
@@ -228,15 +231,26 @@ class _PairsOfTriplets:
 
     def __init__(self, triplets):
         self.triplets = triplets
-        self.last: tuple[int, Any] = (-1, None)  # both of its pairs are opened one behind the other
+        # Both pairs of a triplet are opened one behind the other, or side by side in threads: who comes first opens it
+        # for the other one.
+        self.opened: dict[int, Future] = {}
+        self.turn = threading.Lock()
+        self.keys = functools.cache(triplets.same)
 
     def __len__(self):
         return 2 * len(self.triplets)
 
     def __getitem__(self, i):
-        if self.last[0] != i // 2:
-            self.last = (i // 2, self.triplets[i // 2])
-        *queries, reference = self.last[1]
+        with self.turn:
+            opened = self.opened.pop(i // 2, None)
+            if comes_first := opened is None:
+                opened = self.opened[i // 2] = Future()
+        if comes_first:
+            try:
+                opened.set_result(self.triplets[i // 2])
+            except BaseException as error:  # whatever it is, the other one must not wait for ever
+                opened.set_exception(error)
+        *queries, reference = opened.result()
         return queries[i % 2], reference
 
     def number(self, i: int) -> int:
@@ -245,7 +259,7 @@ class _PairsOfTriplets:
 
     def same(self, i: int):
         """Give a key that triplets share when their references are equal."""
-        return self.triplets.same(i // 2)
+        return self.keys(i // 2)
 
 
 class _TripletDistances(nn.Module):
@@ -255,8 +269,8 @@ class _TripletDistances(nn.Module):
 
     def forward(self, triplets):
         first, second, reference = triplets.unbind(1)
-        pairs = torch.cat([torch.stack([first, reference], 1), torch.stack([second, reference], 1)])
-        return self.network(pairs).unflatten(0, (2, -1)).T  # (n, 2)
+        encoded = [torch.cat([one, one]) for one in self.network.encode_reference(reference)]
+        return self.network.compare(torch.cat([first, second]), encoded).unflatten(0, (2, -1)).T  # (n, 2)
 
 
 class NonNegativeHeads(skorch.callbacks.Callback):
