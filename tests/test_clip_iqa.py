@@ -366,7 +366,15 @@ def test_an_image_is_seen_once_and_once_mirrored(monkeypatch):
     assert len(IMAGES) < len(seen) <= 2 * len(IMAGES)
 
 
-def test_held_out_images_are_encoded_once(monkeypatch):
+
+def test_features_do_not_travel():
+    estimator = CLIPIQA(n_context=2, **TINY).fit(IMAGES, Y)
+    features = estimator.net_.module_.table.cpu().numpy()[0, 0].tobytes()
+    for carried in (pickle.dumps(estimator), pickle.dumps(copy.deepcopy(estimator))):
+        assert features not in carried
+
+
+def test_held_out_images_are_encoded_once(seen):
     recipe = {**TINY, "n_context": 2, "max_epochs": 6, "early_stopping": True, "validation_fraction": 0.5}
     estimator, seen = CLIPIQA(**recipe), []
     see = CLIPIQANetwork.maps
@@ -385,6 +393,15 @@ def test_each_pair_learns_its_own_vectors():
     estimator = CLIPIQA(**recipe).fit(IMAGES, y)
     assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
     assert estimator.score(IMAGES, y) == estimator.score(IMAGES, Y)
+def test_training_that_goes_on_encodes_new_images_alone(seen):
+    estimator = CLIPIQA(n_context=2, **TINY).partial_fit(IMAGES[:4], Y[:4])
+    seen.clear()
+    estimator.partial_fit(IMAGES[:4], Y[:4]).partial_fit(IMAGES[3::-1], Y[3::-1])
+    assert seen == []
+    estimator.partial_fit(IMAGES[2:], Y[2:])
+    assert sum(seen) == 2 * 2
+    table = estimator.net_.module_.table
+    torch.testing.assert_close(table, CLIPIQA(n_context=2, **TINY).fit(IMAGES[2:], Y[2:]).net_.module_.table)
     assert CLIPIQA(**recipe, attribute=1).fit(IMAGES, y).score(IMAGES, y) == pytest.approx(
         np.corrcoef(*np.argsort(np.argsort([Y[::-1], estimator.predict_attributes(IMAGES)[" / ".join(TWO[1])]])))[0, 1]
     )
@@ -496,12 +513,13 @@ def test_features_in_training_are_those_of_the_view():
     training = estimator._training_module(estimator.network_)
     pixels = estimator._views(IMAGES[0])[0]
     with torch.no_grad():
-        expected = estimator.network_.pool(estimator.network_.maps(torch.stack([pixels, pixels.flip(-1)])))
-        for _ in range(2):  # the second time from the cache
-            got = torch.stack([training.features(pixels), training.features(pixels.flip(-1))])
-            torch.testing.assert_close(got, expected)
-        assert not torch.allclose(*expected)
-        torch.testing.assert_close(training(got), estimator.network_.judge(got), rtol=0, atol=0)
+        for row, image in enumerate(IMAGES):
+            pixels = estimator._views(image)
+            for place, seen in ((2 * row, pixels), (2 * row + 1, pixels.flip(-1))):
+                features = estimator.network_.pool(estimator.network_.maps(seen))
+                torch.testing.assert_close(module.table.flatten(0, 1)[place][None], features)
+                torch.testing.assert_close(module(torch.tensor([place])), estimator.network_.judge(features))
+        assert not torch.allclose(module.table[:, 0], module.table[:, 1])
 
 
 def test_labels_are_probabilities_from_0_to_1():

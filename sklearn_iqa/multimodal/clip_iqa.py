@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-import xxhash
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
@@ -19,6 +18,8 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, pools_class_token, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
+from sklearn_iqa._base.rows import image_name
+from sklearn_iqa._base.training import Subset
 from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, WeightsFile, pyiqa_file
 
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
@@ -174,26 +175,30 @@ def _with_places(prompt: str, n_context: int) -> tuple[list[int], list[int]]:
     return tokens, places
 
 
-class PromptTraining(nn.Module):
-    """The network behind the image tower: the tower is frozen, so that its features are the same in every epoch."""
+class ImageTower(nn.Module):
+    """The part of the network that is frozen: normalised images (n, 3, height, width) -> features (n, d)."""
 
     def __init__(self, network: CLIPIQANetwork):
         super().__init__()
         self.network = network
         self.known: dict[bytes, torch.Tensor] = {}  # features by a digest of the pixels
 
-    def features(self, pixels):
-        """(3, height, width) -> features (d,) on the CPU."""
-        key = xxhash.xxh3_128_digest(pixels.numpy())
-        if key not in self.known:
-            image = pixels[None].to(self.network.clip.logit_scale.device)
-            with torch.no_grad():
-                self.known[key] = self.network.pool(self.network.maps(image))[0].cpu()
-        return self.known[key]
+    def forward(self, images):
+        return self.network.pool(self.network.maps(images))
 
-    def forward(self, image_features):
-        """Features (n, d) -> probabilities (n, k)."""
-        return self.network.judge(image_features)
+
+class PromptTraining(nn.Module):
+    """The network behind the image tower, with the features of all rows, which are the same in every epoch."""
+
+    def __init__(self, network: CLIPIQANetwork):
+        super().__init__()
+        self.network = network
+        self.names: list[str] = []  # of the images of the rows
+        self.table = torch.empty(0, 2, 0)  # features of each image and of its mirror image, (n_rows, 2, d)
+
+    def forward(self, places):
+        """Places (n,), two for each row of the table -> probabilities (n, k)."""
+        return self.network.judge(self.table.flatten(0, 1)[places])
 
 
 class CosineFall(Callback):
@@ -430,8 +435,41 @@ class CLIPIQA(QualityRegressor):
     def _views(self, image):
         return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)[None]
 
-    def _train_view(self, image):
-        return self.net_.module_.features(random_flip(self._views(image)[0]))
+    def _row_view(self, rows, members):
+        self._fill_table(rows, members)
+        return self._train_view
+
+    def _train_view(self, row):
+        """The row's place in the table of features, or that of its mirror image."""
+        return random_flip(torch.tensor([2 * row, 2 * row + 1]))[0]
+
+    def _fill_table(self, rows, members):
+        """Compute the features of all images, and of the mirror images of those that are trained on.
+
+        What an earlier call computed of the same images stays.
+        """
+        module, images = self.net_.module_, rows
+        while isinstance(images, Subset):
+            images = images.rows
+        numbers = [rows.number(row) for row in range(len(rows))]
+        names = [image_name(images.unopened(number), f"Row {number} of X")[0] for number in numbers]
+        trained = {names[row] for row in members}
+        known = dict(zip(module.names, module.table.cpu(), strict=True))
+
+        def is_known(name):
+            return name in known and not (name in trained and known[name][1].isnan().any())
+
+        def job(row):  # in threads
+            one = self._job(rows, row)
+            return one._replace(views=torch.cat([one.views, one.views.flip(-1)])) if names[row] in trained else one
+
+        missing = {name: row for row, name in enumerate(names) if not is_known(name)}.values()
+        jobs = prepared(job, missing, self._n_threads, RAISE)
+        found = infer(ImageTower(module.network), jobs, device=self.device_, precision=self.precision)
+        name = f"{type(self).__name__}, features"
+        for row, features in tqdm(found, total=len(missing), disable=not self.verbose, desc=name, unit="image"):
+            known[names[row]] = torch.cat([features, torch.full_like(features, torch.nan)])[:2]
+        module.names, module.table = names, torch.stack([known[name] for name in names]).to(self.device_)
 
     def _score(self, output):
         return self._of_attribute(output.double()).item()
