@@ -26,8 +26,9 @@ class Scaling(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor(LPIPS_SCALE).view(1, 3, 1, 1), persistent=False)
+        self.constants = tuple(shift), tuple(scale)
+        self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images):
         """(n, 3, h, w) -> (n, 3, h, w)."""
@@ -137,7 +138,7 @@ class PerceptualDistance(nn.Module):
         self, backbone: SlicedBackbone, n_channels: tuple[int, ...], *, scaled: bool = True, weighted: bool = True
     ):
         super().__init__()
-        self.scaling_layer = Scaling()
+        self.scaling_layer = Scaling(LPIPS_SHIFT, LPIPS_SCALE)
         self.scaled = scaled
         self.net = backbone
         self.heads = [f"lin{number}" for number in range(len(n_channels))] if weighted else []
@@ -232,6 +233,7 @@ class DISTSDistance(nn.Module):
     def __init__(self, backbone: SlicedBackbone, n_channels: tuple[int, ...]):
         super().__init__()
         self.net = backbone
+        self.normalize = Scaling(IMAGENET_MEAN, IMAGENET_STD)
         self.alpha, self.beta = (
             nn.Parameter(torch.normal(0.1, 0.01, (1, 3 + sum(n_channels), 1, 1))) for _ in range(2)
         )

@@ -95,7 +95,8 @@ class DBCNNNetwork(nn.Module):
 
     def __init__(self, features1: nn.Module, *, level: int, width: int, mean, std):
         super().__init__()
-        self.level, self.mean, self.std = level, mean, std
+        self.level = level
+        self.normalize = Scaling(mean, std)
         self.features1 = features1
         self.features2 = scnn_backbone()
         self.fc = Float32Linear(width * SCNN_WIDTHS[-1], 1)
@@ -104,7 +105,7 @@ class DBCNNNetwork(nn.Module):
 
     def bilinear(self, images):
         """Mean over positions of the products of each channel pair, one of each backbone: (n, c, 128)."""
-        own = normalize(images, self.mean, self.std)
+        own = self.normalize(images)
         (classes,) = self.features1.forward_intermediates(own, indices=[self.level], intermediates_only=True)
         classes = F.relu(classes)  # VGG ends with one; other backbones need it for the root in `features`
         distortions = self.features2(images)
