@@ -27,7 +27,7 @@ from sklearn_iqa._base.failures import RAISE, Failures, explained_memory, size_o
 from sklearn_iqa._base.images import check_min_size
 from sklearn_iqa._base.inference import Job, by_reference, infer
 from sklearn_iqa._base.pickling import PicklingMixin
-from sklearn_iqa._base.rows import check_images, check_tuples
+from sklearn_iqa._base.rows import KeptImages, check_images, check_tuples
 from sklearn_iqa._base.training import (
     DeadNetwork,
     EpochSeed,
@@ -258,6 +258,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     def _take_changes(self) -> None:
         """Let parameters that were changed since the network was built count, or refuse them."""
         now = self.get_params(deep=False)
+        rows.read = KeptImages()
         if changed := changed_parameters(self._built_from, now):
             carry_over(self.network_, self._network, changed, type(self).__name__)
             self._built_from = now

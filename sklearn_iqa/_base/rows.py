@@ -4,9 +4,11 @@
 Every sentence about a container that cannot be used is written here; those about one image are in `images`.
 """
 
+import copy
 import hashlib
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -16,10 +18,50 @@ from PIL import Image
 
 from sklearn_iqa._base.images import ACCEPTED, is_tensor, read_image
 
-__all__ = ["ImageRows", "TupleRows", "check_images", "check_tuples", "count_images", "image_name", "make_pairs"]
+__all__ = [
+    "ImageRows",
+    "KeptImages",
+    "TupleRows",
+    "check_images",
+    "check_tuples",
+    "count_images",
+    "image_name",
+    "make_pairs",
+]
 
 CONTAINERS = "a list of images or an array (n, height, width, 3)"
 N_LISTED = 6  # columns or keys that a sentence names
+
+
+class KeptImages:
+    """`read_image` that keeps what it decodes of files, until the kept images take so many bytes; made for training.
+
+    Epochs open every file again, and some stages cut many crops of one. Those that came first stay: where not all fit,
+    none would stay until its next turn if the latest ones did.
+
+    Parameters
+    ----------
+    n_bytes : int, default=2**28
+        Bound.
+    """
+
+    def __init__(self, n_bytes: int = 2**28):
+        self.n_bytes, self.images = n_bytes, dict[str, np.ndarray]()
+        self.lock = threading.Lock()
+
+    def __call__(self, image: Any, where: str) -> np.ndarray:
+        """Give an image as RGB."""
+        if not isinstance(image, str | os.PathLike):
+            return read_image(image, where)
+        path = _absolute(image)
+        opened = self.images.get(path)
+        if opened is None:
+            opened = read_image(image, where)
+            with self.lock:
+                if path not in self.images and opened.nbytes <= self.n_bytes:
+                    self.images[path] = opened
+                    self.n_bytes -= opened.nbytes
+        return opened
 
 
 class ImageRows(Sequence):
@@ -27,12 +69,13 @@ class ImageRows(Sequence):
 
     def __init__(self, items: Sequence | np.ndarray):
         self.items = items
+        self.read: Callable[[Any, str], np.ndarray] = read_image
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, row):
-        return read_image(self.unopened(row), f"Row {row} of X")
+        return self.read(self.unopened(row), f"Row {row} of X")
 
     def unopened(self, row: int) -> Any:
         """Give an image as it came."""
@@ -70,18 +113,27 @@ class TupleRows(Sequence):
 
     def __init__(self, items: Sequence | np.ndarray, names: tuple[str, ...], method: str, same_size: bool):
         self.items, self.names, self.method, self.same_size = items, names, method, same_size
+        self.read: Callable[[Any, str], np.ndarray] = read_image
+        self.places: Sequence[int] = range(len(names))
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def only(self, *places: int) -> "TupleRows":
+        """Give the rows with the images at some places alone, so that the others are not opened."""
+        rows = copy.copy(self)
+        rows.places = [self.places[place] for place in places]
+        return rows
+
     def __getitem__(self, row):
+        item, names = self.unopened(row), [self.names[place] for place in self.places]
         images = tuple(
             self.read(item[place], f"The {name} in row {row} of X")
             for name, place in zip(names, self.places, strict=True)
         )
         sizes = [image.shape[:2] for image in images]
         if self.same_size and len(set(sizes)) > 1:
-            listed = ", ".join(f"{name} {h} x {w}" for name, (h, w) in zip(self.names, sizes, strict=True))
+            listed = ", ".join(f"{name} {h} x {w}" for name, (h, w) in zip(names, sizes, strict=True))
             raise ValueError(
                 f"Row {row} of X holds images of different height x width ({listed}), but {self.method} compares pixel "
                 "by pixel; crop or resize them to one size."
@@ -98,11 +150,11 @@ class TupleRows(Sequence):
         reference = self.unopened(row)[place]
         if isinstance(reference, str | os.PathLike):
             return _absolute(reference)
-        pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[-1]} in row {row} of X"))
+        pixels = np.ascontiguousarray(read_image(reference, f"The {self.names[place]} in row {row} of X"))
         return pixels.shape, pixels.dtype.str, hashlib.sha1(pixels.data).hexdigest()
 
     def unopened(self, row: int) -> Sequence:
-        """Give the images of a row as they came."""
+        """Give all images of a row as they came."""
         item = self.items[row]
         if _group_size(item) != len(self.names):
             raise ValueError(
@@ -114,20 +166,11 @@ class TupleRows(Sequence):
 
 def check_images(X: Any) -> ImageRows:
     """X as rows of single images; see `read_image` for what an image may be.
-        self.read: Callable[[Any, str], np.ndarray] = read_image
-        self.places: Sequence[int] = range(len(names))
 
     Parameters
     ----------
     X : array (n, height, width, 3), or list, tuple, object array, pandas or polars Series of images
-    def only(self, *places: int) -> "TupleRows":
-        """Give the rows with the images at some places alone, so that the others are not opened."""
-        rows = copy.copy(self)
-        rows.places = [self.places[place] for place in places]
-        return rows
-
         The images; their sizes may differ in all but the first form. Also an array (n, height, width) of grey images,
-        item, names = self.unopened(row), [self.names[place] for place in self.places]
         a torch tensor (n, 3, height, width) or (n, height, width, 3), a data frame of one column, and an object array
         (n, 1).
 
