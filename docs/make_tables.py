@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Write what the documentation says about all public names, from the code: nobody keeps these lists by hand.
 
-Beside this file: `methods_table.inc`, `weights_table.inc`, `pyiqa_table.inc`, `api_members.rst` and `changes.inc`, none
-of them tracked.
+Beside this file, and not tracked: `methods_table.inc`, `weights_table.inc`, `pyiqa_table.inc`, `fine_tuning_table.inc`,
+`api_members.rst` and `changes.inc`.
 `generate.py` writes what is tracked: the README between its two marks, and `parity.csv`, to which tests add rows
 (`SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests`), sorted, of equal rows the one of largest error.
 """
@@ -22,6 +22,7 @@ DOCS = Path(__file__).parent
 PARITY = DOCS / "parity.csv"  # kit, what, largest absolute error, largest relative error, rtol, atol
 KITS = DOCS.parent / "tests" / "parity"
 README = DOCS.parent / "README.md"
+FINE_TUNING = DOCS.parent / "benchmarks" / "fine_tuning.json"
 NOTHING = r"\-"  # in a table
 MARKS = "<!-- methods: written by docs/generate.py -->", "<!-- end of methods -->"
 
@@ -244,6 +245,15 @@ def pyiqa_table() -> str:
     return list_table(header, rows)
 
 
+def fine_tuning_table() -> str:
+    """Rows of `benchmarks/fine_tuning.json`: what photographs of LIVE In the Wild teach in a few epochs."""
+    rows = []
+    for name, one in json.loads(FINE_TUNING.read_text(encoding="utf-8")).items():
+        epochs = " ".join(f"{value:.2f}" for value in one["srcc"])
+        rows.append([name, str(one["rows"]), epochs, f"{one['seconds'] / 60:.0f}", f"``{one['settings']}``"])
+    return list_table(["", "Photographs", "SRCC after each epoch", "Minutes an epoch", "Settings"], rows)
+
+
 def api_members(classes: list[type]) -> str:
     """The API page's sections: the public import paths, then one page for each public class and function."""
     sections: dict[str, list[str]] = {}
@@ -354,6 +364,7 @@ def main() -> None:
         ("methods_table.inc", methods_table(classes)),
         ("weights_table.inc", weights_table(classes)),
         ("pyiqa_table.inc", pyiqa_table()),
+        ("fine_tuning_table.inc", fine_tuning_table()),
         ("api_members.rst", api_members(classes)),
         ("changes.inc", changes()),
     ):
