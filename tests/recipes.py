@@ -110,9 +110,8 @@ def recorded():
 
         def iterator(data, *args, **kwargs):
             loader = make_iterator(data, *args, **kwargs)
-            sampler = loader.batch_sampler
-            if not getattr(sampler, "recorded", False):
-                loader = torch.utils.data.DataLoader(data, batch_sampler=_Noted(sampler, phase.rows))
+            if not getattr(loader.batch_sampler, "recorded", False):
+                loader.batch_sampler = _Noted(loader.batch_sampler, phase.rows)
             return loader
 
         net.iterator_train = iterator

@@ -177,7 +177,7 @@ def test_bad_files_become_rows_in_their_place(folders, tmp_path):
 
 @needs_lite0
 def test_default_model(folders, monkeypatch):
-    result = run("score", "Default", folders / "clean", "nowhere.png", "--batch-size", 2)
+    result = run("score", "Default", folders / "clean", "nowhere.png", "--jobs", 2)
     assert (result.exit_code, list(table(result)[0])) == (3, ["image", "score", "error"])
     rows = table(result)
     paths = [row["image"] for row in rows[:3]]
@@ -214,7 +214,7 @@ def test_method_without_reference_with_a_weights_file_and_parameters(folders, tm
     nima.save_weights(tmp_path / "nima.safetensors")
     settings = [word for name, value in parameters.items() for word in ("--set", f"{name}={value}")]
     a = folders / "noisy" / "a.png"
-    result = run("score", "nima", a, *settings, "--weights", tmp_path / "nima.safetensors", "--batch-size", 1)
+    result = run("score", "nima", a, *settings, "--weights", tmp_path / "nima.safetensors", "--jobs", 1)
     assert result.stderr == ""
     assert result.stdout.splitlines()[0] == "image,score,error"
     (row,) = table(result)
@@ -316,7 +316,7 @@ def test_unknown_parameter_lists_the_accepted():
     line = one_line(run("score", "stlpips", "a.png", "--reference", "b.png", "--set", "nett=vgg"), status=2)
     assert "'nett'" in line
     listed = line.partition("it takes ")[2].rstrip(".\n").split(", ")
-    others = {"weights", "device", "batch_size", "verbose"}  # options of their own, or none
+    others = {"weights", "device", "n_jobs", "verbose"}  # options of their own, or none
     assert set(listed) == set(sklearn_iqa.STLPIPS().get_params()) - others
     assert "NAME=VALUE" in one_line(run("score", "stlpips", "a.png", "--set", "net"), status=2)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """CLIP-IQA: the official numbers, prompts encoded once, words that are learned, prompts in a search."""
 
+import copy
+import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import kits
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import recipes
 import torch
 from held_out import levels
+from PIL import Image
 from sentences import one_sentence
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils._param_validation import InvalidParameterError
 from torch.nn import functional as F
 
 from sklearn_iqa import CLIPIQA, LIQE
+from sklearn_iqa._base import rows
 from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn import clip_backbones, clip_text
 from sklearn_iqa._weights import state_dicts
@@ -358,13 +361,39 @@ def test_clip_itself_does_not_change():
     assert [name for name in after if not torch.equal(after[name], before[name])] == ["contexts.0"]
 
 
-def test_an_image_is_seen_once_and_once_mirrored(monkeypatch):
-    estimator, seen = CLIPIQA(n_context=2, max_epochs=8, **TINY), []
-    see = CLIPIQANetwork.maps
-    monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: seen.append(len(images)) or see(self, images))
-    estimator.fit(IMAGES, Y)
-    assert len(IMAGES) < len(seen) <= 2 * len(IMAGES)
+@pytest.fixture
+def seen(monkeypatch):
+    """Numbers of images in the passes of the image tower."""
+    numbers, see = [], CLIPIQANetwork.maps
+    monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: numbers.append(len(images)) or see(self, images))
+    return numbers
 
+
+def test_an_image_is_seen_once_and_once_mirrored(seen):
+    CLIPIQA(n_context=2, max_epochs=8, **TINY).fit(IMAGES, Y)
+    assert sum(seen) == 2 * len(IMAGES)
+
+
+@pytest.mark.parametrize("weight", [None, [1, 0, 2, 1, 1, 1]])
+def test_images_are_opened_once_in_all_epochs(weight, tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(len(IMAGES))]
+    for path, image in zip(paths, IMAGES, strict=True):
+        Image.fromarray(image).save(path)
+    opened, read = [], rows.read_image
+    monkeypatch.setattr(rows, "read_image", lambda image, where: opened.append(image) or read(image, where))
+    CLIPIQA(n_context=2, max_epochs=8, **TINY).fit(paths, Y, weight)
+    assert sorted(opened) == [path for row, path in enumerate(paths) if weight is None or weight[row] > 0]
+
+
+def test_training_that_goes_on_encodes_new_images_alone(seen):
+    estimator = CLIPIQA(n_context=2, **TINY).partial_fit(IMAGES[:4], Y[:4])
+    seen.clear()
+    estimator.partial_fit(IMAGES[:4], Y[:4]).partial_fit(IMAGES[3::-1], Y[3::-1])
+    assert seen == []
+    estimator.partial_fit(IMAGES[2:], Y[2:])
+    assert sum(seen) == 2 * 2
+    table = estimator.net_.module_.table
+    torch.testing.assert_close(table, CLIPIQA(n_context=2, **TINY).fit(IMAGES[2:], Y[2:]).net_.module_.table)
 
 
 def test_features_do_not_travel():
@@ -376,12 +405,9 @@ def test_features_do_not_travel():
 
 def test_held_out_images_are_encoded_once(seen):
     recipe = {**TINY, "n_context": 2, "max_epochs": 6, "early_stopping": True, "validation_fraction": 0.5}
-    estimator, seen = CLIPIQA(**recipe), []
-    see = CLIPIQANetwork.maps
-    monkeypatch.setattr(CLIPIQANetwork, "maps", lambda self, images: seen.append(len(images)) or see(self, images))
-    estimator.fit(IMAGES, Y)
+    estimator = CLIPIQA(**recipe).fit(IMAGES, Y)
     # The half that is trained on also mirrored, the other half as it is.
-    assert sum(seen) <= len(IMAGES) // 2 * 2 + len(IMAGES) // 2
+    assert sum(seen) == len(IMAGES) // 2 * 2 + len(IMAGES) // 2
     _, held_out = hold_out(estimator._rows(IMAGES), 0.5, estimator._drawn_seed())
     best = srcc(np.asarray(Y)[held_out], estimator.predict([IMAGES[row] for row in held_out]))
     assert max(estimator.validation_scores_) == pytest.approx(best, abs=1e-12)
@@ -393,15 +419,6 @@ def test_each_pair_learns_its_own_vectors():
     estimator = CLIPIQA(**recipe).fit(IMAGES, y)
     assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
     assert estimator.score(IMAGES, y) == estimator.score(IMAGES, Y)
-def test_training_that_goes_on_encodes_new_images_alone(seen):
-    estimator = CLIPIQA(n_context=2, **TINY).partial_fit(IMAGES[:4], Y[:4])
-    seen.clear()
-    estimator.partial_fit(IMAGES[:4], Y[:4]).partial_fit(IMAGES[3::-1], Y[3::-1])
-    assert seen == []
-    estimator.partial_fit(IMAGES[2:], Y[2:])
-    assert sum(seen) == 2 * 2
-    table = estimator.net_.module_.table
-    torch.testing.assert_close(table, CLIPIQA(n_context=2, **TINY).fit(IMAGES[2:], Y[2:]).net_.module_.table)
     assert CLIPIQA(**recipe, attribute=1).fit(IMAGES, y).score(IMAGES, y) == pytest.approx(
         np.corrcoef(*np.argsort(np.argsort([Y[::-1], estimator.predict_attributes(IMAGES)[" / ".join(TWO[1])]])))[0, 1]
     )
@@ -497,21 +514,12 @@ def test_own_vectors_are_all_learned():
 
 def test_training_sees_whole_images_of_which_half_are_mirrored():
     estimator = CLIPIQA(**TINY, n_context=4).initialize()
-    estimator.net_ = SimpleNamespace(module_=SimpleNamespace(features=lambda pixels: pixels))
-    maps = recipes.coordinate_maps(estimator._train_view, 40, 48, n=200)
-    mirrored = maps[:, 0, 0] < 0
-    assert abs(mirrored.sum() - 100) < 36  # 5 deviations of a binomial count of 200 draws
-    as_they_are, turned = np.array([[1, 0, 0], [0, 1, 0]]), np.array([[-1, 0, 47], [0, 1, 0]])
-    np.testing.assert_allclose(maps[~mirrored], np.broadcast_to(as_they_are, maps[~mirrored].shape), atol=0.2)
-    np.testing.assert_allclose(maps[mirrored], np.broadcast_to(turned, maps[mirrored].shape), atol=0.2)
-    white = estimator._train_view(np.full((40, 48, 3), 255, np.uint8)).mean((1, 2))
+    places = [int(estimator._train_view(3)) for _ in range(200)]
+    assert set(places) == {6, 7}
+    assert abs(places.count(7) - 100) < 36  # 5 deviations of a binomial count of 200 draws
+    module = estimator.fit(IMAGES, Y).net_.module_
+    white = estimator._views(np.full((40, 48, 3), 255, np.uint8))[0].mean((1, 2))
     torch.testing.assert_close(white, (1 - torch.tensor(clip_text.CLIP_MEAN)) / torch.tensor(clip_text.CLIP_STD))
-
-
-def test_features_in_training_are_those_of_the_view():
-    estimator = CLIPIQA(**TINY, n_context=4).initialize()
-    training = estimator._training_module(estimator.network_)
-    pixels = estimator._views(IMAGES[0])[0]
     with torch.no_grad():
         for row, image in enumerate(IMAGES):
             pixels = estimator._views(image)

@@ -8,6 +8,7 @@ import copy
 import functools
 import inspect
 import json
+import os
 import pickle
 import random
 import re
@@ -40,6 +41,7 @@ from sklearn_adaptor import TableRegressor, TableTransformer
 
 import sklearn_iqa
 from sklearn_iqa._base import training
+from sklearn_iqa._base.estimator import ImageEstimator
 from sklearn_iqa._base.parameters import SequenceOf
 from sklearn_iqa.metrics import srcc
 
@@ -86,10 +88,10 @@ every_early_stopper = pytest.mark.parametrize("name", EARLY_STOPPERS)
 
 
 def tiny(name, **parameters):
-    """Give an estimator in its tiny configuration, seeded, on the CPU."""
+    """Give an estimator in its tiny configuration, seeded; on the CPU unless the environment says otherwise."""
     cls = getattr(sklearn_iqa, name)
     seed = {"random_state": 0} if "random_state" in inspect.signature(cls).parameters else {}
-    return cls(**{**TINY[name], "device": "cpu", **seed, **parameters})
+    return cls(**{**TINY[name], "device": os.environ.get("SKLEARN_IQA_TEST_DEVICE", "cpu"), **seed, **parameters})
 
 
 def compares(name):
@@ -189,7 +191,8 @@ EXPECTED_FAILURES = {
 
 def adapted(name):
     adaptor = TableRegressor if name in REGRESSORS else TableTransformer
-    return adaptor(tiny(name, batch_size=64))  # large batches for the checks with 200 rows
+    large = {"batch_size": 64} if name in _with("batch_size") else {}  # for the checks with 200 rows
+    return adaptor(tiny(name, **large))
 
 
 def expected_failures(estimator):
@@ -412,12 +415,33 @@ def test_output_depends_on_no_other_row(name):
     np.testing.assert_allclose(alone, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", _with("batch_size"))
-@pytest.mark.parametrize("batch_size", [1, 5])
-def test_output_does_not_depend_on_batch_size(name, batch_size):
-    other = copy.deepcopy(fitted(name)).set_params(batch_size=batch_size)
+@every_estimator
+def test_nothing_depends_on_n_jobs(name):
     X = rows(name)
-    np.testing.assert_allclose(output(other, X), output(fitted(name), X), rtol=1e-5, atol=1e-5)
+    for n_jobs in (2, 5):
+        other = copy.deepcopy(fitted(name)).set_params(n_jobs=n_jobs)
+        np.testing.assert_array_equal(output(other, X), output(fitted(name), X))
+        assert_equal_outputs(tiny(name, n_jobs=n_jobs).fit(X, MOS), fitted(name), X)
+
+
+@pytest.mark.parametrize("name", _with("precision"))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_shorter_numbers_keep_scores_in_float32(name, precision):
+    X = rows(name)
+    other = copy.deepcopy(fitted(name)).set_params(precision=precision)
+    found, expected = output(other, X), output(fitted(name), X)
+    assert not np.array_equal(found, expected)
+    spread = np.std(expected)
+    if name != "KNNGIQA":  # images of the bank itself, whose distance to it is 0
+        assert np.abs(found - expected).max() < max(0.1 * np.abs(expected).max(), spread)
+    trained = tiny(name, precision=precision).fit(X, MOS)
+    assert np.isfinite(output(trained, X)).all()
+    if hasattr(trained, "network_"):
+        kinds = {tensor.dtype for tensor in trained.network_.state_dict().values() if tensor.is_floating_point()}
+        assert kinds <= {torch.float32, torch.float64}
+    if name in REGRESSORS:  # what a head in short numbers gives is one of these
+        raw = torch.tensor([other._score(one) for _, one in other._infer(other._rows(X))])
+        assert not torch.equal(raw, raw.to(getattr(torch, precision)).double())
 
 
 # SRIF has no network; test_srif.py counts the features that it computes.
@@ -902,7 +926,14 @@ def test_partial_fit_goes_on_exactly(name):
         in_steps.partial_fit(X, MOS)
     assert in_steps.n_iter_ == at_once.n_iter_ == 4
     assert in_steps.loss_curve_ == at_once.loss_curve_
+    take_exact_line(in_steps, at_once)
     assert_equal_outputs(in_steps, at_once, X)
+
+
+def take_exact_line(in_steps, at_once):
+    """Give the line of `fit` to what ends `partial_fit` with that of its steps."""
+    if type(in_steps)._finish_epoch is not ImageEstimator._finish_epoch:
+        in_steps.label_scale_ = at_once.label_scale_
 
 
 @every_warm_starter
@@ -914,6 +945,7 @@ def test_warm_start_goes_on(name):
     for _ in range(4):
         by_hand.partial_fit(X, MOS)
     assert estimator.n_iter_ == 4
+    take_exact_line(by_hand, estimator)
     assert_equal_outputs(estimator, by_hand, X)
     assert estimator.set_params(warm_start=False).fit(X, MOS).n_iter_ == 2
 
@@ -930,12 +962,6 @@ def test_training_goes_on_after_a_journey(name):
 @every_trained
 def test_interruption_leaves_a_usable_estimator(name, monkeypatch):
     estimator = tiny(name, max_epochs=3)
-def take_exact_line(in_steps, at_once):
-    """Give the line of `fit` to what ends `partial_fit` with that of its steps."""
-    if type(in_steps)._finish_epoch is not ImageEstimator._finish_epoch:
-        in_steps.label_scale_ = at_once.label_scale_
-
-
     original, calls = type(estimator)._train_view, []
 
     def interrupt(self, x):

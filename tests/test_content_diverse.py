@@ -195,6 +195,16 @@ def test_l2_pool_of_constants():
     assert pooled[0, 0, 0, 0].item() == pytest.approx(2 * 0.75)
 
 
+@pytest.mark.parametrize("distance", ["dists", "lpips"])
+def test_a_pass_copies_nothing_to_the_device(distance, monkeypatch):
+    network = ContentDiverseIQA(distance=distance, net="squeeze", backbone_weights=None).initialize().network_
+    pairs_of_noise = torch.rand(2, 2, 3, 32, 32)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    with torch.inference_mode():
+        assert network(pairs_of_noise).shape == (2,)
+
+
 def test_unit_of_labels_does_not_matter():
     for pair_loss, ends in (("bce", (1, 5)), ("ranking", (1, 5)), ("mse", (0, 1)), ("elo", (20, 70))):
         estimator = ContentDiverseIQA(pair_loss=pair_loss)
@@ -362,6 +372,23 @@ def test_pearson_is_behind_a_curve_from_five_rows_on():
         on_curve = 1 - content_diverse.pearson(content_diverse.on_logistic(distances, mos), mos).item()
         assert loss == pytest.approx(on_curve if fitted else plain, abs=1e-6)
         assert abs(on_curve - plain) > 1e-3
+
+
+def test_a_batch_is_read_from_the_device_once_and_only_where_a_curve_is_fitted(monkeypatch):
+    options = {"correlation_error": "abs", "temperature": 0.1, "margin": 0.2}
+    make = content_diverse.ContentDiverseLoss
+    copy, copies = torch.Tensor.cpu, []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor.shape) or copy(tensor))
+    distances, mos = torch.rand(2, 8, generator=torch.Generator().manual_seed(0))
+    make("bce", (1, 1, 1, 1), logistic=True, **options)(distances, mos)
+    assert copies == [(2, 8)]
+    for weights, logistic in (((1, 1, 1, 1), False), ((1, 0, 1, 1), True)):
+        loss = make("bce", weights, logistic=logistic, **options)
+        on_meta = torch.rand(2, 8, device="meta")  # whose numbers cannot be read
+        loss(*on_meta)
+        once, again = (make("bce", weights, logistic=one, **options) for one in (logistic, False))
+        torch.testing.assert_close(once(distances, mos), again(distances, mos), rtol=0, atol=0)
+    assert len(copies) == 1
 
 
 @pytest.mark.parametrize(("distance", "n_heads"), [("lpips", 7), ("lpips-l2pool", 7), ("dists", 0)])

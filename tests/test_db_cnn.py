@@ -230,6 +230,14 @@ def test_other_backbones_give_maps_of_stride_16(backbone):
     assert np.isfinite(estimator.predict([picture(64, 96)])).all()
 
 
+def test_a_pass_copies_nothing_to_the_device(small, monkeypatch):
+    images = torch.rand(2, 3, 64, 64)
+    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
+    with torch.inference_mode():
+        assert small.network_(images).shape == (2,)
+
+
 def test_each_backbone_sees_its_own_normalisation(monkeypatch):
     # tf_efficientnet_lite0 was trained with mean and deviation 0.5 (timm's description of it).
     network = DBCNN(**{**SMALL, "backbone": "tf_efficientnet_lite0"}).initialize().network_

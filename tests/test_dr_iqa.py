@@ -10,6 +10,8 @@ from recipes import recorded
 from torch import nn
 
 from sklearn_iqa import DRIQA, make_pairs
+from sklearn_iqa._base import rows
+from sklearn_iqa._base.training import Subset
 from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.distortions import distort
@@ -197,8 +199,6 @@ def test_early_stopping_scores_beside_the_degraded_reference(triplets):
     np.testing.assert_allclose(held_out, estimator.predict(X), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["comparison_epochs", "distillation_weight", "weight_decay"])
-def test_negative_numbers_are_refused(name):
 def files(triplets, folder):
     """The same as paths, images that are shared under one name."""
     names = {id(image): folder / f"{number}.png" for number, image in enumerate(one for row in triplets for one in row)}
@@ -243,6 +243,8 @@ def test_a_degraded_image_that_rows_share_is_encoded_once(triplets, monkeypatch)
     assert len(encoded) == 2
 
 
+@pytest.mark.parametrize("name", ["comparison_epochs", "distillation_weight", "weight_decay"])
+def test_negative_numbers_are_refused(name):
     with pytest.raises(ValueError, match=rf"'{name}' parameter of DRIQA must be an? (int|float) in the range \[0"):
         DRIQA(**TINY, **{name: -1}).initialize()
 

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Inference: references that rows share run through a network once, in bounded memory, with unchanged scores."""
 
+import contextlib
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sklearn_iqa import LPIPS, make_pairs
-from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa import LPIPS, NIMA, make_pairs
+from sklearn_iqa._base import inference
+from sklearn_iqa._base.inference import PIXELS_PER_PASS, Job, infer
 
 
 class Difference(nn.Module):
@@ -31,29 +35,29 @@ class Difference(nn.Module):
 
 def jobs(references, n_views=1):
     """One job per entry; views of row i hold the number i beside the number of their reference."""
-    made = []
     for row, reference in enumerate(references):
         views = torch.zeros(n_views, 2, 3, 4, 4)
         views[:, 0] += row
         views[:, 1] += reference
-        made.append(Job(row, views, reference))
-    return made
+        yield Job(row, views, reference)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("views_per_pass", [1, 2, 3, 100])
 @pytest.mark.parametrize("n_views", [1, 5])
-def test_shared_references_are_encoded_once(batch_size, n_views):
+def test_shared_references_are_encoded_once(views_per_pass, n_views, monkeypatch):
+    monkeypatch.setitem(PIXELS_PER_PASS, "cpu", 2 * 4 * 4 * views_per_pass)
     references = [7, 7, 7, 7, 3, 3, 9]
     network = Difference()
-    found = dict(infer(network, jobs(references, n_views), batch_size=batch_size, device=torch.device("cpu")))
+    found = dict(infer(network, jobs(references, n_views), device=torch.device("cpu")))
     assert network.n_encoded == 3 * n_views
     for row, reference in enumerate(references):
         torch.testing.assert_close(found[row], torch.full((n_views,), float(row - reference)))
 
 
-def test_only_the_last_reference_is_kept():
+def test_only_the_last_reference_is_kept(monkeypatch):
     network = Difference()
-    list(infer(network, jobs([1, 2, 1, 2]), batch_size=1, device=torch.device("cpu")))
+    monkeypatch.setitem(PIXELS_PER_PASS, "cpu", 1)  # one view at a time
+    list(infer(network, jobs([1, 2, 1, 2]), device=torch.device("cpu")))
     assert network.n_encoded == 4
 
 
@@ -72,3 +76,47 @@ def test_predict_brings_rows_of_one_reference_together(monkeypatch):
     monkeypatch.setattr(lpips.network_, "encode_reference", counted)
     np.testing.assert_allclose(lpips.predict(X), alone, rtol=1e-5)
     assert sum(n_encoded) == 6 + 3  # LPIPS encodes queries in the same way
+
+
+def test_compile_runs_what_torch_makes_of_the_network(monkeypatch):
+    calls = []
+
+    def compiled(function, *args, **kwargs):
+        def run(*inputs):
+            calls.append(function.__name__)
+            return function(*inputs)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    pairs = make_pairs(images, images[::-1].copy())
+    lpips = LPIPS(net="squeeze", backbone_weights=None, random_state=0, device="cpu").initialize()
+    expected = lpips.predict(pairs)
+    np.testing.assert_array_equal(lpips.set_params(compile=True).predict(pairs), expected)
+    assert set(calls) == {"encode_reference", "compare"}
+    copied = copy.deepcopy(lpips)
+    calls.clear()
+    np.testing.assert_array_equal(copied.set_params(compile=False).predict(pairs), expected)
+    np.testing.assert_array_equal(lpips.set_params(compile=False).predict(pairs), expected)
+    assert calls == []
+    nima = NIMA(backbone="test_resnet", backbone_weights=None, random_state=0, device="cpu", compile=True).initialize()
+    nima.predict(images)
+    assert calls == ["_call_impl"]
+
+
+def test_a_gpu_gets_its_next_pass_before_its_outputs_are_waited_for(monkeypatch):
+    order = []
+
+    class Noting(nn.Module):
+        def forward(self, images):
+            order.append("pass")
+            return images.mean((1, 2, 3, 4))
+
+    monkeypatch.setitem(PIXELS_PER_PASS, "cuda", 1)  # one view at a time
+    monkeypatch.setattr(Job, "pinned", lambda self, device: self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *args, **kwargs: self)  # there may be no GPU here
+    monkeypatch.setattr(inference, "computing", lambda *args: contextlib.nullcontext())
+    for name, output in infer(Noting(), jobs([0, 1, 2]), device=torch.device("cuda")):
+        order.append((name, output.item()))
+    assert order == ["pass", "pass", (0, 0.0), "pass", (1, 1.0), (2, 2.0)]

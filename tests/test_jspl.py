@@ -202,9 +202,11 @@ def test_worked_numbers_of_the_classifier():
 
 
 def test_sure_classifier_costs_no_infinity():
-    h = torch.tensor([0.0, 1.0], requires_grad=True)
-    losses = positive_unlabelled_losses(h, 1 - h.detach())
+    h = torch.tensor([0.0, 1.0, 1.0, 0.0], requires_grad=True)
+    losses = positive_unlabelled_losses(h, torch.tensor([True, True, False, False]))
     assert torch.isfinite(torch.stack(losses)).all()
+    torch.stack(losses).sum().backward()
+    assert h.grad.isfinite().all()
     # clamped to 1e-6: half of the labelled ones cost -ln 1e-6
     assert losses[0].item() == pytest.approx(-math.log(1e-6) / 2, rel=1e-3)
 
@@ -261,8 +263,6 @@ def test_total_is_the_sum_of_its_parts():
     assert loss(JudgedScores(*(one[:3] for one in output)), target[:3]).item() == pytest.approx(0.0125, rel=1e-5)
 
 
-# Recipe ---------------------------------------------------------------------------------------------------------------
-
 def row_by_row(output, target, pseudo, *, threshold, unlabelled_weight, decay, pu_weights):
     """The loss of a batch, one row after the other; changes the dict of pseudo scores."""
     errors, unknown_errors, cross, entropies, unlabelled = [], [], [], [], []
@@ -317,6 +317,8 @@ def test_the_loss_never_waits_for_the_device():
     loss(output, torch.rand(6, 2, device="meta")).backward()
     assert output.score.grad.shape == output.positive.grad.shape == (6,)
 
+
+# Recipe ---------------------------------------------------------------------------------------------------------------
 
 
 def training_set(y, sample_weight=None):
@@ -444,10 +446,10 @@ def test_without_unlabelled_rows_it_is_supervised(monkeypatch):
         assert torch.equal(tensor, classifier[name])
 
     class SquaredError(torch.nn.MSELoss):
-        def forward(self, output, target):
-            return super().forward(output.score, target[:, 0])
         pseudo = torch.empty(0)
 
+        def forward(self, output, target):
+            return super().forward(output.score, target[:, 0])
 
     monkeypatch.setattr(JSPL, "_loss", lambda self: SquaredError())
     plain = JSPL(**SMALL, batch_size=4, max_epochs=3, lr=1e-2).fit(X, y)

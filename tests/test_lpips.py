@@ -4,6 +4,7 @@
 import dataclasses
 import pickle
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import kits
 import numpy as np
@@ -283,7 +284,6 @@ def test_an_image_of_a_triplet_is_opened_once(tmp_path, monkeypatch):
     assert len(opened) == len(set(opened)) == 9
 
 
-def files(triplets, folder):
 def test_both_pairs_of_a_triplet_are_opened_side_by_side(tmp_path, monkeypatch):
     triplets, _ = judged(n=16)
     X, opened = rows.check_tuples(files(triplets, tmp_path), perceptual.TRIPLET, "LPIPS"), []
@@ -307,6 +307,7 @@ def test_references_of_triplets_are_compared_once(monkeypatch):
     assert len(digests) == 8 + 4  # to hold out half of the rows, and to score these in all epochs
 
 
+def files(triplets, folder):
     """The same as paths."""
     paths = [tuple(folder / f"{row}_{place}.png" for place in range(3)) for row in range(len(triplets))]
     for triplet, names in zip(triplets, paths, strict=True):
@@ -446,7 +447,6 @@ def test_the_first_distance_is_that_of_the_first_query():
     assert (np.abs(np.subtract(*np.transpose(expected))) > 1e-4).all()
 
 
-def test_the_ranking_loss_is_the_cross_entropy_of_the_preference():
 @every_distance
 def test_training_on_triplets_encodes_the_reference_once(cls, monkeypatch):
     estimator = judge(cls).initialize()
@@ -464,6 +464,7 @@ def test_training_on_triplets_encodes_the_reference_once(cls, monkeypatch):
     torch.testing.assert_close(got, expected)
 
 
+def test_the_ranking_loss_is_the_cross_entropy_of_the_preference():
     torch.manual_seed(0)
     loss, distances = TwoAlternativeForcedChoiceLoss(), torch.rand(5, 2)
     share = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0])

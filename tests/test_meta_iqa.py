@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """MetaIQA: parity with the official code, tasks and their two levels, the prior alone, the recipe, and learning."""
 
+import itertools
 import pickle
 
 import kits
@@ -87,8 +88,8 @@ def one_task(rows, dtype):
     images = kits.images(0)
     places = ((0, 0, 0), (0, 100, 100), (1, 50, 30), (1, 200, 300), (0, 150, 10), (0, 20, 300), (1, 300, 100))
     crops = [images[i][y : y + 64, x : x + 64] for i, y, x in (*places, (1, 10, 10))]
-    target = torch.zeros(1, 8, 4, dtype=dtype)
-    target[0, :, 0] = torch.tensor([0.1, 0.4, 0.6, 0.9, 0.2, 0.3, 0.7, 0.8])[rows]
+    target = torch.zeros(8, 4, dtype=dtype)
+    target[:, 0] = torch.tensor([0.1, 0.4, 0.6, 0.9, 0.2, 0.3, 0.7, 0.8])[rows]
     names = [name for name, _ in estimator.network_.named_parameters()]
     learner, losses = MetaLearner(estimator.network_, n_support=4, per_update=5), []
 
@@ -99,7 +100,7 @@ def one_task(rows, dtype):
 
     params = {"optimizer__param_groups": [("network.net.*", {"lr": 1e-2})]}
     net = estimator._net(learner, KeepLosses(), 1e-4, params)
-    net.train_step((torch.stack([normalized(crops[row]) for row in rows])[None].to(dtype), target))
+    net.train_step((torch.stack([normalized(crops[row]) for row in rows]).to(dtype), target))
     return [loss.item() for loss in losses], dict(zip(names, learner.update, strict=True))
 
 
@@ -177,7 +178,6 @@ def meta_training(estimator, X, y, sample_weight=None, **labels):
     return list(estimator._stages_before(rows, targets, sample_weight))
 
 
-def test_a_visit_splits_one_distortion(small_set):
 def episodes(stage):
     """Of the images of all episodes of a stage the first target, the row, and kind and level of the distortion."""
     lengths, draw = (stage.net_params[f"iterator_train__{name}"] for name in ("lengths", "draw"))
@@ -186,6 +186,7 @@ def episodes(stage):
     return np.stack([first, stage.rows.members[places], kind, level], axis=-1)
 
 
+def test_a_visit_splits_one_distortion(small_set):
     X, y = small_set
     kinds = np.array(["jpeg", "blur", "noise"] * 4)
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 7}), X, y, distortion=kinds)
@@ -194,9 +195,9 @@ def episodes(stage):
     drawn = episodes(stage)
     assert drawn.shape == (25, 5, 4)  # 7 epochs * 3 tasks, up to a multiple of 5
     splits = set()
-    for quality, row, kind, level in np.moveaxis(stage.targets, -1, 1):
+    for quality, row, kind, level in np.moveaxis(drawn, -1, 1):
         row = row.astype(int)
-        np.testing.assert_allclose(quality, (y[row] - 1) / 4, atol=1e-12)  # 1..5 -> 0..1
+        np.testing.assert_array_equal(quality, ((y[row] - 1) / 4).astype(np.float32))  # 1..5 -> 0..1
         assert len(set(kinds[row])) == 1
         assert len(set(row[:3])) == 3
         assert row[3] == row[4] not in row[:3]
@@ -246,10 +247,9 @@ def test_without_labels_tasks_are_made(small_set):
     assert (kind == kind[:, :1]).all()
     np.testing.assert_allclose(quality, 1.1 - 0.2 * level)  # 0.9, 0.7, 0.5, 0.3, 0.1
     # 60 images of each kind, 48 for support in visits of 6: 8 visits to 25 tasks.
-    assert len(stage.targets) == 200
+    assert len(quality) == 200
     bright = DISTORTIONS.index("brighten")
-    task = np.array([[0, 0, bright, 1], [0, 0, bright, 5]] * 5, dtype=float)
-    views = stage.view(None, task)
+    views = torch.stack([stage.view(X[0], np.array([0.0, bright, level, 0])) for level in (1, 5) * 5])
     assert views.shape == (10, 3, 32, 32)
     assert (views[1::2].mean((1, 2, 3)) > views[::2].mean((1, 2, 3)) + 0.1).all()
 
@@ -258,7 +258,7 @@ def test_support_is_augmented_and_queries_are_not(small_set):
     X, y = small_set
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 1}), X, y, distortion=[0] * 12)
     assert stage.module.n_support == 6
-    views = stage.view(None, np.array([[0.0, 3, 0, 0]] * 9))
+    views = [stage.view(X[3], np.array([0.0, 0, 0, is_query])) for is_query in (*[0] * 6, *[1] * 3)]
     assert len({view.numpy().tobytes() for view in views[:6]}) > 1
     query = MetaIQA(**TINY)._views(X[3])[0]
     for view in views[6:]:
@@ -384,7 +384,7 @@ def test_every_epoch_has_all_tasks_in_another_order(small_set):
     with recorded() as phases:
         MetaIQA(**{**PRIOR, "meta_epochs": 10, "meta_task_batch": 3}).fit(X, y, distortion=kinds)
     (stage,) = meta_training(MetaIQA(**{**TINY, "meta_epochs": 10, "meta_task_batch": 3}), X, y, distortion=kinds)
-    orders = kinds[stage.targets[:, 0, 1].astype(int)].reshape(10, 3)
+    orders = kinds[stage.rows.members[[places[0] for places in phases[0].rows]]].reshape(10, 3)
     assert {tuple(sorted(order)) for order in orders} == {("blur", "jpeg", "noise")}
     assert len({tuple(order) for order in orders}) > 2
 
@@ -453,7 +453,7 @@ def test_an_episode_takes_one_step_on_support_and_one_on_query_images(small_set,
     estimator = MetaIQA(**TINY).initialize()
     learner = MetaLearner(estimator.network_, stage.module.n_support, per_update=1)
     net = estimator._net(learner, Keep(), 1e-4, {})
-    net.train_step((torch.rand(1, len(target), 3, 32, 32), target[None]))
+    net.train_step((torch.rand(len(target), 3, 32, 32), target))
     n = stage.module.n_support
     assert [labels.tolist() for labels in seen] == [target[:n, 0].tolist(), target[n:, 0].tolist()]
 

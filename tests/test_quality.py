@@ -258,13 +258,12 @@ def starved(estimator, monkeypatch, error, too_large):
 )
 def test_too_little_memory_for_an_image_is_one_sentence(brightness, codes, monkeypatch, error):
     starved(brightness, monkeypatch, error, lambda images: images.shape[-1] == 20)
-    parts = "Row 4 of X (16 x 20 pixels) needs more memory than there is", "batch_size (now 4) cannot help"
+    parts = "Row 4 of X (16 x 20 pixels) needs more memory than there is", "one view alone"
     with one_sentence(MemoryError, *parts, "shrink the image"):
         brightness.predict(SIZED)
     with one_sentence(MemoryError, *parts):
         list(brightness.predict_iter(SIZED))
     starved(codes, monkeypatch, error, lambda images: images.shape[-1] == 20)
-    parts = "Row 4 of X (16 x 20 pixels)", "2 of its 2 views at once", "lower batch_size (now 4)"
     with one_sentence(MemoryError, *parts):
         codes.transform(SIZED)
 
@@ -275,6 +274,14 @@ def test_images_that_do_not_fit_together_pass_one_by_one(brightness, monkeypatch
     starved(brightness, monkeypatch, error, lambda images: passes.append(len(images)) or len(images) > 1)
     np.testing.assert_allclose(brightness.predict(IMAGES[:1] * 4), expected, rtol=1e-5)
     assert passes == [4, 1, 1, 1, 1]
+
+
+def test_views_that_do_not_fit_together_pass_one_by_one(codes, monkeypatch):
+    expected, passes = codes.transform(IMAGES[:2]), []
+    error = RuntimeError(ALLOCATION)
+    starved(codes, monkeypatch, error, lambda images: passes.append(len(images)) or len(images) > 1)
+    np.testing.assert_allclose(codes.transform(IMAGES[:2]), expected, rtol=1e-5)
+    assert passes == [2, 1, 1, 2, 1, 1]
 
 
 def test_too_little_memory_before_the_network_is_one_sentence(brightness, monkeypatch):

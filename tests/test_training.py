@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.quality import QualityRegressor
-from sklearn_iqa._base.training import EvenBatches, Stage, TrainingSet, drawn, hold_out
+from sklearn_iqa._base.training import Batches, EvenBatches, Stage, TrainingSet, drawn, hold_out
 from sklearn_iqa.metrics import srcc
 
 RNG = np.random.default_rng(0)
@@ -208,7 +207,7 @@ def test_a_tuple_of_places_is_stacked():
     data = numbers(6, members=np.array([1, 3, 5]))
     views, targets = data[2, 0]
     assert views.tolist() == targets.tolist() == [5, 1]
-    batch = next(iter(DataLoader(data, batch_sampler=[[(0, 1), (2, 2)]])))
+    batch = next(iter(Batches(data, [[(0, 1), (2, 2)]])))
     assert [one.tolist() for one in batch] == [[[1, 3], [5, 5]]] * 2
 
 
@@ -233,7 +232,7 @@ class Drawing(Staged):
     """Draws the batches of its epochs itself."""
 
     def _net_params(self):
-        return {"iterator_train": lambda data, batch_size: DataLoader(data, batch_sampler=Growing(data))}
+        return {"iterator_train__sampler": lambda data, batch_size: Growing(data)}
 
 
 @pytest.fixture

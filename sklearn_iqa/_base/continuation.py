@@ -12,7 +12,7 @@ from sklearn_iqa._base.devices import seeded
 # Parameters that are read at every call of `fit`, whatever the method.
 FREE = {
     *("batch_size", "max_epochs", "lr", "warm_start", "early_stopping", "validation_fraction", "n_iter_no_change"),
-    *("random_state", "verbose"),
+    *("random_state", "verbose", "precision", "compile", "n_jobs"),
 }
 PLAIN = (bool, int, float, str, tuple, type(None))
 

@@ -5,9 +5,11 @@ import contextlib
 import os
 import threading
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 CPU = torch.device("cpu")
 # Initialisation and dropout draw from torch's generators, of which a process has one for each device: what draws from a
@@ -60,6 +62,36 @@ def seed_generators(seed: int, device: torch.device) -> None:
         backend.manual_seed(seed)
 
 
+class DrawsFrom(TorchFunctionMode):
+    """Context in which a thread draws from a generator of its own wherever torch would take that of the process.
+
+    As `with torch.device(...)` does with the device, it hands the generator to the functions that torch is called by,
+    those of torchvision's transforms among them; other threads notice nothing.
+
+    Parameters
+    ----------
+    seed : int
+        Of the generator.
+    """
+
+    FUNCTIONS: ClassVar[frozenset] = frozenset(
+        {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial}
+        | {getattr(torch.Tensor, name) for name in ("bernoulli", "multinomial")}
+        | {getattr(torch.Tensor, f"{name}_") for name in ("bernoulli", "exponential", "normal", "random", "uniform")}
+    )
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        """Call a function of torch."""
+        kwargs = kwargs or {}
+        if func in self.FUNCTIONS and kwargs.get("generator") is None:
+            kwargs = {**kwargs, "generator": self.generator}
+        return func(*args, **kwargs)
+
+
 def _backend(device: torch.device) -> ModuleType | None:
     """The module of torch whose functions read and seed the generator of the current device of its kind."""
     return None if device.type == "cpu" else getattr(torch, device.type)
@@ -76,6 +108,31 @@ def resolve_device(device: str) -> torch.device:
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:  # torch built without CUDA asserts
         raise ValueError(f"device={device!r} is not usable on this machine; take 'auto' or 'cpu'.") from error
+
+
+def computing(device: torch.device, precision: str):
+    """Context in which networks on a device compute with numbers of a precision: torch's name of a dtype."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+def let_compile(network: nn.Module, on: bool) -> None:
+    """Let `torch.compile` make what a network runs from its next call on, or undo it.
+
+    Of a network that encodes references by themselves it is these two methods, which inference calls.
+    """
+    if on == (network._compiled_call_impl is not None):
+        return
+    if on:
+        network.compile()
+    else:
+        network._compiled_call_impl = None
+    for name in ("encode_reference", "compare"):
+        if on and hasattr(network, name):
+            setattr(network, name, torch.compile(getattr(network, name)))
+        elif name in vars(network):
+            delattr(network, name)
 
 
 def prepare(network: nn.Module, device: torch.device) -> nn.Module:

@@ -29,6 +29,7 @@ class DomainsMixin:
     _direction: Callable[[], int]
     _scores: Callable[[Any], np.ndarray]
     _calibrate: Callable[..., None]
+    net_: Any
     label_scale_: tuple[float, float]
 
     def score(self, X, y, sample_weight=None, *, domains=None):
@@ -85,11 +86,11 @@ class DomainsMixin:
         else:
             self._calibrate(rows, targets, sample_weight)
 
-    def _encode_targets(self, targets):
     def _finish_epoch(self, rows, targets, sample_weight):
         several = np.ptp(targets[:, self.domain_column]) > 0
         self.label_scale_ = (1.0, 0.0) if several else dict(self.net_.callbacks_)["line"].line()
 
+    def _encode_targets(self, targets):
         return targets
 
 

@@ -7,7 +7,7 @@ A method says five things: `_network`, `_loss`, `_train_view`, `_views` and, whe
 
 import contextlib
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +20,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
+from sklearn_iqa._base.ahead import n_threads
 from sklearn_iqa._base.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa._base.continuation import carry_over, changed_parameters
-from sklearn_iqa._base.devices import alone, prepare, resolve_device, seeded
+from sklearn_iqa._base.devices import alone, let_compile, prepare, resolve_device, seeded
 from sklearn_iqa._base.failures import RAISE, Failures, explained_memory, size_of
 from sklearn_iqa._base.images import check_min_size
-from sklearn_iqa._base.inference import Job, by_reference, infer
+from sklearn_iqa._base.inference import Job, by_reference, infer, prepared
 from sklearn_iqa._base.pickling import PicklingMixin
 from sklearn_iqa._base.rows import KeptImages, check_images, check_tuples
 from sklearn_iqa._base.training import (
@@ -33,6 +34,7 @@ from sklearn_iqa._base.training import (
     EpochSeed,
     FiniteLoss,
     HeldOutScore,
+    Net,
     Progress,
     Record,
     Stage,
@@ -58,8 +60,12 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     same_size: ClassVar[bool] = True  # whether the images of one row must have one size
     min_size: ClassVar[int] = 1  # shortest side that the network takes
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
-    net_class: ClassVar[type[skorch.NeuralNet]] = skorch.NeuralNet
+    net_class: ClassVar[type[Net]] = Net
     _parameter_constraints: ClassVar[dict[str, list]] = {}  # of every parameter, see `parameters`
+    # Parameters of every method; these are for subclasses that leave them out.
+    precision: str = "float32"
+    compile: bool = False
+    n_jobs: int | None = None
     _held_out_score: Callable[..., Callable[[], float]]  # of a method with `early_stopping`, see `QualityRegressor`
     # For the contract tests: parameters with which a fit takes a moment; height and width of images, unequal
     # so that exchanged axes show.
@@ -183,12 +189,21 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         self._ensure_network()
         shared = hasattr(self.network_, "encode_reference")
         order = by_reference(rows, failures) if shared else ((row, None) for row in range(len(rows)))
-        jobs = (failures.attempt(self._job, rows, row, reference) for row, reference in order)
-        known = (job for job in jobs if job is not None)
-        yield from infer(self.network_, known, batch_size=self.batch_size, device=self.device_, failures=failures)
+        jobs = prepared(lambda item: self._job(rows, *item).pinned(self.device_), order, self._n_threads, failures)
+        yield from self._run_network(jobs, failures)
+
+    @property
+    def _n_threads(self) -> int:
+        """Threads that open images ahead of the network."""
+        return n_threads(self.n_jobs, self.device_)
+
+    def _run_network(self, jobs: Generator[Job, None, None], failures: Failures) -> Iterator[tuple[Any, Any]]:
+        """Yield the name of each job and the output of the network."""
+        let_compile(self.network_, self.compile)
+        yield from infer(self.network_, jobs, device=self.device_, precision=self.precision, failures=failures)
 
     def _job(self, rows, row: int, reference: Any = None) -> Job:
-        """Open one row."""
+        """Open one row; in threads."""
         x = self._open(rows, row)
         where = f"Row {rows.number(row)} of X ({size_of(x)})"
         with explained_memory(where):
@@ -229,10 +244,21 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         return self._learn(X, y, sample_weight, labels, n_epochs=1, resume=True, finish=self._finish_epoch)
 
     @with_callbacks
-    def _learn(self, X, y, sample_weight, labels: dict[str, Any], *, n_epochs: int, resume: bool):
+    def _learn(
+        self,
+        X,
+        y,
+        sample_weight,
+        labels: dict[str, Any],
+        *,
+        n_epochs: int,
+        resume: bool,
+        finish: Callable[..., None],
+    ):
         self._validate_params()
         self._check_combinations()
         rows = self._training_rows(X)
+        rows.read = KeptImages()
         targets = self._check_targets(rows, y, **labels)
         if sample_weight is not None:
             kept, sample_weight = _checked_weight(sample_weight, len(rows))
@@ -249,7 +275,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
             for one in tasks:
                 one.open()
             self._train(rows, targets, sample_weight, n_epochs, seed, tasks)
-            self._finish(rows, targets, sample_weight)
+            finish(rows, targets, sample_weight)
             for one in tasks:
                 one.close()
             self.interrupted_ = False
@@ -258,7 +284,6 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
     def _take_changes(self) -> None:
         """Let parameters that were changed since the network was built count, or refuse them."""
         now = self.get_params(deep=False)
-        rows.read = KeptImages()
         if changed := changed_parameters(self._built_from, now):
             carry_over(self.network_, self._network, changed, type(self).__name__)
             self._built_from = now
@@ -268,6 +293,10 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
 
     def _finish(self, rows, targets, sample_weight) -> None:
         """Learn what can only be known after training."""
+
+    def _finish_epoch(self, rows, targets, sample_weight) -> None:
+        """Learn it after the epoch of `partial_fit`; a method whose `_finish` opens all rows again says how else."""
+        self._finish(rows, targets, sample_weight)
 
     def _train(self, rows, targets, sample_weight, n_epochs: int, seed: int, tasks: list[EpochTasks]) -> None:
         """Change `network_` by gradient descent; a method without `max_epochs` learns here in its own way."""
@@ -282,28 +311,27 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
         if self.n_iter_ == 0 and not hasattr(self, "net_"):
             weight = None if sample_weight is None else sample_weight[members]
             self._run_stages(Subset(rows, members), targets[members], weight, seed)
+        let_compile(self.network_, self.compile)
         self.net_ = self._renewed_net()
-
-        def view(row):
-            return self._train_view(self._open(rows, row))
-
+        view = self._row_view(rows, members)
         state = {"seed": seed, "epoch": self.n_iter_}
         data = TrainingSet(view, self._encode_targets(targets), members, sample_weight, **state)
         self._run(self.net_, data, n_epochs, [*callbacks, *tasks], type(self).__name__)
+
+    def _row_view(self, rows, members: np.ndarray) -> Callable[[int], torch.Tensor]:
+        """Give the function of a row that makes its view for training, in threads; `members` are trained on."""
+        return lambda row: self._train_view(self._open(rows, row))
 
     def _renewed_net(self) -> skorch.NeuralNet:
         """Make a net of the parameters as they are now, with what an earlier one has learned beside the network."""
         if not hasattr(self, "net_"):
             return self._net(self._training_module(self.network_), self._loss(), self.lr, self._net_params())
-    def _finish_epoch(self, rows, targets, sample_weight) -> None:
-        """Learn it after the epoch of `partial_fit`; a method whose `_finish` opens all rows again says how else."""
-        self._finish(rows, targets, sample_weight)
-
         module, loss, optimizer = self.net_.module_, self.net_.criterion_, self.net_.optimizer_
         if next(loss.parameters(), None) is None:  # a loss that learns stays; another one may have other parameters now
             loss = self._loss()
         net = self._net(module, loss, self.lr, self._net_params())
         net.optimizer_.state.update(optimizer.state)  # its memory of the weights, which are the same
+        net.scaler_ = self.net_.scaler_
         return net
 
     def _run_stages(self, rows, targets, sample_weight, seed: int) -> None:
@@ -351,7 +379,11 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
             train_split=None,
             device=str(self.device_),
             verbose=0,
-            **{"optimizer": self.optimizer, "iterator_train": batches, **params},
+            precision=self.precision,
+            iterator_train=batches,
+            iterator_train__n_threads=self._n_threads,
+            iterator_train__device=str(self.device_),
+            **{"optimizer": self.optimizer, **params},
         ).initialize()
 
     # scikit-learn -----------------------------------------------------------------------------------------------------

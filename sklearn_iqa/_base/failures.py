@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ADVICE", "RAISE", "Failures", "explained_memory", "is_out_of_memory", "size_of", "user_depth"]
+__all__ = ["ADVICE", "OF_A_ROW", "RAISE", "Failures", "explained_memory", "is_out_of_memory", "size_of", "user_depth"]
 
 # What a row may raise: a wrong image or file, or too little memory; every other error is one of the program.
 OF_A_ROW = (ValueError, TypeError, OSError, MemoryError)

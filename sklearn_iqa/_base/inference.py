@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Views -> network -> outputs: batches of equal size, in memory that does not grow with the number of images."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_iqa._base.ahead import ahead
+from sklearn_iqa._base.devices import computing
 from sklearn_iqa._base.failures import ADVICE, RAISE, Failures, is_out_of_memory
 
-# Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512.
-PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**22, "cuda": 2**24}
+# Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512. A GPU
+# is busy with some eighty crops of 224 x 224.
+PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**21, "cuda": 2**22}
 # Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
 NUMBERS_IN_WAIT = 2**24
 
@@ -26,6 +31,24 @@ class Job(NamedTuple):
     views: torch.Tensor  # (v, ...), of one shape
     reference: Hashable = None  # equal for rows whose views hold the same reference
     where: str = "An image"  # how sentences call it
+
+    def pinned(self, device: torch.device) -> "Job":
+        """Give the job with its views where a GPU fetches them while the processor does other things."""
+        return self._replace(views=self.views.pin_memory()) if device.type == "cuda" else self
+
+
+def prepared(
+    make: Callable[[Any], Any], items: Iterable, n_threads: int, failures: Failures
+) -> Generator[Any, None, None]:
+    """What a function makes of each item, in their order, in threads ahead of the network; failures are left out.
+
+    `make` takes an item and gives a job or several, and may raise the error of a row.
+    """
+    with contextlib.closing(ahead(make, items, n_threads)) as futures:
+        for future in futures:
+            made = failures.attempt(future.result)
+            if made is not None:
+                yield made
 
 
 def by_reference(rows, failures: Failures = RAISE) -> list[tuple[int, Hashable]]:
@@ -40,10 +63,10 @@ def by_reference(rows, failures: Failures = RAISE) -> list[tuple[int, Hashable]]
 
 def infer(
     network: nn.Module,
-    jobs: Iterable[Job],
+    jobs: Generator[Job, None, None],
     *,
-    batch_size: int,
     device: torch.device,
+    precision: str = "float32",
     failures: Failures = RAISE,
 ) -> Iterator[tuple[Any, Any]]:
     """Run a network over the views of many images.
@@ -55,12 +78,12 @@ def infer(
     ----------
     network : nn.Module
         Takes views (n, ...), returns a tensor (n, ...) or a named tuple of them.
-    jobs : iterable of Job
-        Consumed as needed.
-    batch_size : int
-        The most views in one pass; fewer when they are large.
+    jobs : generator of Job
+        Consumed as needed, and closed in the end.
     device : torch.device
         Where the network is.
+    precision : str, default="float32"
+        Torch's name of the numbers that it computes with, as far as autocasting goes.
     failures : Failures
         Notes jobs that memory does not suffice for, and outputs that are not finite.
 
@@ -70,33 +93,47 @@ def infer(
         As they become known: what the network gives for all views of the row, on the CPU, as float32.
     """
     network.eval()
-    passes = _SharedReferences(network, device) if hasattr(network, "encode_reference") else _Passes(network, device)
+    passes = (_SharedReferences if hasattr(network, "encode_reference") else _Passes)(network, device, precision)
+
+    begun: deque[tuple[list[Job], Any]] = deque()
+    n_late = int(device.type == "cuda")  # it computes on while the host makes ready what it has next
 
     def run(group, n_views):
-        for job, output in _outputs(passes, group, n_views, batch_size, failures):
-            if _is_finite(output):
-                yield job.name, output
-            else:
-                failures.note(ValueError(f"{job.where} makes the network give NaN or infinity; {ADVICE}."))
+        begun.extend(_outputs(passes, group, n_views, failures))
+        yield from finished(n_late)
+
+    def finished(n_left: int = 0):
+        while len(begun) > n_left:
+            group, output = begun.popleft()
+            output = _map(lambda tensor: tensor.cpu(), output)
+            for job, number in zip(group, range(0, len(group) * len(group[0].views), len(group[0].views)), strict=True):
+                own = slice(number, number + len(job.views))
+                found = _map(lambda tensor, own=own: tensor[own], output)
+                if _is_finite(found):
+                    yield job.name, found
+                else:
+                    failures.note(ValueError(f"{job.where} makes the network give NaN or infinity; {ADVICE}."))
 
     waiting: dict[tuple, list[Job]] = {}
     held = 0
-    for job in jobs:
-        shape = tuple(job.views.shape)
-        group = waiting.setdefault(shape, [])
-        group.append(job)
-        held += job.views.numel()
-        n_views = _views_per_pass(job.views, batch_size, device)
-        if len(group) >= max(1, n_views // len(job.views)):
-            held -= len(group) * job.views.numel()
-            yield from run(waiting.pop(shape), n_views)
-        elif held > NUMBERS_IN_WAIT:
-            held = 0
-            for group in waiting.values():
-                yield from run(group, n_views)
-            waiting.clear()
+    with contextlib.closing(jobs):
+        for job in jobs:
+            shape = tuple(job.views.shape)
+            group = waiting.setdefault(shape, [])
+            group.append(job)
+            held += job.views.numel()
+            n_views = _views_per_pass(job.views, device)
+            if len(group) >= max(1, n_views // len(job.views)):
+                held -= len(group) * job.views.numel()
+                yield from run(waiting.pop(shape), n_views)
+            elif held > NUMBERS_IN_WAIT:
+                held = 0
+                for group in waiting.values():
+                    yield from run(group, _views_per_pass(group[0].views, device))
+                waiting.clear()
     for group in waiting.values():
-        yield from run(group, _views_per_pass(group[0].views, batch_size, device))
+        yield from run(group, _views_per_pass(group[0].views, device))
+    yield from finished()
 
 
 def weighted_map(pixels: torch.Tensor, size: int, positions: Callable, shape: tuple[int, int]) -> np.ndarray:
@@ -132,31 +169,25 @@ def weighted_map(pixels: torch.Tensor, size: int, positions: Callable, shape: tu
     return F.interpolate(mean[None, None], shape, mode="area")[0, 0].numpy()
 
 
-def _views_per_pass(views: torch.Tensor, batch_size: int, device: torch.device) -> int:
+def _views_per_pass(views: torch.Tensor, device: torch.device) -> int:
     pixels = max(1, views[0].numel() // 3)
-    return max(1, min(batch_size, PIXELS_PER_PASS[device.type] // pixels))
+    return max(1, PIXELS_PER_PASS[device.type] // pixels)
 
 
-def _outputs(
-    passes: "_Passes", group: list[Job], n_per_pass: int, batch_size: int, failures: Failures
-) -> list[tuple[Job, Any]]:
-    """Each job of one shape and its output; where memory does not suffice for all, one job after the other."""
+def _outputs(passes: "_Passes", group: list[Job], n_per_pass: int, failures: Failures) -> list[tuple[list[Job], Any]]:
+    """Jobs of one shape and their output together; where memory does not suffice for all, one job after the other."""
     try:
-        return list(passes(group, n_per_pass))
+        return [(group, passes(group, n_per_pass))]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
     # Outside of the handler, which would keep the tensors of the failed pass alive.
     if len(group) > 1:
-        return [pair for job in group for pair in _outputs(passes, [job], n_per_pass, batch_size, failures)]
+        return [pair for job in group for pair in _outputs(passes, [job], n_per_pass, failures)]
     (job,) = group
-    n_views = min(n_per_pass, len(job.views))
-    advice = (
-        f"{n_views} of its {len(job.views)} views at once, so lower batch_size (now {batch_size}) or shrink the image"
-        if n_views > 1
-        else f"one view alone, so that batch_size (now {batch_size}) cannot help: shrink the image"
-    )
-    failures.note(MemoryError(f"{job.where} needs more memory than there is, for {advice}."))
+    if min(n_per_pass, len(job.views)) > 1:
+        return _outputs(passes, [job], 1, failures)
+    failures.note(MemoryError(f"{job.where} needs more memory than there is, for one view alone; shrink the image."))
     return []
 
 
@@ -169,16 +200,17 @@ def _is_finite(output: Any) -> bool:
 class _Passes:
     """Runs a network over jobs whose views have one shape, a number of views at a time."""
 
-    def __init__(self, network: nn.Module, device: torch.device):
-        self.network, self.device = network, device
+    def __init__(self, network: nn.Module, device: torch.device, precision: str):
+        self.network, self.device, self.precision = network, device, precision
 
-    def __call__(self, group: list[Job], n_per_pass: int) -> Iterator[tuple[Job, Any]]:
-        views = torch.cat([job.views for job in group])
-        n_views = len(group[0].views)
-        keys = [(job.reference, number) for job in group for number in range(n_views)]
-        with torch.inference_mode():
+    def __call__(self, group: list[Job], n_per_pass: int) -> Any:
+        """Give the outputs for all views, one job's behind the other's, on the device and as float32."""
+        keys = [(job.reference, number) for job in group for number in range(len(job.views))]
+        with torch.inference_mode(), computing(self.device, self.precision):
+            each = [job.views.to(self.device, non_blocking=True) for job in group]
+            views = each[0] if len(each) == 1 else torch.cat(each)
             parts = [
-                self.output(views[start : start + n_per_pass].to(self.device), keys[start : start + n_per_pass])
+                self.output(views[start : start + n_per_pass], keys[start : start + n_per_pass])
                 for start in range(0, len(views), n_per_pass)
             ]
             return _map(lambda *tensors: torch.cat(tensors).float(), *parts)
@@ -190,14 +222,15 @@ class _Passes:
 class _SharedReferences(_Passes):
     """Keeps the encoded views of the last reference, for the rows to come."""
 
-    def __init__(self, network: nn.Module, device: torch.device):
-        super().__init__(network, device)
+    def __init__(self, network: nn.Module, device: torch.device, precision: str):
+        super().__init__(network, device, precision)
         self.kept: dict[tuple[Hashable, int], Any] = {}
 
     def output(self, views, keys):
         places = {key: place for place, key in enumerate(keys) if key not in self.kept}
         if places:
-            encoded = self.network.encode_reference(views[list(places.values()), 1])
+            new = slice(None) if len(places) == len(keys) else list(places.values())  # a list copies
+            encoded = self.network.encode_reference(views[new, 1])
             for number, key in enumerate(places):
                 self.kept[key] = _map(lambda tensor, number=number: tensor[number], encoded)
         if len(places) < len(keys):  # otherwise `encoded` is in order already

@@ -91,13 +91,16 @@ class SequenceOf(HasMethods):
 POSITIVE = Interval(Real, 0, None, closed="neither")
 
 RUNNING: Constraints = {
-    "batch_size": [at_least(1)],
     "device": [str],
+    "precision": [one_of("float32", "bfloat16", "float16")],
+    "n_jobs": [Integral, None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }
 TRAINING: Constraints = {
     **RUNNING,
+    "compile": ["boolean"],
+    "batch_size": [at_least(1)],
     "weights": [str, os.PathLike, None],
     "max_epochs": [at_least(1)],
     "lr": [POSITIVE],

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a skorch net needs to train an estimator: the data in batches, and what happens around epochs."""
 
+import contextlib
 import math
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import skorch.callbacks
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from skorch.dataset import unpack_data
+from skorch.utils import TeeGenerator
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from sklearn_iqa._base.devices import seed_generators
+from sklearn_iqa._base.ahead import ahead, numbers_in
+from sklearn_iqa._base.devices import DrawsFrom, computing, seed_generators
 from sklearn_iqa._base.failures import user_depth
 
 T_MAX = 50  # batches from the full learning rate of `CosineAnnealing` to zero, and as many back
@@ -39,15 +44,122 @@ class EvenBatches(BatchSampler):
             yield batch.tolist()
 
 
-def batches(data, batch_size: int, *, sampler: Callable[..., Sampler] = EvenBatches, **parameters) -> DataLoader:
+class Batches:
+    """The batches of one epoch, made ahead of the network: views and targets, stacked.
+
+    Which rows form a batch is drawn when the epoch begins, and every view draws from a seed of its own, so that all is
+    the same however many threads make them, and whatever the network draws.
+
+    Parameters
+    ----------
+    data : TrainingSet
+        Rows.
+    batch_sampler : iterable of lists
+        Batches of an epoch: lists of places in `data`, or of tuples of places, see `TrainingSet`.
+    n_threads : int, default=0
+        Threads that make views; 0 for none but the caller's.
+    device : str, default="cpu"
+        Where batches are put: copies to a GPU are made while it computes.
+    """
+
+    def __init__(self, data, batch_sampler, n_threads: int = 0, device: str = "cpu"):
+        self.data, self.batch_sampler, self.n_threads = data, batch_sampler, n_threads
+        self.device = torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self):
+        with contextlib.closing(ahead(_put, self._items(), self.n_threads, lambda stack: stack.numbers)) as ready:
+            for first in ready:
+                stack = first.result()
+                for _ in range(stack.n_rows - 1):
+                    next(ready).result()
+                yield stack.on(self.device)
+
+    def _items(self) -> Iterator[tuple["_Stack", int, Any, int]]:
+        """Draw the batches, and a seed for each row: stack, place there, place in the data, seed."""
+        draws, batch_sampler = DrawsFrom(self.data.seed + self.data.epoch), iter(self.batch_sampler)
+        while True:
+            with draws:
+                places = next(batch_sampler, None)
+                seeds = () if places is None else torch.randint(2**63 - 1, (len(places),)).tolist()
+            if places is None:
+                return
+            stack = _Stack(self.data, len(places), pinned=self.device.type == "cuda")
+            yield from ((stack, number, *one) for number, one in enumerate(zip(places, seeds, strict=True)))
+
+
+def _put(item: tuple["_Stack", int, Any, int]) -> "_Stack":
+    stack, number, place, seed = item
+    stack.put(number, place, seed)
+    return stack
+
+
+class _Stack:
+    """Stacked views and targets of a batch, into which threads put one row after the other.
+
+    Rows lie in their place as soon as they are made: a list of them, stacked in the end, would need twice the memory.
+    """
+
+    def __init__(self, data, n_rows: int, *, pinned: bool):
+        self.data, self.n_rows, self.pinned = data, n_rows, pinned
+        self.whole: Any = None
+        self.lock = threading.Lock()
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a row has."""
+        return numbers_in(self.whole) // self.n_rows
+
+    def put(self, number: int, place, seed: int) -> None:
+        """Make the views of a place in the data, and copy them."""
+        with DrawsFrom(seed):
+            row = _mapped(torch.as_tensor, self.data[place])
+        with self.lock:  # the first one makes room for all
+            if self.whole is None:
+                self.whole = _mapped(
+                    lambda one: torch.empty((self.n_rows, *one.shape), dtype=one.dtype, pin_memory=self.pinned), row
+                )
+        _mapped(lambda one, whole: whole[number].copy_(_of_shape(one, whole.shape[1:])), row, self.whole)
+
+    def on(self, device: torch.device):
+        """Give the batch."""
+        return (
+            self.whole if device.type == "cpu" else _mapped(lambda one: one.to(device, non_blocking=True), self.whole)
+        )
+
+
+def _mapped(function, *rows):
+    """Apply a function to the tensors of tuples or dicts of tensors."""
+    first = rows[0]
+    if isinstance(first, dict):
+        return {key: _mapped(function, *(row[key] for row in rows)) for key in first}
+    if isinstance(first, tuple | list):
+        make = getattr(type(first), "_make", tuple)
+        return make(_mapped(function, *ones) for ones in zip(*rows, strict=True))
+    return function(*rows)
+
+
+def _of_shape(view: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    if view.shape != shape:
+        raise ValueError(
+            f"The views of a batch have the shapes {tuple(shape)} and {tuple(view.shape)}, but must have one."
+        )
+    return view
+
+
+def batches(
+    data, batch_size: int, *, sampler: Callable[..., Sampler] = EvenBatches, n_threads=0, device="cpu", **facts
+):
     """Give the batches of all epochs; a method with batches of its own names their class at "iterator_train__sampler".
 
     That is called with `data`, `batch_size` and what else stands behind "iterator_train__". Batches are lists of places
     in `data`, or of tuples of places, see `TrainingSet`. Each epoch is drawn when it begins and may have its own number
-    of batches: `data.epoch` tells which one it is. Draws are from torch's generator, which is seeded before; what must
-    be the same in all epochs is drawn from `data.seed`.
+    of batches: `data.epoch` tells which one it is. Draws are by torch, whose generator is that of the epoch meanwhile;
+    what must be the same in all epochs is drawn from `data.seed`.
     """
-    return DataLoader(data, batch_sampler=sampler(data, batch_size, **parameters))
+    return Batches(data, sampler(data, batch_size, **facts), n_threads, device)
 
 
 def drawn(places: torch.Tensor, n: int, weight: torch.Tensor | None) -> torch.Tensor:
@@ -137,6 +249,60 @@ class TrainingSet(Dataset):
             return torch.stack(views), torch.stack(targets)
         row = int(self.members[i])
         return self.view(row), self.targets[row]
+
+
+class Net(skorch.NeuralNet):
+    """A skorch net whose module computes with numbers of some precision; the loss sees float32.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        As in the estimators. Gradients of float16 are scaled while they are computed, as they would vanish.
+    """
+
+    def __init__(self, *args, precision="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.precision = precision
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """Make the scaler of gradients with the optimiser."""
+        super().initialize_optimizer(*args, **kwargs)
+        self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type, enabled=self.precision == "float16")
+        return self
+
+    def infer(self, x, **fit_params):
+        """Run the module."""
+        with computing(torch.device(self.device), self.precision):
+            output = super().infer(x, **fit_params)
+        return output if self.precision == "float32" else _mapped(_in_float32, output)
+
+    def train_step_single(self, batch, **fit_params):
+        """Compute the gradients of a batch."""
+        if not self.scaler_.is_enabled():
+            return super().train_step_single(batch, **fit_params)
+        self._set_training(True)
+        views, targets = unpack_data(batch)
+        output = self.infer(views, **fit_params)
+        loss = self.get_loss(output, targets, X=views, training=True)
+        self.scaler_.scale(loss).backward()
+        return {"loss": loss, "y_pred": output}
+
+    def train_step(self, batch, **fit_params):
+        """Take a step, unless scaled gradients overflow: the scale then falls."""
+        if not self.scaler_.is_enabled():
+            return super().train_step(batch, **fit_params)
+        self._zero_grad_optimizer()
+        step = self.train_step_single(batch, **fit_params)
+        self.scaler_.unscale_(self.optimizer_)
+        named = TeeGenerator(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+        return step
+
+
+def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 class EpochSeed(skorch.callbacks.Callback):
@@ -249,60 +415,6 @@ class Record(skorch.callbacks.Callback):
         """Count the epoch and note its loss."""
         self.estimator.n_iter_ += 1
         self.estimator.loss_curve_.append(net.history[-1, "train_loss"])
-
-
-class Net(skorch.NeuralNet):
-    """A skorch net whose module computes with numbers of some precision; the loss sees float32.
-
-    Parameters
-    ----------
-    precision : {"float32", "bfloat16", "float16"}, default="float32"
-        As in the estimators. Gradients of float16 are scaled while they are computed, as they would vanish.
-    """
-
-    def __init__(self, *args, precision="float32", **kwargs):
-        super().__init__(*args, **kwargs)
-        self.precision = precision
-
-    def initialize_optimizer(self, *args, **kwargs):
-        """Make the scaler of gradients with the optimiser."""
-        super().initialize_optimizer(*args, **kwargs)
-        self.scaler_ = torch.amp.GradScaler(torch.device(self.device).type, enabled=self.precision == "float16")
-        return self
-
-    def infer(self, x, **fit_params):
-        """Run the module."""
-        with computing(torch.device(self.device), self.precision):
-            output = super().infer(x, **fit_params)
-        return output if self.precision == "float32" else _mapped(_in_float32, output)
-
-    def train_step_single(self, batch, **fit_params):
-        """Compute the gradients of a batch."""
-        if not self.scaler_.is_enabled():
-            return super().train_step_single(batch, **fit_params)
-        self._set_training(True)
-        views, targets = unpack_data(batch)
-        output = self.infer(views, **fit_params)
-        loss = self.get_loss(output, targets, X=views, training=True)
-        self.scaler_.scale(loss).backward()
-        return {"loss": loss, "y_pred": output}
-
-    def train_step(self, batch, **fit_params):
-        """Take a step, unless scaled gradients overflow: the scale then falls."""
-        if not self.scaler_.is_enabled():
-            return super().train_step(batch, **fit_params)
-        self._zero_grad_optimizer()
-        step = self.train_step_single(batch, **fit_params)
-        self.scaler_.unscale_(self.optimizer_)
-        named = TeeGenerator(self.get_all_learnable_params())
-        self.notify("on_grad_computed", named_parameters=named, batch=batch, training=True)
-        self.scaler_.step(self.optimizer_)
-        self.scaler_.update()
-        return step
-
-
-def _in_float32(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 class HeldOutScore(skorch.callbacks.Callback):

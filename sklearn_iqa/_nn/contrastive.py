@@ -138,7 +138,8 @@ class MomentumContrast(nn.Module):
         if n_groups == 1:
             return self.key_encoder(images)
         order = torch.randperm(len(images), device=images.device)
-        keys = torch.cat([self.key_encoder(part) for part in images[order].tensor_split(n_groups)])
+        # Gathered group by group: the images of a batch may take gigabytes.
+        keys = torch.cat([self.key_encoder(images[part]) for part in order.tensor_split(n_groups)])
         return keys[order.argsort()]
 
     @torch.no_grad()

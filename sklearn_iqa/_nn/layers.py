@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Parts of networks that two or more methods use."""
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize
+from sklearn_iqa._nn.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 # The constants of LPIPS 0.1: ImageNet's mean and deviation rewritten for inputs in [-1, 1], as rounded there.
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -22,9 +23,9 @@ def unit_normalize(features: torch.Tensor) -> torch.Tensor:
 
 
 class Scaling(nn.Module):
-    """(x - shift) / scale per channel, with LPIPS's constants, which are no part of a state."""
+    """(x - shift) / scale per channel; the constants lie on the device already and are no part of a state."""
 
-    def __init__(self):
+    def __init__(self, shift: Sequence[float], scale: Sequence[float]):
         super().__init__()
         self.constants = tuple(shift), tuple(scale)
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
@@ -63,8 +64,6 @@ class SlicedBackbone(nn.Module):
         return outputs
 
 
-class ChannelHead(nn.Module):
-    """A learned weight per channel: dropout, then a 1x1 convolution to one map without bias."""
 def in_float32(function):
     """Decorate a function of tensors: it computes in float32 where autocasting has others compute in shorter numbers.
 
@@ -108,14 +107,16 @@ class Float32Sequential(nn.Sequential):
     forward = in_float32(nn.Sequential.forward)
 
 
+class ChannelHead(nn.Module):
+    """A learned weight per channel: dropout, then a 1x1 convolution to one map without bias."""
 
     def __init__(self, n_channels: int):
         super().__init__()
         self.model = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(n_channels, 1, 1, bias=False))
 
+    @in_float32
     def forward(self, features):
         """(n, c, h, w) -> (n, 1, h, w)."""
-    @in_float32
         return self.model(features)
 
 
@@ -219,9 +220,9 @@ class L2Pool(nn.Module):
         window = torch.tensor([0.5, 1.0, 0.5])  # Hann's, of five points, without the zeros at its ends
         self.register_buffer("filter", torch.outer(window, window)[None, None] / 4, persistent=False)
 
+    @in_float32
     def forward(self, features):
         """(n, c, h, w) -> (n, c, h / 2, w / 2), rounded up."""
-    @in_float32
         n_channels = features.shape[1]
         kernel = self.filter.repeat(n_channels, 1, 1, 1)
         return (F.conv2d(features.square(), kernel, stride=2, padding=1, groups=n_channels) + 1e-12).sqrt()
@@ -232,8 +233,8 @@ class DISTSDistance(nn.Module):
 
     def __init__(self, backbone: SlicedBackbone, n_channels: tuple[int, ...]):
         super().__init__()
-        self.net = backbone
         self.normalize = Scaling(IMAGENET_MEAN, IMAGENET_STD)
+        self.net = backbone
         self.alpha, self.beta = (
             nn.Parameter(torch.normal(0.1, 0.01, (1, 3 + sum(n_channels), 1, 1))) for _ in range(2)
         )

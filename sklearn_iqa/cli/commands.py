@@ -5,6 +5,7 @@ Data go to standard output, everything else to standard error. Exit status: 0 su
 work, 2 a wrong command line, 3 some rows hold an error, 130 interrupted.
 """
 
+import contextlib
 import math
 import os
 import sys
@@ -144,9 +145,12 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 )
 @click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
 @click.option(
-    "--batch-size",
+    "-j",
+    "--jobs",
     type=click.IntRange(min=1),
-    help="Largest number of views of one image in one pass; fewer save memory.",
+    default=1,
+    show_default=True,
+    help="Threads that open files ahead of the network.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Search the subfolders of folders too.")
 @click.option(
@@ -158,14 +162,14 @@ def _interval(lowest: float | None, highest: float | None) -> str:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
 @click.pass_context
-def score(ctx, method, paths, references, weights, settings, device, batch_size, recursive, output, quiet):
+def score(ctx, method, paths, references, weights, settings, device, jobs, recursive, output, quiet):
     """Score image files and write a row for each, in order, as soon as it is known.
 
     METHOD is a name from list, such as lpips, or default. Of a folder, all image files are taken, sorted by name.
 
     A file that cannot be scored becomes a row with its error, and the exit status is 3.
     """
-    own = {"device": device} | ({} if batch_size is None else {"batch_size": batch_size})
+    own = {"device": device}
     find_reference = None
     if plain(method) == DEFAULT:
         _refuse({"--reference": references, "--weights": weights, "--set": settings})
@@ -179,7 +183,7 @@ def score(ctx, method, paths, references, weights, settings, device, batch_size,
         estimator = _with_weights(found, parameters, weights, quiet)
     columns = ["image", "score", "error"] if find_reference is None else ["image", "reference", "score", "error"]
     write = row_writer(output, columns)
-    rows = _scored(estimator, queries, find_reference)
+    rows = _scored(estimator, queries, find_reference, jobs, device)
     hidden = quiet or sys.stdout.isatty()  # rows on the terminal show the progress themselves
     n_failed = 0
     for row in tqdm(rows, total=len(queries), unit="image", disable=hidden or None):  # None: unless on a terminal
@@ -260,24 +264,38 @@ def _cached_weights(bare: Any, parameters: dict[str, Any]) -> str:
 
 
 def _scored(
-    estimator: Any, queries: list[Query], find_reference: Callable[[int], str] | None
+    estimator: Any, queries: list[Query], find_reference: Callable[[int], str] | None, jobs: int, device: str
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each query. One at a time: larger batches are no faster on a CPU, and memory stays constant."""
-    for number, query in enumerate(queries):
+    from sklearn_iqa._base.ahead import ahead, n_threads  # here, since it imports torch
+    from sklearn_iqa._base.devices import resolve_device
+    from sklearn_iqa._base.images import read_image
+
+    def opened(item: tuple[int, Query]) -> tuple[dict[str, Any], Any]:
+        number, query = item
         row: dict[str, Any] = {"image": query.path}
         if find_reference is not None:
             row["reference"] = None
         row |= {"score": None, "error": None}
         try:
             _check_exists(query.path)  # first: a missing image has no reference
-            x: Any = query.path
-            if find_reference is not None:
-                row["reference"] = find_reference(number)
-                x = (query.path, row["reference"])
-            row["score"] = float(estimator.predict([x])[0])
+            if find_reference is None:
+                return row, read_image(query.path)
+            row["reference"] = find_reference(number)
+            return row, (read_image(query.path, "The query"), read_image(row["reference"], "The reference"))
         except INPUT_ERRORS as error:
             row["error"] = _about_one_image(error)
-        yield row
+            return row, None
+
+    with contextlib.closing(ahead(opened, enumerate(queries), n_threads(jobs, resolve_device(device)))) as futures:
+        for future in futures:
+            row, x = future.result()
+            if x is not None:
+                try:
+                    row["score"] = float(estimator.predict([x])[0])
+                except INPUT_ERRORS as error:
+                    row["error"] = _about_one_image(error)
+            yield row
 
 
 def _check_exists(path: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import sklearn_iqa
 from sklearn_iqa.cli.files import WrongUse
 
-OWN_OPTIONS = ("weights", "device", "batch_size", "verbose")  # parameters that --set leaves to options
+OWN_OPTIONS = ("weights", "device", "n_jobs", "verbose")  # parameters that --set leaves to options
 
 
 def all_methods() -> list[Any]:

@@ -5,7 +5,7 @@ import functools
 import os
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import joblib
 import numpy as np
@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
+from sklearn_iqa._base.ahead import n_threads
 from sklearn_iqa._base.devices import prepare, resolve_device, seeded
-from sklearn_iqa._base.failures import Failures, explained_memory, size_of
+from sklearn_iqa._base.failures import OF_A_ROW, Failures, explained_memory, size_of
 from sklearn_iqa._base.images import read_image
-from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa._base.inference import Job, infer, prepared
 from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, SequenceOf, one_of
 from sklearn_iqa._base.rows import check_images, check_tuples, image_name
 from sklearn_iqa._nn import timm_backbones
@@ -58,7 +59,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     comparison: str | None
     backbone_weights: Any
     cache: Any
-    batch_size: int
+    precision: str
+    n_jobs: int | None
     device: str
     random_state: Any
     verbose: Any
@@ -101,7 +103,7 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _identity(self) -> str:
         """Text that changes when the features do."""
         network = *self._architecture(), self._weights_id(), self.seed_
-        return repr((*network, self.layers, self.pooling, *self._preprocessing()))
+        return repr((*network, self.precision, self.layers, self.pooling, *self._preprocessing()))
 
     def _network(self, device: str) -> nn.Module:
         """Give the frozen network, with `forward_features`."""
@@ -177,8 +179,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         failures = Failures(on_error, late=store is not None)  # what was computed for a cache is kept
         names: list[list[Hashable]] = []  # of every row's images; none where the row cannot be used
         vectors: dict[Hashable, np.ndarray] = {}
-        jobs = self._unknown(rows, store, names, vectors, failures)
-        how = {"batch_size": self.batch_size, "device": resolve_device(self.device), "failures": failures}
+        calls = self._unknown(rows, store, names, vectors, failures)
+        device = resolve_device(self.device)
+        jobs = prepared(lambda call: call(), calls, n_threads(self.n_jobs, device), failures)
+        how = {"device": device, "precision": self.precision, "failures": failures}
         for name, output in infer(Pooled(self), jobs, **how):
             vectors[name] = output[0].numpy().copy()  # the output shares memory with its batch
             if store is not None:
@@ -196,40 +200,45 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """Vectors of one row's images -> its features."""
         return vectors[0] if self.comparison is None else COMPARISONS[self.comparison](*vectors)
 
-    def _unknown(self, rows, store, names: list, vectors: dict, failures: Failures) -> Iterator[Job]:
-        """Views of the images whose vectors are not cached; appends the names of every row's images to `names`."""
+    def _unknown(self, rows, store, names: list, vectors: dict, failures: Failures) -> Iterator[Callable[[], Job]]:
+        """What makes the jobs of images whose vectors are not cached; appends the names of every row's to `names`."""
         pending: set[Hashable] = set()
         for row in tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image"):
             if failures.stopped:
                 return
-            images = failures.attempt(self._images, rows, row, store, vectors, pending)
-            names.append([name for name, _ in images or ()])
-            for name, job in images or ():
-                if job is not None and name not in pending:
+            try:
+                images = list(self._named(rows, row, store is not None))
+            except OF_A_ROW as error:
+                names.append([])
+                yield functools.partial(_raise, error)  # when its turn has come
+                continue
+            names.append([name for name, *_ in images])
+            for name, item, where in images:
+                if name in vectors or name in pending:
+                    continue
+                found = None if store is None else store.find(name)
+                if found is not None:
+                    vectors[name] = found
+                else:
                     pending.add(name)
-                    yield job
+                    yield functools.partial(self._job, name, item, where)
 
-    def _images(self, rows, row: int, store, vectors: dict, pending: set) -> list[tuple[Hashable, Job | None]]:
-        """The name of each image of a row, and its job where its vector is neither known nor under way."""
-        items = (rows.unopened(row),) if self.comparison is None else rows.unopened(row)
-        named = []
-        for place, item in enumerate(items):
+    def _named(self, rows, row: int, looked_up: bool) -> Iterator[tuple[Hashable, Any, str]]:
+        """Of each image of a row its name, the image, opened where it had to be, and how sentences call it."""
+        if self.comparison is None and not looked_up:
+            yield row, rows.unopened(row), f"Row {row} of X"  # nothing to look up, nothing shared
+            return
+        for place, item in enumerate((rows.unopened(row),) if self.comparison is None else rows.unopened(row)):
             where = f"Row {row} of X" if self.comparison is None else f"Image {place} in row {row} of X"
-            image, job = None, None
-            if store is None and self.comparison is None:
-                name: Hashable = row  # nothing to look up, nothing shared
-            else:
-                name, image = image_name(item, where)
-            found = None if store is None or name in vectors else store.find(name)
-            if found is not None:
-                vectors[name] = found
-            if name not in vectors and name not in pending:
-                image = read_image(item, where) if image is None else image
-                where = f"{where} ({size_of(image)})"
-                with explained_memory(where):
-                    job = Job(name, self._views(image), where=where)
-            named.append((name, job))
-        return named
+            name, image = image_name(item, where)
+            yield name, item if image is None else image, where
+
+    def _job(self, name: Hashable, item, where: str) -> Job:
+        """Open an image; in threads."""
+        image = read_image(item, where)
+        where = f"{where} ({size_of(image)})"
+        with explained_memory(where):
+            return Job(name, self._views(image), where=where).pinned(resolve_device(self.device))
 
     def _rows(self, X):
         if self.comparison is None:
@@ -249,6 +258,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 @functools.lru_cache(maxsize=4)  # a union of transformers runs several in turn

@@ -40,10 +40,15 @@ class OpenCLIPFeatures(ImageFeatures):
         Where vectors are kept, one per image, so that no image passes the network twice: not in another fold, for
         another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change), the
         backbone, its weights and the preprocessing.
-    batch_size : int, default=8
-        The most images in one pass. Features do not depend on it.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds the weights when `backbone_weights` is None.
     verbose : int, default=0
@@ -77,7 +82,6 @@ class OpenCLIPFeatures(ImageFeatures):
     _test_params: ClassVar[dict[str, Any]] = {
         "backbone": "clip_tiny_vit.json",
         "backbone_weights": None,
-        "batch_size": 4,
     }
     _test_size: ClassVar[tuple[int, int]] = (32, 48)
 
@@ -91,8 +95,9 @@ class OpenCLIPFeatures(ImageFeatures):
         comparison=None,
         backbone_weights="openai",
         cache=None,
-        batch_size=8,
         device="auto",
+        precision="float32",
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -103,8 +108,9 @@ class OpenCLIPFeatures(ImageFeatures):
         self.comparison = comparison
         self.backbone_weights = backbone_weights
         self.cache = cache
-        self.batch_size = batch_size
         self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

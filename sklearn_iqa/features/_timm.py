@@ -47,10 +47,15 @@ class TimmFeatures(ImageFeatures):
         Where vectors are kept, one per image, so that no image passes the network twice: not in another fold, for
         another candidate, or in another process. Keyed by the pixels (for paths by name, size and time of change), the
         backbone, its weights and the preprocessing.
-    batch_size : int, default=8
-        The most images in one pass. Features do not depend on it.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds the weights when `backbone_weights` is None.
     verbose : int, default=0
@@ -82,7 +87,7 @@ class TimmFeatures(ImageFeatures):
         "max_pixels": [at_least(1), None],
         "scales": [SequenceOf(POSITIVE)],
     }
-    _test_params: ClassVar[dict[str, Any]] = {"backbone": "test_resnet", "backbone_weights": None, "batch_size": 4}
+    _test_params: ClassVar[dict[str, Any]] = {"backbone": "test_resnet", "backbone_weights": None}
 
     def __init__(
         self,
@@ -96,8 +101,9 @@ class TimmFeatures(ImageFeatures):
         comparison=None,
         backbone_weights="imagenet",
         cache=None,
-        batch_size=8,
         device="auto",
+        precision="float32",
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -110,8 +116,9 @@ class TimmFeatures(ImageFeatures):
         self.comparison = comparison
         self.backbone_weights = backbone_weights
         self.cache = cache
-        self.batch_size = batch_size
         self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

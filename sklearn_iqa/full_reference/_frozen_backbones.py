@@ -5,18 +5,17 @@ AHIQ's official code grew out of that for IQT, so that both normalise alike.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from sklearn_iqa._base.crops import enlarge
 from sklearn_iqa._nn import timm_backbones
 from sklearn_iqa._nn.transforms import HALF_MEAN, HALF_STD, normalize, to_tensor
 
 
 class FrozenBackbonesMixin:
-    """Pixels of AHIQ, IQT and JSPL; stands left of `CropsMixin`. The network has `crop_size`, the side of its input."""
+    """Pixels of AHIQ, IQT and JSPL; stands left of `CropsMixin`."""
 
     inputs: ClassVar[tuple[str, ...]] = ("query", "reference")
 

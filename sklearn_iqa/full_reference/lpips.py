@@ -77,7 +77,7 @@ class LPIPS(PerceptualMixin, QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=50
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=10
         Passes over the training data.
     lr : float, default=1e-4
@@ -93,6 +93,16 @@ class LPIPS(PerceptualMixin, QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -190,6 +200,9 @@ class LPIPS(PerceptualMixin, QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -208,6 +221,9 @@ class LPIPS(PerceptualMixin, QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

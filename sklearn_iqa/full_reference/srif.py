@@ -12,9 +12,11 @@ from sklearn.base import TransformerMixin
 from torch import nn
 from tqdm.auto import tqdm
 
+from sklearn_iqa._base.ahead import n_threads
 from sklearn_iqa._base.devices import resolve_device
 from sklearn_iqa._base.failures import RAISE, Failures
-from sklearn_iqa._base.parameters import POSITIVE, one_of
+from sklearn_iqa._base.inference import prepared
+from sklearn_iqa._base.parameters import POSITIVE, RUNNING, one_of
 from sklearn_iqa._base.quality import QualityRegressor
 from sklearn_iqa._weights import state_dicts
 from sklearn_iqa.full_reference._srif_pyramids import FEATURE_NAMES, fidelity_features, gray
@@ -189,6 +191,10 @@ class SRIF(TransformerMixin, QualityRegressor):
         goes on from there. None trains anew, from `backbone_weights` where there are any.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     verbose : int, default=0
         Whether long work shows a progress bar.
 
@@ -243,16 +249,18 @@ class SRIF(TransformerMixin, QualityRegressor):
         "bandwidth": [POSITIVE],
         "weights": [str, os.PathLike, None],
         "device": [str],
+        "n_jobs": RUNNING["n_jobs"],
         "verbose": ["verbose"],
     }
     _test_params: ClassVar[dict[str, Any]] = {"weighting": "uncertainty"}
     _test_size: ClassVar[tuple[int, int]] = (200, 208)
 
-    def __init__(self, *, weighting="uncertainty", bandwidth=1.0, weights=None, device="auto", verbose=0):
+    def __init__(self, *, weighting="uncertainty", bandwidth=1.0, weights=None, device="auto", n_jobs=None, verbose=0):
         self.weighting = weighting
         self.bandwidth = bandwidth
         self.weights = weights
         self.device = device
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def transform(self, X, *, on_error="raise"):
@@ -321,19 +329,19 @@ class SRIF(TransformerMixin, QualityRegressor):
 
     def _features(self, rows, failures=RAISE) -> np.ndarray:
         features = np.full((len(rows), len(FEATURE_NAMES)), np.nan)
-        for row in tqdm(range(len(rows)), disable=not self.verbose, desc=type(self).__name__, unit="image"):
-            job = failures.attempt(self._job, rows, row)
-            if job is not None:
-                features[row] = failures.finite(row, job.views[0].numpy())
+        jobs = self._jobs(rows, failures)
+        for job in tqdm(jobs, total=len(rows), disable=not self.verbose, desc=type(self).__name__, unit="image"):
+            features[job.name] = failures.finite(job.name, job.views[0].numpy())
         return features
 
     def _infer(self, rows, failures=RAISE):
         self._ensure_network()
-        for row in range(len(rows)):
-            job = failures.attempt(self._job, rows, row)
-            if job is not None:
-                with torch.inference_mode():
-                    yield row, self.network_(job.views.to(self.network_.prior)).cpu()
+        for job in self._jobs(rows, failures):
+            with torch.inference_mode():
+                yield job.name, self.network_(job.views.to(self.network_.prior)).cpu()
+
+    def _jobs(self, rows, failures):
+        return prepared(lambda row: self._job(rows, row), range(len(rows)), n_threads(self.n_jobs), failures)
 
     def _open(self, rows, row):
         query, reference = super()._open(rows, row)

@@ -12,14 +12,17 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
+from tqdm.auto import tqdm
 
+from sklearn_iqa._base.failures import RAISE
+from sklearn_iqa._base.inference import infer, prepared
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
+from sklearn_iqa._base.rows import image_name
+from sklearn_iqa._base.training import Subset
 from sklearn_iqa._nn.clip_backbones import load_clip, pools_class_token, tokenize
 from sklearn_iqa._nn.clip_text import CLIP_KEY_MAP, CLIP_MEAN, CLIP_STD, PromptNetwork, token_table
 from sklearn_iqa._nn.transforms import normalize, random_flip, to_tensor
-from sklearn_iqa._base.rows import image_name
-from sklearn_iqa._base.training import Subset
 from sklearn_iqa._weights.pretrained import PYIQA_LICENCE, PYIQA_SOURCE, PublishedWeights, WeightsFile, pyiqa_file
 
 N_STEPS, LOWEST_LR = 500_000, 1e-7  # length and end of the official schedule, whose 80 000th step was published
@@ -181,7 +184,6 @@ class ImageTower(nn.Module):
     def __init__(self, network: CLIPIQANetwork):
         super().__init__()
         self.network = network
-        self.known: dict[bytes, torch.Tensor] = {}  # features by a digest of the pixels
 
     def forward(self, images):
         return self.network.pool(self.network.maps(images))
@@ -251,7 +253,7 @@ class CLIPIQA(QualityRegressor):
         Pretraining of the backbone when `weights` does not hold it: a tag of open_clip for this model, fetched when the
         network is built, or a file; None starts from random numbers.
     batch_size : int, default=128
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=1450
         Passes over the training data.
     lr : float, default=0.002
@@ -267,6 +269,16 @@ class CLIPIQA(QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -298,7 +310,7 @@ class CLIPIQA(QualityRegressor):
     negative when the pair is the wrong way round. That makes `prompts` a parameter for a grid search.
 
     With learned vectors and several pairs, y has one column for each, all in one unit; each pair has vectors of its
-    own. CLIP's features of an image and of its mirror image are computed once and cached for all epochs: 4 kB each. The
+    own. CLIP's features of an image and of its mirror image are computed before the first epoch: 4 kB each. The
     default epochs are the 80 000 batches of the authors on KonIQ-10k; small sets ask for a higher `lr` and fewer.
 
     Published weights: "plus-koniq10k" (the default) are the 16 vectors of CLIP-IQA+ alone; CLIP then comes from
@@ -371,6 +383,9 @@ class CLIPIQA(QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -390,6 +405,9 @@ class CLIPIQA(QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -481,10 +499,9 @@ class CLIPIQA(QualityRegressor):
     def _scores(self, rows):
         if not self._chosen.n_context:
             return super()._scores(rows)
-        training = self.net_.module_  # held-out images keep their features, as those that are trained on do
-        features = [training.features(self._views(self._open(rows, row))[0]) for row in range(len(rows))]
+        places = 2 * torch.as_tensor(rows.members, device=self.device_)  # of rows held out in training
         with torch.no_grad():
-            probabilities = training(torch.stack(features).to(self.device_))
+            probabilities = self.net_.module_(places)
         return self._of_attribute(probabilities.double()).numpy(force=True)
 
     def _check_combinations(self):

@@ -154,7 +154,7 @@ class LIQE(DomainsMixin, QualityRegressor):
         Pretraining of the backbone when `weights` does not hold it: a tag of open_clip for this model, fetched when the
         network is built, or a file; None starts from random numbers.
     batch_size : int, default=48
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=80
         Epochs of `steps_per_epoch` steps.
     lr : float, default=5e-6
@@ -170,6 +170,16 @@ class LIQE(DomainsMixin, QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -284,6 +294,9 @@ class LIQE(DomainsMixin, QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -305,6 +318,9 @@ class LIQE(DomainsMixin, QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -408,12 +424,13 @@ class LIQE(DomainsMixin, QualityRegressor):
             return (1 + math.cos(math.pi * place / T_MAX)) / 2
 
         schedule = skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)
+        line = EpochLine(lambda output, target: (expected_level(output.quality), target[:, 0]))
         return {
             "iterator_train__sampler": DomainBatches,
             "iterator_train__sizes": self._domain_sizes,
             "iterator_train__n_batches": self.steps_per_epoch,
             "optimizer__weight_decay": self.weight_decay,
-            "callbacks": [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_))],
+            "callbacks": [("schedule", schedule), ("tasks", TaskWeights(self.task_loss_curve_)), ("line", line)],
         }
 
     def _views(self, image):
@@ -424,7 +441,6 @@ class LIQE(DomainsMixin, QualityRegressor):
             image = self._resized(image, longest=math.inf)
             places = self._places(image, wide_step=STEP)
         if len(places) >= self.n_crops:
-        line = EpochLine(lambda output, target: (expected_level(output.quality), target[:, 0]))
             places = places[:: len(places) // self.n_crops][: self.n_crops]
         return squares(image, places, self.network_.side, self._normalized)
 
@@ -444,15 +460,11 @@ class LIQE(DomainsMixin, QualityRegressor):
     def _normalized(self, image) -> torch.Tensor:
         return normalize(to_tensor(image), CLIP_MEAN, CLIP_STD)
 
-    def _places(self, pixels, wide_step=WIDE_STEP) -> list[tuple[int, int]]:
+    def _places(self, image, wide_step=WIDE_STEP) -> list[tuple[int, int]]:
         """Corners of all windows on a grid, row by row."""
-        step = wide_step if max(pixels.shape) >= WIDE else STEP
-        rows, columns = (range(0, length - self.network_.side + 1, step) for length in pixels.shape[1:])
+        step = wide_step if max(image.shape) >= WIDE else STEP
+        rows, columns = (range(0, length - self.network_.side + 1, step) for length in image.shape[:2])
         return list(itertools.product(rows, columns))
-
-    def _windows(self, pixels, places) -> torch.Tensor:
-        side = self.network_.side
-        return torch.stack([pixels[:, top : top + side, left : left + side] for top, left in places])
 
     def _score(self, output):
         return expected_level(self.network_.probabilities(output.double().mean(0, keepdim=True)).quality).item()

@@ -19,11 +19,12 @@ from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._base.tasks import Episodes, TasksMixin, draw, has_quality, task_numbers, task_rows, without_labels
 from sklearn_iqa._base.training import Stage, Subset
 from sklearn_iqa._nn import timm_backbones, transforms
-from sklearn_iqa.distortions import DISTORTIONS, distort
 from sklearn_iqa._nn.layers import Float32Sequential, in_float32
+from sklearn_iqa.distortions import DISTORTIONS, distort
 
 CODE_WIDTH, N_TYPES = 256, 25  # dimension of a distortion's code; types of KADID-10k, whose classifier no loss uses
 TRIPLET_MARGIN, LEVEL_WEIGHT = 0.1, 0.25
+N_LEVELS = 5  # of a distortion that is made
 MIN_DEGREE = 1e-2  # of a node, before the square root
 RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
 KEY_MAP = (
@@ -55,9 +56,9 @@ class GraphConvolutions(nn.Module):
         widths = pairwise((width_in, 1024, 512, width_out))
         self.W1, self.W2, self.W3 = (nn.Linear(*sizes, bias=False) for sizes in widths)
 
+    @in_float32
     def forward(self, adjacency, nodes):
         for layer in (self.W1, self.W2):
-    @in_float32
             nodes = F.relu(layer(adjacency @ nodes))
         return self.W3(adjacency @ nodes)
 
@@ -93,9 +94,9 @@ class GraphIQANetwork(nn.Module):
         own_edges = self.edges(graphs).diagonal(dim1=1, dim2=2).mT  # (g, n / g, k)
         return self.hyperpredmos(torch.cat([self.gcn_v(graphs), own_edges], -1)).flatten(0, 1)
 
+    @in_float32
     def edges(self, graphs):
         """Features (g, n, c) of the images of g graphs -> an embedding of each pair of images, (g, n, n, k)."""
-    @in_float32
         unit = F.normalize(graphs, dim=-1)
         products = (unit[:, :, None] * unit[:, None]).flatten(1, 2)  # (g, n * n, c)
         directions = F.normalize(products, dim=-1)
@@ -111,10 +112,10 @@ class GraphIQANetwork(nn.Module):
 
 
 class DistortionModule(nn.Sequential):
-    """Anchors, positives and negatives, n each, (1, 3 n, 3, s, s) -> three codes (1, 256), levels of the anchors."""
+    """Anchors, positives and negatives, n each, (3 n, 3, s, s) -> three codes (1, 256), levels of the anchors."""
 
-    def forward(self, steps):
-        (network,), (anchor, *others) = self, steps[0].chunk(3)
+    def forward(self, images):
+        (network,), (anchor, *others) = self, images.chunk(3)
         code, levels = network.distortion(anchor)
         with torch.no_grad():
             codes = [network.distortion(other)[0] for other in others]
@@ -127,7 +128,7 @@ class DistortionLoss(nn.Module):
     def forward(self, output, target):
         codes, levels = output
         triplet = F.triplet_margin_loss(*codes, margin=TRIPLET_MARGIN)
-        return triplet + LEVEL_WEIGHT * F.mse_loss(sample(levels), target[0, : len(levels), 0])
+        return triplet + LEVEL_WEIGHT * F.mse_loss(sample(levels), target[: len(levels), 0])
 
 
 class SampledSquaredError(nn.Module):
@@ -175,7 +176,7 @@ class GraphIQA(TasksMixin, QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=32
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=1250
         Passes over the training data.
     lr : float, default=5e-6
@@ -191,6 +192,16 @@ class GraphIQA(TasksMixin, QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -292,6 +303,9 @@ class GraphIQA(TasksMixin, QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -313,6 +327,9 @@ class GraphIQA(TasksMixin, QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -429,6 +446,11 @@ class GraphIQA(TasksMixin, QualityRegressor):
             images.astype(np.float32),
             view,
             lr=self.pretrain_lr,
+            net_params={
+                "iterator_train__sampler": Episodes,
+                "iterator_train__lengths": [self.pretrain_steps],
+                "iterator_train__draw": steps,
+            },
         )
         self.n_pretrain_steps_ += self.pretrain_steps
 
@@ -446,11 +468,6 @@ class GraphIQA(TasksMixin, QualityRegressor):
             pixels, seed = crop.movedim(0, -1).numpy(), int(torch.randint(2**31 - 1, ()))
             crop = transforms.to_tensor(distort(pixels, DISTORTIONS[kind], level, random_state=seed))
         return self._normalized(crop)
-            net_params={
-                "iterator_train__sampler": Episodes,
-                "iterator_train__lengths": [self.pretrain_steps],
-                "iterator_train__draw": steps,
-            },
 
     def _train_view(self, x):
         return self._crop(x)

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from sklearn_iqa._base.failures import RAISE, explained_memory, size_of
-from sklearn_iqa._base.inference import Job, infer
+from sklearn_iqa._base.inference import Job, prepared
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_least, non_negative, one_of, within
 from sklearn_iqa._base.quality import FeatureLearner
 from sklearn_iqa._base.training import Stage
@@ -141,7 +141,7 @@ class ReIQA(FeatureLearner):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=630
-        Rows in one step of training, and the most views in one pass of `transform`. Features do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=40
         Passes over the training data.
     lr : float, default=12.0
@@ -150,6 +150,16 @@ class ReIQA(FeatureLearner):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -270,6 +280,9 @@ class ReIQA(FeatureLearner):
         lr=12.0,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -298,6 +311,9 @@ class ReIQA(FeatureLearner):
         self.lr = lr
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -345,10 +361,10 @@ class ReIQA(FeatureLearner):
     def _infer(self, rows, failures=RAISE):
         """Yield (row, `Encoded` of each scale), as they become known."""
         self._ensure_network()
-        jobs = (job for row in range(len(rows)) for job in failures.attempt(self._scales, rows, row) or ())
+        both_scales = prepared(lambda row: self._scales(rows, row), range(len(rows)), self._n_threads, failures)
+        jobs = (job for both in both_scales for job in both)
         known: dict[int, dict[int, Encoded]] = {}
-        how = {"batch_size": self.batch_size, "device": self.device_, "failures": failures}
-        for (row, scale), encoded in infer(self.network_, jobs, **how):
+        for (row, scale), encoded in self._run_network(jobs, failures):
             known.setdefault(row, {})[scale] = encoded
             if len(known[row]) == 2:
                 both = known.pop(row)
@@ -359,7 +375,8 @@ class ReIQA(FeatureLearner):
         x = self._open(rows, row)
         where = f"Row {rows.number(row)} of X ({size_of(x)})"
         with explained_memory(where):
-            return [Job((row, scale), self._views(one), where=where) for scale, one in enumerate((x, halved(x)))]
+            jobs = (Job((row, scale), self._views(one), where=where) for scale, one in enumerate((x, halved(x))))
+            return [job.pinned(self.device_) for job in jobs]
 
     def _features(self, output):
         return torch.cat([getattr(scale, part)[0] for part in PARTS[self.parts] for scale in output]).numpy()

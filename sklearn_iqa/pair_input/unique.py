@@ -15,8 +15,8 @@ from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
 from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
-from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.layers import Float32Linear, in_float32
+from sklearn_iqa._nn.losses import FidelityLoss
 from sklearn_iqa._nn.timm_backbones import build_backbone, input_config, load_backbone
 from sklearn_iqa._nn.transforms import normalize, random_flip, random_square, resize_shorter, to_tensor
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
@@ -46,8 +46,8 @@ class UNIQUEOutput(NamedTuple):
     std: torch.Tensor
 
 
-def bilinear_features(features: torch.Tensor) -> torch.Tensor:
 @in_float32
+def bilinear_features(features: torch.Tensor) -> torch.Tensor:
     """Feature maps (n, c, h, w) -> second moments of their channels (n, c * c), of unit length."""
     positions = features.flatten(2)  # (n, c, h * w)
     moments = (positions @ positions.mT) * (1 / positions.shape[-1])  # (n, c, c)
@@ -170,7 +170,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=32
-        Pairs in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Pairs in one step of training.
     max_epochs : int, default=12
         Passes over the pairs.
     lr : float, default=1e-4
@@ -186,6 +186,16 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -299,6 +309,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -320,6 +333,9 @@ class UNIQUE(DomainsMixin, QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -444,6 +460,7 @@ class UNIQUE(DomainsMixin, QualityRegressor):
             "callbacks": [
                 ("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor)),
                 ("warm_up", FrozenBackboneEpochs(self.warmup_epochs - n_before)),
+                ("line", EpochLine(lambda output, target: (output.mean, target[..., 0]))),
             ],
         }
 
@@ -460,7 +477,6 @@ class UNIQUE(DomainsMixin, QualityRegressor):
                 raise ValueError(f"y holds the standard deviation {mos_std.min():g}; give positive ones or one column.")
         else:
             mos, mos_std = check_quality(rows, y, name), np.zeros(len(rows))
-                ("line", EpochLine(lambda output, target: (output.mean, target[..., 0]))),
         names, domain = domain_numbers(rows, domains, name)
         # By the number of the domain, for `_net_params`, which knows no names; each call of fit sets it anew.
         if isinstance(self.n_pairs, Mapping):

@@ -100,7 +100,7 @@ def soft_kendall(gap_x, gap_y, temperature):
 
 def on_logistic(scores, mos):
     """Scores on the logistic curve of four parameters that fits them to the labels; the curve gets no gradient."""
-    x, y = (tensor.detach().double().cpu().numpy() for tensor in (scores, mos))
+    x, y = torch.stack([scores.detach().to(mos), mos]).cpu().double().numpy()  # waits for the device, once
 
     def residuals(curve):
         return (curve[0] - curve[3]) * expit((x - curve[1]) / abs(curve[2])) + curve[3] - y
@@ -130,7 +130,7 @@ class ContentDiverseLoss(nn.Module):
             return 0 * distances.sum()
         gap, mos_gap = distances[first] - distances[second], mos[first] - mos[second]
         # With four rows or fewer the curve would pass through every point. What lies on it rises with the labels.
-        fitted = self.logistic and len(mos) > 4
+        fitted = self.logistic and len(mos) > 4 and self.weights[1] > 0
         correlations = (
             -pearson(on_logistic(distances, mos), mos) if fitted else pearson(distances, mos),
             soft_spearman(distances, mos, self.temperature),
@@ -199,7 +199,7 @@ class ContentDiverseIQA(QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=64
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=10
         Passes over the training data.
     lr : float, default=1e-4
@@ -215,6 +215,16 @@ class ContentDiverseIQA(QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -337,6 +347,9 @@ class ContentDiverseIQA(QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -365,6 +378,9 @@ class ContentDiverseIQA(QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -416,6 +432,7 @@ class ContentDiverseIQA(QualityRegressor):
             return 0.1 + 0.9 * (1 + math.cos(math.pi * min((n_before + epoch) / self.max_epochs, 1))) / 2
 
         callbacks = [("schedule", skorch.callbacks.LRScheduler("LambdaLR", lr_lambda=factor))]
+        callbacks.append(("line", EpochLine(lambda distances, mos: (distances, mos))))
         if self.non_negative:
             callbacks.append(("non_negative", NonNegativeHeads()))
         return {"optimizer__weight_decay": self.weight_decay, "callbacks": callbacks}
@@ -432,7 +449,6 @@ class ContentDiverseIQA(QualityRegressor):
         pixels = transforms.to_tensor(x)
         if self._chosen.distance == "dists":
             return pixels
-        callbacks.append(("line", EpochLine(lambda distances, mos: (distances, mos))))
         return transforms.normalize(pixels, transforms.HALF_MEAN, transforms.HALF_STD)
 
     def _start(self, targets, sample_weight):
@@ -441,13 +457,13 @@ class ContentDiverseIQA(QualityRegressor):
     def _finish(self, rows, targets, sample_weight):
         self._calibrate(rows, targets, sample_weight)
 
-    def _encode_targets(self, targets):
-        if LABEL_RANGES[self.pair_loss] is None:
-            return targets
-        (lowest, highest), (low, high) = self.y_range_, LABEL_RANGES[self.pair_loss]
-        return low + (targets - lowest) * (high - low) / (highest - lowest or 1)
     def _finish_epoch(self, rows, targets, sample_weight):
         slope, intercept = dict(self.net_.callbacks_)["line"].line()  # to the labels that training sees
         zero, one = self._encode_targets(np.array([0.0, 1.0]))
         self.label_scale_ = slope / (one - zero), (intercept - zero) / (one - zero)
 
+    def _encode_targets(self, targets):
+        if LABEL_RANGES[self.pair_loss] is None:
+            return targets
+        (lowest, highest), (low, high) = self.y_range_, LABEL_RANGES[self.pair_loss]
+        return low + (targets - lowest) * (high - low) / (highest - lowest or 1)

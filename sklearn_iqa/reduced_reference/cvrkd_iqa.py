@@ -260,7 +260,7 @@ class CVRKDIQA(QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=32
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=100
         Passes over the training data.
     lr : float, default=2e-5
@@ -278,6 +278,16 @@ class CVRKDIQA(QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -386,6 +396,9 @@ class CVRKDIQA(QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -409,6 +422,9 @@ class CVRKDIQA(QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -522,7 +538,7 @@ class CVRKDIQA(QualityRegressor):
         good = self._turned_crops(original if drawn is None else drawn)
         # What was drawn for a row stays with it: all have one key.
         content = zlib.crc32(np.ascontiguousarray(original)) if drawn is None else 0
-        return {"crops": torch.cat([crops, good[None]]), "content": content}  # (3, p, 3, s, s)
+        return {"crops": torch.cat([crops.movedim(1, 0), good[None]]), "content": content}  # (3, p, 3, s, s)
 
     def _views(self, x):
         return torch.stack([self._crops(image) for image in x])[None]  # (1, 2, p, 3, s, s)

@@ -42,6 +42,7 @@ class FeatureDensityMixin:
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **RUNNING,
         **PRETRAINED,
+        "compile": ["boolean"],
         "pca": [at_least(1), Interval(RealNotInt, 0, 1, closed="neither"), None],
         "reference_fraction": [within(0, 1, closed="right")],
         "backbone": [str],
@@ -200,10 +201,18 @@ class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
-    batch_size : int, default=50
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -275,8 +284,10 @@ class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         reference_fraction=0.25,
         backbone="fid_inception",
         backbone_weights="imagenet",
-        batch_size=50,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -286,8 +297,10 @@ class GMMGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         self.reference_fraction = reference_fraction
         self.backbone = backbone
         self.backbone_weights = backbone_weights
-        self.batch_size = batch_size
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
@@ -323,10 +336,18 @@ class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         Pretraining of the backbone when `weights` does not hold it: "imagenet" is fetched by timm or torchvision when
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
-    batch_size : int, default=50
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -395,8 +416,10 @@ class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         reference_fraction=0.25,
         backbone="fid_inception",
         backbone_weights="imagenet",
-        batch_size=50,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -405,8 +428,10 @@ class KNNGIQA(FeatureDensityMixin, QualityRegressor):  # type: ignore[misc]  # `
         self.reference_fraction = reference_fraction
         self.backbone = backbone
         self.backbone_weights = backbone_weights
-        self.batch_size = batch_size
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

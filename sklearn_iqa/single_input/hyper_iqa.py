@@ -29,9 +29,10 @@ from sklearn_iqa._nn.transforms import (
     normalize,
     places_to_score,
     random_flip,
-    resize,
     random_square,
+    resize,
     resize_shorter,
+    squares,
     to_tensor,
 )
 from sklearn_iqa._weights.pretrained import PYIQA_SOURCE, PublishedWeights, pyiqa_file
@@ -83,8 +84,8 @@ class HyperIQANetwork(nn.Module):
         """Crops (n, 3, s, s) -> the backbone's last four maps, each (n, c, rows, columns)."""
         return self.res.forward_intermediates(crops, indices=len(MAP_FEATURES), intermediates_only=True)
 
-    def distortion(self, maps):
     @in_float32
+    def distortion(self, maps):
         """Maps of the backbone -> input of the target network (n, 224): 16, 16, 16 and 176 features."""
         parts = []
         for number, (one, (n_kept, side, _)) in enumerate(zip(maps, MAP_FEATURES, strict=True), start=1):
@@ -94,8 +95,8 @@ class HyperIQANetwork(nn.Module):
             parts.append(getattr(self, f"lda{number}_fc")(pooled.flatten(1)))
         return torch.cat(parts, dim=1)
 
-    def target_layers(self, last_map):
     @in_float32
+    def target_layers(self, last_map):
         """The backbone's last map -> weight (n, out, in) and bias (n, out) of the target network's five layers."""
         hyper = self.conv1(F.adaptive_avg_pool2d(last_map, GRID))  # (n, 112, 7, 7)
         mean = hyper.mean((2, 3))  # (n, 112)
@@ -111,8 +112,8 @@ class HyperIQANetwork(nn.Module):
         return target_outputs(self.distortion(maps), self.target_layers(maps[-1]))[-1][:, 0]
 
 
-def target_outputs(features, layers):
 @in_float32
+def target_outputs(features, layers):
     """Features (n, 224), each row with its own layers -> outputs of all layers before their sigmoid."""
     outputs = []
     for weight, bias in layers:
@@ -158,7 +159,7 @@ class HyperIQA(QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=96
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=400
         Passes over the training data.
     lr : float, default=2e-5
@@ -180,6 +181,16 @@ class HyperIQA(QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -282,6 +293,9 @@ class HyperIQA(QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -304,6 +318,9 @@ class HyperIQA(QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

@@ -17,8 +17,8 @@ from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
-from sklearn_iqa._nn.losses import NormInNormLoss
 from sklearn_iqa._nn.layers import Float32Linear
+from sklearn_iqa._nn.losses import NormInNormLoss
 from sklearn_iqa._nn.transforms import normalize, resize, to_tensor
 
 WIDTHS = (64, 64, 64, 64, 128, 128, 256, 256)  # channels that a side network keeps of each of the eight maps
@@ -166,7 +166,7 @@ class KonIQPlusPlus(QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=8
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=25
         Passes over the training data.
     lr : float, default=1e-4
@@ -182,6 +182,16 @@ class KonIQPlusPlus(QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -216,6 +226,7 @@ class KonIQPlusPlus(QualityRegressor):
 
     `fit` follows the official code: whole images, no augmentation, Adam, a tenth of `lr` for the backbone. The loss has
     no unit; after training, least-squares lines on the training set map scores to the units of y and of the defects.
+    `partial_fit` takes them from the scores in its steps, and opens no image again.
 
     References
     ----------
@@ -226,7 +237,6 @@ class KonIQPlusPlus(QualityRegressor):
     --------
     >>> import numpy as np
     >>> from sklearn_iqa import KonIQPlusPlus
-    `partial_fit` takes them from the scores in its steps, and opens no image again.
     >>> images = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
     >>> small = {"backbone": "test_resnet", "backbone_weights": None, "image_size": (64, 96), "max_epochs": 1}
     >>> koniq = KonIQPlusPlus(**small, n_defects=2, random_state=0)
@@ -276,6 +286,9 @@ class KonIQPlusPlus(QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -294,6 +307,9 @@ class KonIQPlusPlus(QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 

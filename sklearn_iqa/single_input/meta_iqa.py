@@ -6,18 +6,17 @@ from collections import OrderedDict
 from typing import Any, ClassVar
 
 import numpy as np
-import skorch
 import torch
 from skimage.transform import resize
 from skorch.callbacks import LRScheduler
 from torch import nn
-from torch.utils.data import DataLoader
 
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._base.tasks import Episodes, TasksMixin, draw, task_numbers, task_rows, without_labels
 from sklearn_iqa._base.training import Net, Stage, Subset
 from sklearn_iqa._nn import timm_backbones, transforms
+from sklearn_iqa._nn.layers import Float32Sequential
 from sklearn_iqa._weights.pretrained import PublishedWeights, pyiqa_file
 from sklearn_iqa.distortions import DISTORTIONS, distort
 
@@ -98,10 +97,10 @@ class TwoLevelSteps:
     """Left of a skorch net: `MetaLearner` takes two steps per task, on support and then on query images."""
 
     def train_step(self, batch, **fit_params):
-        """Take one step, or two on a task (1, m, 3, s, s) with its targets (1, m, 4), quality in the first column."""
+        """Take one step, or two on a task (m, 3, s, s) with its targets (m, 4), quality in the first column."""
         if not isinstance(self.module_, MetaLearner):
             return super().train_step(batch, **fit_params)
-        (images,), (target,) = batch
+        images, target = batch
         self.module_.begin()
         for part in (slice(self.module_.n_support), slice(self.module_.n_support, None)):
             step = super().train_step((images[part], target[part, 0]), **fit_params)
@@ -146,7 +145,7 @@ class MetaIQA(TasksMixin, QualityRegressor):
         the network is built, "bundled" is read from an installed package, a file may have the names of timm,
         torchvision or transformers, None starts from random numbers.
     batch_size : int, default=50
-        Rows in one step of training, and the most views in one pass when predicting. Scores do not depend on it.
+        Rows in one step of training.
     max_epochs : int, default=100
         Passes over the training data in fine-tuning. With 0 `fit` ends behind meta-training: the prior alone, for
         `save_weights`; y may then be None where neither `distortion` nor `domains` is given.
@@ -163,6 +162,16 @@ class MetaIQA(TasksMixin, QualityRegressor):
         Whether `fit` goes on from the last `fit` instead of starting anew.
     device : str, default="auto"
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
+        made for them, and change results; how much is told in the user guide.
+    compile : bool, default=False
+        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
+        of images, then fewer per image on some devices.
+    n_jobs : int, default=None
+        Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
+        takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
+        it.
     random_state : int, RandomState instance or None, default=None
         Seeds weights, order and crops. An int gives equal results for equal data on one machine's CPU.
     verbose : int, default=0
@@ -224,7 +233,7 @@ class MetaIQA(TasksMixin, QualityRegressor):
 
     key_map = KEY_MAP
     published = PUBLISHED
-    net_class = type("TwoLevelNet", (TwoLevelSteps, skorch.NeuralNet), {})
+    net_class = type("TwoLevelNet", (TwoLevelSteps, Net), {})
     score_range = (0.0, 1.0)
     label_range = (0.0, 1.0)
 
@@ -267,6 +276,9 @@ class MetaIQA(TasksMixin, QualityRegressor):
         n_iter_no_change=10,
         warm_start=False,
         device="auto",
+        precision="float32",
+        compile=False,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -285,6 +297,9 @@ class MetaIQA(TasksMixin, QualityRegressor):
         self.n_iter_no_change = n_iter_no_change
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
