@@ -808,7 +808,7 @@ def test_sample_weight_changes_the_fit(name):
 @pytest.mark.parametrize("name", _with("max_epochs", among=WEIGHTED))
 def test_every_stage_draws_rows_by_weight(name, monkeypatch):
     estimator, opened = tiny(name, max_epochs=4, batch_size=2), []
-    run, open_row = type(estimator)._run, type(estimator)._open
+    run, open_row, train_view = type(estimator)._run, type(estimator)._open, type(estimator)._train_view
 
     def recorded_run(self, net, *args):
         opened.append([])
@@ -819,8 +819,15 @@ def test_every_stage_draws_rows_by_weight(name, monkeypatch):
             opened[-1].append(rows.number(row))
         return open_row(self, rows, row)
 
+    def recorded_view(self, row):  # all rows were opened before
+        opened[-1].append(row)
+        return train_view(self, row)
+
     monkeypatch.setattr(type(estimator), "_run", recorded_run)
-    monkeypatch.setattr(type(estimator), "_open", recorded_open)
+    if name == "CLIPIQA":
+        monkeypatch.setattr(type(estimator), "_train_view", recorded_view)
+    else:
+        monkeypatch.setattr(type(estimator), "_open", recorded_open)
     X = list(rows(name))
     if compares(name):  # of one content, which some methods compare with each other
         X = [(query, X[0][1]) for query, _ in X]
@@ -1104,7 +1111,7 @@ def _in_search(name):
         grids = ({"lr": [1e-4, 1e-3]}, {"weighting": ["equal", "df"]})
         return tiny(name), next(
             (grid for grid in grids if set(grid) <= set(TINY[name])),
-            {"batch_size": [2, 4]},
+            {"n_jobs": [1, 2]},
         )
     return Pipeline([("features", tiny(name)), ("ridge", Ridge())]), {"ridge__alpha": [0.1, 1.0]}
 

@@ -108,7 +108,7 @@ def test_loop_of_steps_can_be_interrupted_and_goes_on(interrupt_at, monkeypatch)
 
 def test_interrupted_stage_leaves_no_epoch(interrupt_at):
     estimator = tiny("CVRKDIQA", teacher_epochs=2)
-    interrupt_at(CVRKDIQA, "_pixels", 20)
+    interrupt_at(CVRKDIQA, "_normalized", 20)
     with pytest.raises(KeyboardInterrupt):
         estimator.fit(rows("CVRKDIQA"), MOS)
     assert estimator.n_iter_ == 0
