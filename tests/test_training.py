@@ -278,3 +278,10 @@ def test_epochs_of_a_stage_count_from_zero_and_draw_for_themselves(monkeypatch):
     estimator = Staged().fit(X, Y).partial_fit(X, Y)
     seed = estimator._drawn_seed()
     assert epochs == [("Staged, first", 0, seed + 2**20), ("Staged", 0, seed), ("Staged", 3, seed)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_may_be_read_only():
+    y = np.arange(3.0)
+    y.setflags(write=False)  # as a column of pandas gives them
+    assert TrainingSet(torch.tensor, y, np.arange(3)).targets.tolist() == [0, 1, 2]
