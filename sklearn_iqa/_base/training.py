@@ -47,8 +47,8 @@ class EvenBatches(BatchSampler):
 class Batches:
     """The batches of one epoch, made ahead of the network: views and targets, stacked.
 
-    Batches are drawn from a seed of the epoch and every view from a seed of its own, so that all is the same however many
-    threads make them, and whatever the network draws.
+    Batches are drawn from a seed of the epoch and every view from a seed of its own, so that all is the same however
+    many threads make them, and whatever the network draws.
 
     Parameters
     ----------
