@@ -434,7 +434,9 @@ def test_shorter_numbers_keep_scores_in_float32(name, precision):
     spread = np.std(expected)
     if name != "KNNGIQA":  # images of the bank itself, whose distance to it is 0
         assert np.abs(found - expected).max() < max(0.1 * np.abs(expected).max(), spread)
-    trained = tiny(name, precision=precision).fit(X, MOS)
+    # Gradients of convolutions over maps of one pixel are NaN now and then, in torch 2.14 with bfloat16 on a CPU.
+    larger = {"patch_size": 64} if name == "ReIQA" else {}
+    trained = tiny(name, precision=precision, **larger).fit(X, MOS)
     assert np.isfinite(output(trained, X)).all()
     if hasattr(trained, "network_"):
         kinds = {tensor.dtype for tensor in trained.network_.state_dict().values() if tensor.is_floating_point()}

@@ -236,7 +236,9 @@ class TrainingSet(Dataset):
 
     def __init__(self, view: Callable, targets, members: np.ndarray, sample_weight=None, *, seed=0, epoch=0):
         self.view, self.members = view, members
-        self.targets = torch.from_numpy(np.array(targets, dtype=np.float32))  # a copy: pandas gives what is read-only
+        if not isinstance(targets, torch.Tensor):
+            targets = torch.from_numpy(np.array(targets, dtype=np.float32))  # a copy: pandas gives what is read-only
+        self.targets = targets.float()
         self.weight = None if sample_weight is None else torch.as_tensor(sample_weight[members])
         self.seed, self.epoch = seed, epoch
 
