@@ -106,8 +106,9 @@ def infer(
         while len(begun) > n_left:
             group, output = begun.popleft()
             output = _map(lambda tensor: tensor.cpu(), output)
-            for job, number in zip(group, range(0, len(group) * len(group[0].views), len(group[0].views)), strict=True):
-                own = slice(number, number + len(job.views))
+            n_views = len(group[0].views)
+            for number, job in enumerate(group):
+                own = slice(number * n_views, (number + 1) * n_views)
                 found = _map(lambda tensor, own=own: tensor[own], output)
                 if _is_finite(found):
                     yield job.name, found

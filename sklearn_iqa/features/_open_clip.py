@@ -44,7 +44,7 @@ class OpenCLIPFeatures(ImageFeatures):
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
-        made for them, and change results; how much is told in the user guide.
+        made for them, and change results: compare both on images of yours.
     n_jobs : int, default=None
         Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
         takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on

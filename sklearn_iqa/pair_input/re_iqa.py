@@ -152,7 +152,7 @@ class ReIQA(FeatureLearner):
         Where the network runs: "auto" takes the first of "cuda", "mps" and "cpu" that is there.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
-        made for them, and change results; how much is told in the user guide.
+        made for them, and change results: compare both on images of yours.
     compile : bool, default=False
         Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
         of images, then fewer per image on some devices.
