@@ -108,9 +108,9 @@ def make(name: str, *, tiny: bool = False, **parameters):
     return cls(**{key: value for key, value in {**given, **parameters}.items() if key in accepted})
 
 
-def rows_for(estimator, n: int, *, tiny: bool = False) -> list[Any]:
+def rows_for(estimator, n: int, *, tiny: bool = False, size: Sequence[int] | None = None) -> list[Any]:
     """Decoded images, or pairs (query, reference) whose references differ, where the estimator compares."""
-    images = photographs(2 * n, type(estimator)._test_size if tiny else SIZE)
+    images = photographs(2 * n, size or (type(estimator)._test_size if tiny else SIZE))
     compares = len(getattr(estimator, "inputs", ("image",))) > 1
     return list(zip(images[:n], images[n:], strict=True)) if compares else images[:n]
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What `predict` and training cost beside the best hand-written loop over the same network.
 
-Predict: decoded images against the network on ready tensors, in inference mode, channels-last, in the batches that are
-fastest. The loop neither opens, resizes, crops nor checks an image. Training: an epoch of `partial_fit` against a loop
+Predict: decoded images of the size that the method's network takes, or of 384 x 512 pixels where it takes any or sees
+crops, against the network on ready tensors, in inference mode, channels-last, in the batches that are fastest. The loop
+neither opens, converts, crops nor checks an image. Where the network takes one size, images of 384 x 512 pixels, which
+`predict` resizes, stand beside the same loop. Training: an epoch of `partial_fit` against a loop
 that makes the same views one after the other and takes the same steps on ready tensors. Both ways take turns in one
 process. Every estimator stands at its defaults, with seeded weights.
 Run: python benchmarks/overhead.py [--only NAME ...] [--what predict train]
@@ -13,7 +15,20 @@ import functools
 
 import numpy as np
 import torch
-from measuring import Report, elapsed, estimator_names, in_turns, make, parser, ratio, ready, rows_for, run, spread
+from measuring import (
+    SIZE,
+    Report,
+    elapsed,
+    estimator_names,
+    in_turns,
+    make,
+    parser,
+    ratio,
+    ready,
+    rows_for,
+    run,
+    spread,
+)
 from skorch.callbacks import Callback
 from skorch.utils import to_device
 
@@ -103,18 +118,30 @@ def _pass(network, batches: list[torch.Tensor]) -> None:
         network(batch)
 
 
+def input_size(estimator, image) -> tuple[int, int] | None:
+    """Height and width that the network takes, where it sees one view of each image."""
+    (views, *halves) = views_of(estimator, image)
+    is_one = not halves and len(views) == 1 and views.ndim > 3
+    return tuple(views.shape[-2:]) if is_one else None
+
+
 def time_predict(name: str, options) -> dict[str, list[float]]:
     """Seconds per image of the loop and of `predict`, and their ratio."""
     estimator = ready(make(name, tiny=options.tiny), tiny=options.tiny)
-    X = rows_for(estimator, min(options.images, 2) if name in HEAVY else options.images, tiny=options.tiny)
-    loop = bare_loop(estimator, X)
-    ways = {"loop": loop, "predict": lambda: run(estimator, X)}
+    n_images = min(options.images, 2) if name in HEAVY else options.images
+    as_they_came = rows_for(estimator, n_images, tiny=options.tiny)
+    size = input_size(estimator, as_they_came[0])
+    X = rows_for(estimator, n_images, tiny=options.tiny, size=size)
+    ways = {"loop": bare_loop(estimator, X), "predict": lambda: run(estimator, X)}
+    if size not in (None, SIZE):
+        ways["resized"] = lambda: run(estimator, as_they_came)
     in_turns(ways, 1)
     seconds = in_turns(ways, options.turns)
     return {
-        "loop": spread([one / len(X) for one in seconds["loop"]]),
-        "predict": spread([one / len(X) for one in seconds["predict"]]),
+        "loop": spread([one / n_images for one in seconds["loop"]]),
+        "predict": spread([one / n_images for one in seconds["predict"]]),
         "predict_ratio": ratio(seconds["predict"], seconds["loop"]),
+        **({"resized_ratio": ratio(seconds["resized"], seconds["loop"])} if "resized" in ways else {}),
     }
 
 
@@ -233,6 +260,7 @@ def main() -> None:
         "loop, s per image": "loop",
         "predict, s per image": "predict",
         "ratio": "predict_ratio",
+        "ratio, resized": "resized_ratio",
         "loop, s per epoch": "epoch_loop",
         "partial_fit, s per epoch": "epoch",
         "ratio ": "epoch_ratio",

@@ -148,14 +148,21 @@ def test_pickled_networks_are_refused_with_the_way_to_convert_them(tmp_path, new
 # Views ----------------------------------------------------------------------------------------------------------------
 
 
-def test_images_are_resized_without_antialiasing():
-    image = kits.images(0, sizes=((50, 90),))[0]
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(50, 90), (32, 32), (33, 31), (7, 200), (2, 3), (1, 40), (1, 1)])
+def test_images_are_resized_as_scikit_image_does_without_antialiasing(shape, dtype):
+    image = kits.images(0, sizes=((64, 200),))[0][: shape[0], : shape[1]]
+    image = image if dtype == np.uint8 else image.astype(dtype) / 255
     (view,) = MetaIQA(**TINY)._views(image)
     # timm's test_resnet takes (x - 0.5) / 0.5
     wanted = resize(image, (32, 32), order=1, anti_aliasing=False) * 2 - 1
     np.testing.assert_allclose(view.movedim(0, -1), wanted, atol=1e-6)
+
+
+def test_halving_an_image_takes_the_mean_of_each_four():
+    image = kits.images(0, sizes=((50, 90),))[0]
     halved = MetaIQA(**{**TINY, "image_size": 25})._views(image[:, :50])[0]
-    # Bilinear in steps of two pixels: the mean of each four.
+    # Bilinear in steps of two pixels.
     fours = image[:, :50].reshape(25, 2, 25, 2, 3).mean((1, 3)) / 127.5 - 1
     np.testing.assert_allclose(halved.movedim(0, -1), fours, atol=1e-6)
 
