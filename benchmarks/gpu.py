@@ -104,7 +104,7 @@ def main() -> None:
         "s per training step": "step",
         "share of time that waits for data": "waits",
     }
-    report = Report(__file__, "speed on a GPU", "90 % of the bare network's speed.", columns, options)
+    report = Report(__file__, "speed on a GPU", "95 % of the bare network's speed.", columns, options)
     if options.device == "cuda" and not torch.cuda.is_available():
         if not report.file.exists():  # figures from a machine that has one stay
             report.add("not run", rate="this machine has no GPU")
