@@ -115,7 +115,7 @@ def rows_for(estimator, n: int, *, tiny: bool = False, size: Sequence[int] | Non
     return list(zip(images[:n], images[n:], strict=True)) if compares else images[:n]
 
 
-def ready(estimator, n_rows: int = 8, *, tiny: bool = False):
+def ready(estimator, n_rows: int = 32, *, tiny: bool = False):
     """Prepare an estimator for `predict` or `transform`; what is fitted without epochs sees some images."""
     if "max_epochs" in estimator.get_params():
         return estimator.initialize()
