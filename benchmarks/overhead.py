@@ -4,9 +4,10 @@
 Predict: decoded images of the size that the method's network takes, or of 384 x 512 pixels where it takes any or sees
 crops, against the network on ready tensors, in inference mode, channels-last, in the batches that are fastest. The loop
 neither opens, converts, crops nor checks an image. Where the network takes one size, images of 384 x 512 pixels, which
-`predict` resizes, stand beside the same loop. Training: an epoch of `partial_fit` against a loop
-that makes the same views one after the other and takes the same steps on ready tensors. Both ways take turns in one
-process. Every estimator stands at its defaults, with seeded weights.
+`predict` resizes, stand beside the same loop.
+Training: an epoch of `partial_fit` against a loop that makes the same views one after the other and takes the same
+steps on ready tensors.
+All ways take turns in one process. Every estimator stands at its defaults, with seeded weights.
 Run: python benchmarks/overhead.py [--only NAME ...] [--what predict train]
 """
 
@@ -260,10 +261,10 @@ def main() -> None:
         "loop, s per image": "loop",
         "predict, s per image": "predict",
         "ratio": "predict_ratio",
-        "ratio, resized": "resized_ratio",
+        "ratio of 384 x 512, resized": "resized_ratio",
         "loop, s per epoch": "epoch_loop",
         "partial_fit, s per epoch": "epoch",
-        "ratio ": "epoch_ratio",
+        "ratio of epochs": "epoch_ratio",
     }
     goal = "predict at most 1.05 of the loop for each method and 1.02 in the median; training at most 1.10."
     title = "predict and training beside a hand-written loop"
