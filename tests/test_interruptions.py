@@ -121,11 +121,12 @@ def test_interrupted_stage_leaves_no_epoch(interrupt_at):
 
 
 SEARCH = """
-import sys
+import signal
 import numpy as np
 from sklearn.model_selection import cross_val_score
 from sklearn_iqa import NIMA
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 X = np.random.default_rng(0).integers(0, 256, (12, 40, 48, 3), dtype=np.uint8)
 tiny = {"backbone": "test_resnet", "image_size": 40, "backbone_weights": None, "batch_size": 4, "random_state": 0}
 NIMA(**tiny, max_epochs=1).fit(X, np.arange(12.0))  # what is loaded at first use is loaded
