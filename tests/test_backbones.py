@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from sentences import check_sentence, one_sentence
 from skimage.data import chelsea
 from timm.models import VisionTransformer
+from torch import nn
 
-from sklearn_iqa import LPIPS
+from sklearn_iqa import LPIPS, TimmFeatures
 from sklearn_iqa._nn import backbone_layouts, clip_backbones, timm_backbones
 from sklearn_iqa._nn.transforms import center_crop, normalize, resize_shorter, to_tensor
 from sklearn_iqa._weights import downloads, pretrained
@@ -620,3 +621,88 @@ def test_layers_that_give_no_features_are_refused():
 def test_bundled_weights_are_named_by_architecture():
     assert all(timm.is_model(name) for name in timm_backbones.BUNDLED)
     assert np.isfinite(timm_backbones.input_config(LITE0)["mean"]).all()
+
+
+# BatchNorm ------------------------------------------------------------------------------------------------------------
+
+
+def with_statistics(network):
+    """A network whose BatchNorm has something to do."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.bias):
+                tensor.data.normal_(0, 0.1, generator=generator)
+            for tensor in (module.running_var, module.weight):
+                tensor.data.uniform_(0.5, 2, generator=generator)
+    return network.requires_grad_(False).eval()
+
+
+def n_norms(network):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "inception_v3", "densenet121", "regnety_002"])
+def test_convolutions_take_over_batch_norm(name):
+    network = with_statistics(build(name).double())
+    images = torch.randn(2, 3, 96, 80, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    folded, changed = timm_backbones.folded(network, images[:1])
+    assert len(changed) >= 8
+    # A stem of several convolutions gives the output of its last one.
+    assert all(isinstance(network.get_submodule(name), nn.Conv2d | nn.Sequential) for name in changed)
+    assert n_norms(folded) <= {"densenet121": 62}.get(name, 0)  # before a convolution it stays
+    with torch.inference_mode():
+        wanted, found = network.forward_features(images), folded.forward_features(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9 * float(wanted.abs().max()))
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key])
+
+
+class Shared(nn.Module):
+    """What BatchNorm sees is seen by something else as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward_features(self, images):
+        features = self.conv(images)
+        return features + self.bn(features)
+
+
+class Twice(Shared):
+    """One convolution under two norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.BatchNorm2d(4)
+
+    def forward_features(self, images):
+        return self.bn(self.conv(images)) + self.other(self.conv(2 * images))
+
+
+@pytest.mark.parametrize("network_class", [Shared, Twice])
+def test_batch_norm_stays_where_the_output_would_change(network_class):
+    network = with_statistics(network_class())
+    folded, changed = timm_backbones.folded(network, torch.randn(1, 3, 8, 8))
+    assert not changed
+    assert n_norms(folded) == n_norms(network)
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(folded.forward_features(images), network.forward_features(images), rtol=0, atol=0)
+
+
+def test_features_take_the_folded_network_unless_a_layer_has_another_output_there():
+    given = {"backbone": "test_resnet", "backbone_weights": None, "random_state": 0}
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    whole, safe, other = (
+        TimmFeatures(**given, layers=layers).fit(images) for layers in (None, ["bn1", "layer4"], ["conv1", "layer4"])
+    )
+    assert [n_norms(one._network("cpu")) > 0 for one in (whole, safe, other)] == [False, False, True]
+    np.testing.assert_allclose(whole.transform(images), safe.transform(images)[:, 32:], rtol=1e-5, atol=1e-7)
+    plain = other._network("cpu")
+    views = torch.cat([other._views(image) for image in images])
+    with torch.no_grad():
+        wanted = timm_backbones.layer_outputs(plain, ["bn1", "layer4"], views)
+    wanted = np.concatenate([one.mean((2, 3)).numpy() for one in wanted], axis=1)
+    np.testing.assert_allclose(safe.transform(images), wanted, rtol=1e-5, atol=1e-7)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from sklearn_iqa import LPIPS, NIMA, make_pairs
+from sklearn_iqa import LPIPS, NIMA, STLPIPS, make_pairs
 from sklearn_iqa._base import inference
 from sklearn_iqa._base.inference import PIXELS_PER_PASS, Job, infer
+from sklearn_iqa._nn.layers import Reach, tiles
 
 
 class Difference(nn.Module):
@@ -120,3 +121,58 @@ def test_a_gpu_gets_its_next_pass_before_its_outputs_are_waited_for(monkeypatch)
     for name, output in infer(Noting(), jobs([0, 1, 2]), device=torch.device("cuda")):
         order.append((name, output.item()))
     assert order == ["pass", "pass", (0, 0.0), "pass", (1, 1.0), (2, 2.0)]
+
+
+# Tiles ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cls", "net", "side"),
+    [(LPIPS, "alex", 48), (LPIPS, "vgg", 64), (LPIPS, "squeeze", 48), (STLPIPS, "alex", 32), (STLPIPS, "vgg", 64)],
+)
+@pytest.mark.parametrize("shape", [(150, 211), (257, 96)])
+def test_tiles_have_the_distance_of_the_whole(cls, net, side, shape):
+    given = {"net": net, "random_state": 0}
+    if cls is LPIPS:
+        given["backbone_weights"] = None
+    network = cls(**given).initialize().network_
+    pairs = torch.rand(2, 2, 3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        # A position too many or too few, or one with another value, would change it by 1e-5 and more.
+        torch.testing.assert_close(network.in_tiles(pairs, side), network(pairs), rtol=2e-6, atol=0)
+
+
+def test_axes_are_cut_into_parts_of_equal_size():
+    reaches = [Reach(4, 2, 8), Reach(8, 30, 44)]
+    parts = list(tiles(100, 40, reaches))
+    assert [(part.seen.start, part.seen.stop) for part in parts] == [(0, 76), (0, 100), (32, 100)]
+    assert [part.own[0] for part in parts] == [slice(0, 8), slice(8, 16), slice(8, None)]
+    assert [part.own[1] for part in parts] == [slice(0, 4), slice(4, 8), slice(4, None)]
+
+
+def test_large_pairs_are_seen_in_tiles(monkeypatch):
+    pairs = [tuple(np.random.default_rng(0).integers(0, 256, (2, 160, 120, 3), dtype=np.uint8))]
+    model = STLPIPS(random_state=0).initialize()
+    whole, seen = model.predict(pairs), []
+    monkeypatch.setattr(inference, "PIXELS_AT_ONCE", 160 * 120 - 1)
+    in_tiles = model.network_.in_tiles
+    monkeypatch.setattr(model.network_, "in_tiles", lambda views: seen.append(views.shape) or in_tiles(views, side=64))
+    np.testing.assert_allclose(model.predict(pairs), whole, rtol=1e-6)
+    assert seen == [(1, 2, 3, 160, 120)]
+    monkeypatch.setattr(inference, "PIXELS_AT_ONCE", 160 * 120)
+    model.predict(pairs)
+    assert len(seen) == 1
+
+
+def test_views_lie_as_the_weights_do():
+    layouts = []
+
+    class Layout(nn.Module):
+        def forward(self, views):
+            layouts.append(views.stride())
+            return views.flatten(1).mean(1)
+
+    images = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
+    found = dict(infer(Layout(), (Job(row, images[row : row + 1]) for row in range(2)), device=torch.device("cpu")))
+    torch.testing.assert_close(torch.cat([found[0], found[1]]), images.flatten(1).mean(1))
+    assert all(stride[1] == 1 for stride in layouts)

@@ -20,6 +20,8 @@ from sklearn_iqa._base.failures import ADVICE, RAISE, Failures, is_out_of_memory
 # Pixels that go through a network at once. On a CPU larger batches cost memory and time: one image of 512 x 512. A GPU
 # is busy with some eighty crops of 224 x 224.
 PIXELS_PER_PASS = {"cpu": 2**18, "mps": 2**21, "cuda": 2**22}
+# Larger views go through networks in tiles where the score is exact so: of the maps of two megapixels, some gigabytes.
+PIXELS_AT_ONCE = 2**21
 # Numbers that wait for company of their own size before a pass is made without: bounds memory for mixed sizes.
 NUMBERS_IN_WAIT = 2**24
 
@@ -72,7 +74,8 @@ def infer(
     """Run a network over the views of many images.
 
     A network with the methods `encode_reference` and `compare` encodes a reference once for all rows that follow each
-    other and share it.
+    other and share it. One with the method `in_tiles` as well sees views of more than two megapixels by it.
+    `pixels_per_pass`, a dict, replaces `PIXELS_PER_PASS` of kinds of devices on which a network likes larger passes.
 
     Parameters
     ----------
@@ -123,17 +126,17 @@ def infer(
             group = waiting.setdefault(shape, [])
             group.append(job)
             held += job.views.numel()
-            n_views = _views_per_pass(job.views, device)
+            n_views = _views_per_pass(network, job.views, device)
             if len(group) >= max(1, n_views // len(job.views)):
                 held -= len(group) * job.views.numel()
                 yield from run(waiting.pop(shape), n_views)
             elif held > NUMBERS_IN_WAIT:
                 held = 0
                 for group in waiting.values():
-                    yield from run(group, _views_per_pass(group[0].views, device))
+                    yield from run(group, _views_per_pass(network, group[0].views, device))
                 waiting.clear()
     for group in waiting.values():
-        yield from run(group, _views_per_pass(group[0].views, device))
+        yield from run(group, _views_per_pass(network, group[0].views, device))
     yield from finished()
 
 
@@ -170,9 +173,10 @@ def weighted_map(pixels: torch.Tensor, size: int, positions: Callable, shape: tu
     return F.interpolate(mean[None, None], shape, mode="area")[0, 0].numpy()
 
 
-def _views_per_pass(views: torch.Tensor, device: torch.device) -> int:
+def _views_per_pass(network: nn.Module, views: torch.Tensor, device: torch.device) -> int:
     pixels = max(1, views[0].numel() // 3)
-    return max(1, PIXELS_PER_PASS[device.type] // pixels)
+    own: Any = getattr(network, "pixels_per_pass", {})
+    return max(1, own.get(device.type, PIXELS_PER_PASS[device.type]) // pixels)
 
 
 def _outputs(passes: "_Passes", group: list[Job], n_per_pass: int, failures: Failures) -> list[tuple[list[Job], Any]]:
@@ -190,6 +194,13 @@ def _outputs(passes: "_Passes", group: list[Job], n_per_pass: int, failures: Fai
         return _outputs(passes, [job], 1, failures)
     failures.note(MemoryError(f"{job.where} needs more memory than there is, for one view alone; shrink the image."))
     return []
+
+
+def _channels_last(views: torch.Tensor) -> torch.Tensor:
+    """Give views (..., 3, h, w) in the layout of the networks, see `devices.prepare`; others as they are."""
+    if views.ndim < 4:
+        return views
+    return views.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
 def _is_finite(output: Any) -> bool:
@@ -211,7 +222,7 @@ class _Passes:
             each = [job.views.to(self.device, non_blocking=True) for job in group]
             views = each[0] if len(each) == 1 else torch.cat(each)
             parts = [
-                self.output(views[start : start + n_per_pass], keys[start : start + n_per_pass])
+                self.output(_channels_last(views[start : start + n_per_pass]), keys[start : start + n_per_pass])
                 for start in range(0, len(views), n_per_pass)
             ]
             return _map(lambda *tensors: torch.cat(tensors).float(), *parts)
@@ -228,6 +239,8 @@ class _SharedReferences(_Passes):
         self.kept: dict[tuple[Hashable, int], Any] = {}
 
     def output(self, views, keys):
+        if hasattr(self.network, "in_tiles") and views.shape[-2:].numel() > PIXELS_AT_ONCE:
+            return self.network.in_tiles(views)
         places = {key: place for place, key in enumerate(keys) if key not in self.kept}
         if places:
             new = slice(None) if len(places) == len(keys) else list(places.values())  # a list copies

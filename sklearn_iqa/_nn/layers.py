@@ -2,8 +2,10 @@
 """Parts of networks that two or more methods use."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, cast
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,37 @@ class Scaling(nn.Module):
         return (images - self.shift) / self.scale
 
 
+class Reach(NamedTuple):
+    """Which pixels of an axis the positions of a feature map depend on."""
+
+    stride: int  # pixels from one position to the next
+    before: int  # position i sees pixels from i * stride - before
+    behind: int  # to i * stride + behind, both included
+
+
+class Tile(NamedTuple):
+    """A part of an axis."""
+
+    seen: slice  # pixels
+    own: list[slice]  # positions of each feature map of what is seen that belong to this part and to no other
+
+
+def tiles(length: int, side: int, reaches: Sequence[Reach]) -> Iterator[Tile]:
+    """Cut an axis of `length` pixels into parts of `side` pixels or less, each seen with what its positions depend on.
+
+    The strides of `reaches` divide the last one, which divides where a part begins, so that the positions of all parts
+    together are those of the whole axis.
+    """
+    step, before, behind = reaches[-1].stride, max(r.before for r in reaches), max(r.behind for r in reaches)
+    n_tiles = math.ceil(length / side)
+    edges = [number * length // n_tiles // step * step for number in range(n_tiles)]
+    for first, last in itertools.pairwise([*edges, length]):
+        start = max(0, first - before) // step * step
+        ends = [None if last == length else (last - start) // reach.stride for reach in reaches]
+        own = [slice((first - start) // reach.stride, end) for reach, end in zip(reaches, ends, strict=True)]
+        yield Tile(slice(start, min(length, last + behind)), own)
+
+
 class SlicedBackbone(nn.Module):
     """A chain of layers cut into slices; it gives the output of every slice.
 
@@ -62,6 +95,25 @@ class SlicedBackbone(nn.Module):
             images = getattr(self, name)(images)
             outputs.append(images)
         return outputs
+
+    def reaches(self) -> list[Reach]:
+        """Give what the positions of every slice depend on; of layers side by side it is no less."""
+        stride, before, behind, found = 1, 0, 0, []
+        for name in self.names:
+            for layer in getattr(self, name).modules():
+                if hasattr(layer, "kernel_size"):
+                    kernel, step, padding = (_one_of(layer, key) for key in ("kernel_size", "stride", "padding"))
+                    before += stride * padding
+                    behind += stride * (kernel - 1 - padding)
+                    stride *= step
+            found.append(Reach(stride, before, behind))
+        return found
+
+
+def _one_of(layer: nn.Module, name: str) -> int:
+    """An attribute that is one number for both axes, or twice the same."""
+    given: Any = getattr(layer, name)
+    return given[0] if isinstance(given, tuple) else given
 
 
 def in_float32(function):
@@ -159,6 +211,24 @@ class PerceptualDistance(nn.Module):
         """Queries (n, 3, h, w) and their encoded references -> distance (n,)."""
         return torch.stack(self._layer_distances(queries, encoded), dim=1).sum(1)
 
+    def in_tiles(self, pairs, side: int = 1024):
+        """Pairs (n, 2, 3, h, w) -> distance (n,) of the whole images, from tiles of `side` pixels one after the other.
+
+        Exact to rounding: a position of a map depends on the pixels around it alone, and the distance is a mean over
+        positions. Memory is that of a tile; what lies around it is computed once more.
+        """
+        reaches = self.net.reaches()
+        sums = torch.zeros(len(reaches), len(pairs), dtype=torch.float64)
+        n_positions = [0] * len(reaches)
+        for rows, columns in itertools.product(*(tuple(tiles(length, side, reaches)) for length in pairs.shape[-2:])):
+            seen = pairs[..., rows.seen, columns.seen]
+            layer_maps = self._layer_maps(seen[:, 0], self.encode_reference(seen[:, 1]))
+            for level, (layer_map, *own) in enumerate(zip(layer_maps, rows.own, columns.own, strict=True)):
+                positions = layer_map[..., own[0], own[1]]
+                sums[level] += positions.sum((1, 2, 3)).cpu()
+                n_positions[level] += positions[0].numel()
+        return (sums / torch.tensor(n_positions)[:, None]).sum(0).float().to(pairs.device)
+
     def layer_distances(self, pairs):
         """Pairs (n, 2, 3, h, w) -> the share (n,) of each layer in the distance."""
         return self._layer_distances(pairs[:, 0], self.encode_reference(pairs[:, 1]))
@@ -214,6 +284,8 @@ def sliced_backbone(net: str, pool: Callable[[], nn.Module] | None = None) -> Sl
 
 class L2Pool(nn.Module):
     """Root of the blurred square, with stride 2: aliases less than a max pool."""
+
+    kernel_size, stride, padding = 3, 2, 1
 
     def __init__(self):
         super().__init__()

