@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sklearn_iqa._base.training import RowsApart
 from sklearn_iqa._nn.contrastive import AfterStep, Contrast, InfoNCELoss, MomentumContrast, Projected, info_nce
 
 QUERY, POSITIVE = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.8, 0.6]])
@@ -179,6 +180,19 @@ def test_leading_axes_are_rows_and_further_views_negatives():
     contrast.after_step()
     assert int(contrast.pointer) == 6  # one key a row
     assert moving()(torch.rand(3, 2, 3, 4, 4)).negatives.shape == (3, 0, 128)
+
+
+@pytest.mark.parametrize("n_groups", [1, 2])
+def test_rows_may_come_one_by_one(n_groups):
+    """Bit by bit the same as from one tensor, and no more than the views of a group are put together."""
+    views = torch.rand(5, 4, 2, 3, 4, 4)
+    outputs = []
+    for given in (views, RowsApart(list(views))):
+        contrast = moving(n_groups=n_groups)
+        torch.manual_seed(1)
+        outputs.append(contrast(given))
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_keys_of_other_rows_are_negatives_when_asked_for():

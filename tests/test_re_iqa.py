@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from sklearn_iqa import ReIQA
 from sklearn_iqa._base.devices import seeded
+from sklearn_iqa._nn.contrastive import MomentumContrast
 from sklearn_iqa._nn.transforms import overlapping_pair, side_of_overlapping_pair, to_tensor
 from sklearn_iqa.datasets import load_photographs, make_distorted
 from sklearn_iqa.metrics import srcc
@@ -488,3 +489,27 @@ def test_it_learns():
     # of several images at rates of 3 and 12 gave no such rise.
     assert after > before + 0.08
     assert before < 0.35
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_no_tensor_holds_a_whole_batch(n_jobs, monkeypatch):
+    """The default batch would take 9 GB in one piece; rows kept apart are learned from bit by bit alike."""
+    images = np.random.default_rng(0).integers(0, 256, (7, 72, 80, 3), dtype=np.uint8)
+    seen, forward = [], MomentumContrast.forward
+
+    def noted(self, views):
+        seen.append(views)
+        return forward(self, views)
+
+    monkeypatch.setattr(MomentumContrast, "forward", noted)
+    params = {**ReIQA._test_params, "n_groups": 2, "max_epochs": 2, "random_state": 0, "n_jobs": n_jobs}
+    apart = ReIQA(**params).fit(images)
+    assert [len(rows) for rows in seen] == [4, 3, 4, 3]
+    assert all(row.shape == (4, 2, 3, 16, 16) for rows in seen for row in rows)
+    given = ReIQA._net_params
+    monkeypatch.setattr(ReIQA, "_net_params", lambda self: given(self) | {"iterator_train__stack_class": None})
+    together = ReIQA(**params).fit(images)
+    assert isinstance(seen[-1], torch.Tensor)
+    assert apart.loss_curve_ == together.loss_curve_
+    for one, other in zip(apart.network_.parameters(), together.network_.parameters(), strict=True):
+        assert torch.equal(one, other)

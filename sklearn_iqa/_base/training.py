@@ -60,11 +60,13 @@ class Batches:
         Threads that make views; 0 for none but the caller's.
     device : str, default="cpu"
         Where batches are put: copies to a GPU are made while it computes.
+    stack_class : type, default=None
+        What batches are put together in: `Apart`, or None for `Together`.
     """
 
-    def __init__(self, data, batch_sampler, n_threads: int = 0, device: str = "cpu"):
+    def __init__(self, data, batch_sampler, n_threads: int = 0, device: str = "cpu", stack_class=None):
         self.data, self.batch_sampler, self.n_threads = data, batch_sampler, n_threads
-        self.device = torch.device(device)
+        self.device, self.stack_class = torch.device(device), stack_class or Together
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -77,7 +79,7 @@ class Batches:
                     next(ready).result()
                 yield stack.on(self.device)
 
-    def _items(self) -> Iterator[tuple["_Stack", int, Any, int]]:
+    def _items(self) -> Iterator[tuple["Together", int, Any, int]]:
         """Draw the batches, and a seed for each row: stack, place there, place in the data, seed."""
         draws, batch_sampler = DrawsFrom(self.data.seed + self.data.epoch), iter(self.batch_sampler)
         while True:
@@ -86,17 +88,17 @@ class Batches:
                 seeds = () if places is None else torch.randint(2**63 - 1, (len(places),)).tolist()
             if places is None:
                 return
-            stack = _Stack(self.data, len(places), pinned=self.device.type == "cuda")
+            stack = self.stack_class(self.data, len(places), pinned=self.device.type == "cuda")
             yield from ((stack, number, *one) for number, one in enumerate(zip(places, seeds, strict=True)))
 
 
-def _put(item: tuple["_Stack", int, Any, int]) -> "_Stack":
+def _put(item: tuple["Together", int, Any, int]) -> "Together":
     stack, number, place, seed = item
     stack.put(number, place, seed)
     return stack
 
 
-class _Stack:
+class Together:
     """Stacked views and targets of a batch, into which threads put one row after the other.
 
     Rows lie in their place as soon as they are made: a list of them, stacked in the end, would need twice the memory.
@@ -125,9 +127,51 @@ class _Stack:
 
     def on(self, device: torch.device):
         """Give the batch."""
-        return (
-            self.whole if device.type == "cpu" else _mapped(lambda one: one.to(device, non_blocking=True), self.whole)
-        )
+        return _moved(self.whole, device)
+
+
+class Apart(Together):
+    """Views of a batch, row by row, and its stacked targets: no memory holds all views in one piece.
+
+    For methods with many views of each image, whose network takes a `RowsApart` and puts parts of it on the device.
+    """
+
+    def put(self, number: int, place, seed: int) -> None:
+        """Make the views of a place in the data."""
+        with DrawsFrom(seed):
+            views, target = _mapped(torch.as_tensor, self.data[place])
+        with self.lock:
+            if self.whole is None:
+                self.whole = [None] * self.n_rows, torch.empty((self.n_rows, *target.shape), dtype=target.dtype)
+            rows, targets = self.whole
+        rows[number], targets[number] = views.pin_memory() if self.pinned else views, target
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a row has."""
+        return numbers_in(next(row for row in self.whole[0] if row is not None))
+
+    def on(self, device: torch.device):
+        """Give the batch, the targets on the device."""
+        rows, targets = self.whole
+        return RowsApart(rows), _moved(targets, device)
+
+
+class RowsApart:
+    """Views of the rows of a batch: its length, and one tensor after the other, where they were made."""
+
+    def __init__(self, rows: list[torch.Tensor]):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def _moved(batch, device: torch.device):
+    return batch if device.type == "cpu" else _mapped(lambda one: one.to(device, non_blocking=True), batch)
 
 
 def _mapped(function, *rows):
@@ -150,7 +194,14 @@ def _of_shape(view: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def batches(
-    data, batch_size: int, *, sampler: Callable[..., Sampler] = EvenBatches, n_threads=0, device="cpu", **facts
+    data,
+    batch_size: int,
+    *,
+    sampler: Callable[..., Sampler] = EvenBatches,
+    n_threads=0,
+    device="cpu",
+    stack_class=None,
+    **facts,
 ):
     """Give the batches of all epochs; a method with batches of its own names their class at "iterator_train__sampler".
 
@@ -159,7 +210,7 @@ def batches(
     of batches: `data.epoch` tells which one it is. Draws are by torch, whose generator is that of the epoch meanwhile;
     what must be the same in all epochs is drawn from `data.seed`.
     """
-    return Batches(data, sampler(data, batch_size, **facts), n_threads, device)
+    return Batches(data, sampler(data, batch_size, **facts), n_threads, device, stack_class)
 
 
 def drawn(places: torch.Tensor, n: int, weight: torch.Tensor | None) -> torch.Tensor:
@@ -275,7 +326,8 @@ class Net(skorch.NeuralNet):
     def infer(self, x, **fit_params):
         """Run the module."""
         with computing(torch.device(self.device), self.precision):
-            output = super().infer(x, **fit_params)
+            # Skorch would make one tensor of rows that are kept apart.
+            output = self.module_(x) if isinstance(x, RowsApart) else super().infer(x, **fit_params)
         return output if self.precision == "float32" else _mapped(_in_float32, output)
 
     def train_step_single(self, batch, **fit_params):

@@ -118,29 +118,35 @@ class MomentumContrast(nn.Module):
         return self
 
     def forward(self, views):
-        """Views (..., 2 + d, 3, h, w) -> `Contrast` of n rows, all leading axes together.
+        """Views (..., 2 + d, 3, h, w), or rows of them one by one -> `Contrast` of n rows, all leading axes together.
 
         The first view of a row is its query, the second its positive, and the others are negatives that it has for
-        itself. The queue is that of earlier steps.
+        itself. The queue is that of earlier steps. Views lie anywhere; part after part is put beside the network.
         """
-        views = views.flatten(0, -5)
-        queries, others = views[:, 0], views[:, 1:]
-        n_groups = max(1, min(self.n_groups, len(queries) // 2))
-        query = torch.cat([self.encoder(part) for part in queries.tensor_split(n_groups)])
-        keys = self._encode_keys(others.flatten(0, 1), n_groups).unflatten(0, others.shape[:2])
+        rows = [row for some in views for row in some.reshape(-1, *some.shape[-4:])]  # (2 + d, 3, h, w) each
+        n_groups = max(1, min(self.n_groups, len(rows) // 2))
+        queries = torch.stack([torch.arange(len(rows)), torch.zeros(len(rows), dtype=torch.long)], dim=1)
+        query = torch.cat([self.encoder(self._gathered(rows, part)) for part in queries.tensor_split(n_groups)])
+        keys = self._encode_keys(rows, n_groups)
         self._keys = positive = keys[:, 0]
         negatives = [keys[:, 1:], of_other_rows(positive)] if self.batch_negatives else [keys[:, 1:]]
         return Contrast(query, positive, torch.cat(negatives, dim=1), self.queue)
 
     @torch.no_grad()
-    def _encode_keys(self, images, n_groups: int):
-        """Encode in shuffled groups."""
-        if n_groups == 1:
-            return self.key_encoder(images)
-        order = torch.randperm(len(images), device=images.device)
-        # Gathered group by group: the images of a batch may take gigabytes.
-        keys = torch.cat([self.key_encoder(images[part]) for part in order.tensor_split(n_groups)])
-        return keys[order.argsort()]
+    def _encode_keys(self, rows, n_groups: int):
+        """Encode the views of all rows behind their queries, in shuffled groups: (n, 1 + d, width)."""
+        places = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(1, len(rows[0])))
+        shuffled = n_groups > 1
+        # Drawn on the network's device, as the draws of training are.
+        order = torch.randperm(len(places), device=self.queue.device) if shuffled else torch.arange(len(places))
+        parts = places[order.cpu()].tensor_split(n_groups)
+        keys = torch.cat([self.key_encoder(self._gathered(rows, part)) for part in parts])
+        return (keys[order.argsort()] if shuffled else keys).unflatten(0, (len(rows), -1))
+
+    def _gathered(self, rows, places: torch.Tensor) -> torch.Tensor:
+        """Give the views at places (m, 2), row and number there, beside the network: a batch may take gigabytes."""
+        views = torch.stack([rows[row][number] for row, number in places.tolist()])
+        return views.to(self.queue.device, non_blocking=True)
 
     @torch.no_grad()
     def after_step(self) -> None:

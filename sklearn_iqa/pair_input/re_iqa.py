@@ -18,7 +18,7 @@ from sklearn_iqa._base.failures import RAISE, explained_memory, size_of
 from sklearn_iqa._base.inference import Job, prepared
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, TRAINING, at_least, non_negative, one_of, within
 from sklearn_iqa._base.quality import FeatureLearner
-from sklearn_iqa._base.training import Stage
+from sklearn_iqa._base.training import Apart, Stage
 from sklearn_iqa._nn import timm_backbones, transforms
 from sklearn_iqa._nn.contrastive import AfterStep, InfoNCELoss, MomentumContrast, Projected
 from sklearn_iqa._weights import state_dicts
@@ -444,6 +444,7 @@ class ReIQA(FeatureLearner):
         schedule = WarmUpAndCosine(self.max_epochs, self.warmup_epochs, n_before=self.n_iter_)
         return {
             "optimizer__weight_decay": self.weight_decay,
+            "iterator_train__stack_class": Apart,  # of the default batch 9 GB
             "callbacks": [("schedule", schedule), ("contrast", AfterStep())],
         }
 
