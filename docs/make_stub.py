@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "sklearn_iqa"
 PUBLIC_ROOMS = ("datasets", "degradations", "displays", "distortions", "evaluation", "features", "metrics", "votes")
 METHOD_FOLDERS = ("full_reference", "reduced_reference", "single_input", "pair_input", "multimodal")
 # Rooms whose names are also those of the package.
-LIFTED = ("displays", "evaluation", "features", "quality_model", *METHOD_FOLDERS)
+LIFTED = ("displays", "evaluation", "features", "persistence", "quality_model", *METHOD_FOLDERS)
 HEAD = "# Written by docs/make_stub.py.\n"
 TAIL = "\n__version__: str\n__all__: list[str]\n"
 
@@ -32,8 +32,9 @@ def stub(package: Path) -> str:
 
 def exports(package: Path, room: str) -> list[str]:
     """Names in a room's `__all__`, or, without it, those that it imports as themselves (`from ... import a as a`)."""
-    folder = package / room / "__init__.py"
-    path = folder if folder.is_file() else package / f"{room}.py"
+    # A room that loads its names lazily lists them in a stub.
+    candidates = (package / room / "__init__.pyi", package / room / "__init__.py", package / f"{room}.py")
+    path = next(path for path in candidates if path.is_file())
     body = ast.parse(path.read_text(encoding="utf-8")).body
     for node in body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Deep features: transformers that turn images, or pairs of images, into rows of a table."""
+"""Deep features: transformers that turn images, or pairs of images, into rows of a table.
 
-from sklearn_iqa.features._open_clip import OpenCLIPFeatures
-from sklearn_iqa.features._timm import TimmFeatures
+Names are loaded when they are first used, as those of the package: open_clip takes a third of a second.
+"""
 
-__all__ = ["OpenCLIPFeatures", "TimmFeatures"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
