@@ -182,7 +182,7 @@ class Report:
         self.name, self.title, self.goal, self.columns, self.summary = Path(script).stem, title, goal, columns, summary
         self.folder = Path(options.results)
         self.file = self.folder / "results" / f"{self.name}.json"
-        settings = {key: value for key, value in vars(options).items() if key not in ("only", "results")}
+        settings = {key: value for key, value in vars(options).items() if key not in ("only", "what", "results")}
         # Through JSON, as what it is compared with.
         self.figures = json.loads(json.dumps({"machine": machine(), "settings": settings, "rows": {}}, default=str))
         if self.file.exists():
@@ -191,8 +191,8 @@ class Report:
                 self.figures = before
 
     def add(self, name: str, **figures) -> None:
-        """Keep, print and write the figures of a row."""
-        self.figures["rows"][name] = figures
+        """Keep, print and write figures of a row, beside those that it has already."""
+        self.figures["rows"][name] = {**self.figures["rows"].get(name, {}), **figures}
         print(name, *(f"{key} {_cell(value)}" for key, value in figures.items()), sep="  ", flush=True)
         self.write()
 

@@ -2,7 +2,7 @@
 """Peak resident memory of `predict`: over more and more files, and of a large pair.
 
 Each figure is that of a new process. The files are JPEG images of mixed size; many are links to few.
-Run: python benchmarks/memory.py [--files 200 2000 20000]
+Run: python benchmarks/memory.py [--only NIMA default pair]
 """
 
 import argparse
@@ -17,6 +17,7 @@ from measuring import Report, make, parser, photographs, ready, write_jpegs
 
 N_ORIGINALS = 64
 PAIR = (3000, 4000)  # height and width in pixels of the large pair
+PARTS = ("NIMA", "default", "pair")
 
 
 def peak() -> float:
@@ -56,7 +57,7 @@ def main() -> None:
     """Measure and report."""
     command = parser(__doc__, turns=1)
     command.add_argument("--files", type=int, nargs="+", default=[200, 2000, 20000])
-    command.add_argument("--models", nargs="+", choices=["NIMA", "default"], default=["NIMA", "default"])
+    command.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     command.add_argument("--pair", type=int, nargs=2, default=PAIR, help="height and width of the large pair")
     command.add_argument("--predict", nargs=3, help=argparse.SUPPRESS)
     options = command.parse_args()
@@ -71,9 +72,11 @@ def main() -> None:
         rng = np.random.default_rng(0)
         sizes = [tuple(map(int, rng.integers(256, 512, 2))) for _ in range(min(N_ORIGINALS, max(options.files)))]
         write_jpegs(Path(folder), max(options.files), (photographs(1, size)[0] for size in sizes))
-        for what in options.models:
+        for what in [part for part in options.only if part != "pair"]:
             found = {str(n): measured(what, folder, n) for n in options.files}
             report.add(what, **found, growth=found[str(options.files[-1])] / found[str(options.files[0])])
+    if "pair" not in options.only:
+        return
     with tempfile.TemporaryDirectory() as folder:
         write_jpegs(Path(folder), 2, photographs(2, tuple(options.pair)))
         name = f"STLPIPS, a pair of {options.pair[0]} x {options.pair[1]} pixels"

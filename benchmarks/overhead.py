@@ -34,6 +34,7 @@ from skorch.callbacks import Callback
 from skorch.utils import to_device
 
 from sklearn_iqa._base.devices import computing
+from sklearn_iqa._base.training import RowsApart
 from sklearn_iqa.pair_input.re_iqa import halved
 
 SIZES = (1, 2, 4, 8)  # views in a batch that the loop chooses from
@@ -212,7 +213,8 @@ def hand_written(estimator, X, y, *, with_views: bool = True):
             for x in waiting[:per_batch] if with_views else ():
                 estimator._train_view(*x)
             del waiting[:per_batch]
-            step(net, to_device(views, net.device), to_device(target, net.device))
+            views = views if isinstance(views, RowsApart) else to_device(views, net.device)
+            step(net, views, to_device(target, net.device))
         estimator.network_.eval()
 
     return loop

@@ -181,7 +181,7 @@ def ask(python: Path, row: str, options) -> dict:
     """What this file answers in the environment of the peers."""
     metric, package = ROWS[row]
     n_images = max(1, options.images // 4) if row in HEAVY else options.images
-    n_files = max(1, options.files // 16) if row in HEAVY else options.files
+    n_files = max(1, options.files // 32) if row in HEAVY else options.files
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "hub" / "pyiqa").mkdir(parents=True)  # LIQE keeps the features of its prompts there
         answer = Path(home) / "answer.json"
@@ -217,7 +217,7 @@ def main() -> None:
     command.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     command.add_argument("--python", type=Path, help="interpreter of an environment with pyiqa and this package")
     command.add_argument("--images", type=int, default=8, help="decoded images; a quarter for AHIQ and MANIQA")
-    command.add_argument("--files", type=int, default=64, help="JPEG files; a sixteenth for AHIQ and MANIQA")
+    command.add_argument("--files", type=int, default=64, help="JPEG files; a 32nd part for AHIQ and MANIQA")
     command.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of the decoded images")
     command.add_argument("--few-crops", action="store_true", help="two or three crops for AHIQ and MANIQA")
     command.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)

@@ -2,7 +2,7 @@
 """Write what the documentation says about all public names, from the code: nobody keeps these lists by hand.
 
 Beside this file, and not tracked: `methods_table.inc`, `weights_table.inc`, `pyiqa_table.inc`, `fine_tuning_table.inc`,
-`api_members.rst` and `changes.inc`.
+`precision_table.inc`, `api_members.rst` and `changes.inc`.
 `generate.py` writes what is tracked: the README between its two marks, and `parity.csv`, to which tests add rows
 (`SKLEARN_IQA_PARITY_TABLE=docs/parity.csv pytest tests`), sorted, of equal rows the one of largest error.
 """
@@ -23,6 +23,7 @@ PARITY = DOCS / "parity.csv"  # kit, what, largest absolute error, largest relat
 KITS = DOCS.parent / "tests" / "parity"
 README = DOCS.parent / "README.md"
 FINE_TUNING = DOCS.parent / "benchmarks" / "fine_tuning.json"
+PRECISION = DOCS.parent / "benchmarks" / "results" / "precision.json"
 NOTHING = r"\-"  # in a table
 MARKS = "<!-- methods: written by docs/generate.py -->", "<!-- end of methods -->"
 
@@ -46,6 +47,7 @@ SURVEY = {
 }
 SECTIONS = {  # room -> section, of public names that are no estimators
     "quality_model": "Default model",
+    "persistence": "Files of models",
     "displays": "Displays",
     "_base": "Data",
     "evaluation": "Benchmarks",
@@ -254,6 +256,26 @@ def fine_tuning_table() -> str:
     return list_table(["", "Photographs", "SRCC after each epoch", "Settings"], rows)
 
 
+def precision_table() -> str:
+    """Rows of `benchmarks/results/precision.json`: what shorter numbers change in scores, and the time they take."""
+    figures = json.loads(PRECISION.read_text(encoding="utf-8"))
+    precisions = figures["settings"]["precisions"]
+    rows = []
+    for name, one in figures["rows"].items():
+        cells = [
+            _rounded(one[f"{precision}_{what}"]) for precision in precisions for what in ("error", "order", "time")
+        ]
+        rows.append([name, *cells])
+    heads = [f"{precision}, {what}" for precision in precisions for what in ("error", "SRCC", "time")]
+    return list_table(["", *heads], rows)
+
+
+def _rounded(figure: list[float] | float | str) -> str:
+    """Median of three figures, a figure, or a dash where there is none."""
+    value = figure[0] if isinstance(figure, list) else figure
+    return NOTHING if isinstance(value, str) else f"{value:.2g}"
+
+
 def api_members(classes: list[type]) -> str:
     """The API page's sections: the public import paths, then one page for each public class and function."""
     sections: dict[str, list[str]] = {}
@@ -365,6 +387,7 @@ def main() -> None:
         ("weights_table.inc", weights_table(classes)),
         ("pyiqa_table.inc", pyiqa_table()),
         ("fine_tuning_table.inc", fine_tuning_table()),
+        ("precision_table.inc", precision_table()),
         ("api_members.rst", api_members(classes)),
         ("changes.inc", changes()),
     ):

@@ -29,7 +29,7 @@ SMALL = {
         {"rate", "decoding", "waits"},
     ),
     "memory": (
-        ["--files", "1", "2", "--models", "NIMA", "--pair", "96", "128"],
+        ["--files", "1", "2", "--only", "NIMA", "pair", "--pair", "96", "128"],
         ["NIMA", "STLPIPS, a pair of 96 x 128 pixels"],
         {"1", "2", "growth"},
     ),
@@ -39,6 +39,11 @@ SMALL = {
         ["NIMA mobilenetv1_100, in images", "LPIPS, in images", "NIMA mobilenetv1_100, in pixels", "LPIPS, in pixels",
          "grid search, 10 images"],
         {"exponent", "of"},
+    ),
+    "precision": (
+        ["--tiny", "--turns", "1", "--images", "3", "--precisions", "bfloat16", "--only", "LPIPS", "TimmFeatures"],
+        ["LPIPS", "TimmFeatures"],
+        {"bfloat16_error", "bfloat16_order", "bfloat16_time"},
     ),
     "startup": (["--turns", "1", "--only", "sklearn-iqa --help"], ["sklearn-iqa --help"], {"seconds", "base_seconds"}),
     "gpu": (
