@@ -701,3 +701,15 @@ def test_inputs_are_never_changed():
     picture.getexif()[274] = 6
     read_image(picture)
     assert (picture.size, picture.getexif()[274]) == ((7, 9), 6)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.png", "HTTP://example.org/a.png", "s3://bucket/a.png"])
+def test_an_address_on_the_network_is_no_path(address):
+    with one_sentence(ValueError, address, "is an address on the network", "download the file first"):
+        read_image(address)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_the_content_of_a_file_is_to_be_decoded(kind):
+    with one_sentence(TypeError, "is the content of a file", kind.__name__, "PIL.Image.open(io.BytesIO(content))"):
+        read_image(kind(b"\x89PNG"))

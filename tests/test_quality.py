@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from sklearn_iqa import CLIPIQA, LIQE, MUSIQ, NIMA, UNIQUE
-from sklearn_iqa._base.quality import FeatureLearner, QualityRegressor
+from sklearn_iqa._base.quality import FeatureLearner, QualityRegressor, check_quality
 from sklearn_iqa._base.training import hold_out
 from sklearn_iqa._nn.transforms import random_crop, to_tensor
 from sklearn_iqa.metrics import krcc, plcc, plcc_logistic, quality_scoring, rmse, srcc, srcc_scorer
@@ -477,3 +477,23 @@ def test_domains_go_through_a_search():
         for (_, test), fitted, score in zip(folds, result["estimator"], result["test_score"], strict=True):
             of_test = {"X": [NOISY[row] for row in test], "y": UNITS[test], "domains": np.array(DOMAINS)[test]}
             assert score == fitted.score(**of_test)
+
+
+# Labels that are no numbers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "parts"),
+    [
+        (["bad", "good", "bad", "good"], ("y holds text ('bad')", "quality is a number", "turn grades into numbers")),
+        ([1.0, np.nan, 2.0, 3.0], ("y contains NaN, first in row 1", "leave rows")),
+        ([1.0, 2.0, -np.inf, np.nan], ("y contains infinity (inf), first in row 2",)),
+    ],
+)
+def test_labels_say_what_is_wrong_with_them(y, parts):
+    with one_sentence(ValueError, *parts):
+        NIMA(**NIMA._test_params).fit(NOISY[:4], y)
+
+
+def test_grades_that_are_numbers_in_text_are_numbers():
+    assert check_quality(range(3), np.array(["1", "2.5", "3"]), "NIMA").tolist() == [1, 2.5, 3]

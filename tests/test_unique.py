@@ -529,7 +529,7 @@ def test_it_learns_from_data_sets_of_different_units():
     ("y", "domains", "parameters", "sentence"),
     [
         ([[1, 2], [3, 0], [2, 1]], None, {}, "y holds the standard deviation 0; give positive ones or one column"),
-        ([[1, 2], [3, np.nan], [2, 1]], None, {}, r"y contains NaN or infinity \(inf\), first in row 1"),
+        ([[1, 2], [3, np.nan], [2, 1]], None, {}, "y contains NaN, first in row 1"),
         ([[1, 2, 3], [3, 2, 1], [2, 1, 1]], None, {}, r"y should be a 1d array, got an array of shape \(3, 3\)"),
         ([1, 2, 3], [0, 1, 2], {}, r"n_samples=3 in 3 domain\(s\) make none; give at least two images of a domain"),
         ([1, 2, 3], [0, 1], {}, r"inconsistent numbers of samples: \[3, 2\]"),

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.inference import weighted_map
 from sklearn_iqa._base.training import CosineAnnealing
 from sklearn_iqa._nn.transforms import places_to_score, random_flip, random_square, resize_shorter, squares
@@ -78,7 +78,7 @@ class CropsMixin:
 
     def _position_map(self, x) -> np.ndarray:
         """One row of X -> scores of positions (height, width) in the unit of `predict`, float32."""
-        check_is_fitted(self)
+        check_ready(self)
         self._ensure_network()
         x = self._open(self._rows([x]), 0)
         shape = x[-1].shape[:2] if isinstance(x, tuple) else x.shape[:2]

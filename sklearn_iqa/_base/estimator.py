@@ -16,7 +16,7 @@ import skorch.callbacks
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -24,7 +24,7 @@ from sklearn_iqa._base.ahead import n_threads
 from sklearn_iqa._base.callbacks import CallbackSupportMixin, EpochTasks, with_callbacks
 from sklearn_iqa._base.continuation import carry_over, changed_parameters
 from sklearn_iqa._base.devices import alone, let_compile, prepare, resolve_device, seeded
-from sklearn_iqa._base.failures import RAISE, Failures, explained_memory, size_of
+from sklearn_iqa._base.failures import RAISE, Failures, check_ready, explained_memory, size_of
 from sklearn_iqa._base.images import check_min_size
 from sklearn_iqa._base.inference import Job, by_reference, infer, prepared
 from sklearn_iqa._base.pickling import PicklingMixin
@@ -219,7 +219,7 @@ class ImageEstimator(WeightsMixin, PicklingMixin, CallbackSupportMixin, BaseEsti
 
         `function` gives a float, or an array of one shape for all rows: `shape`, where no row can be used.
         """
-        check_is_fitted(self)
+        check_ready(self)
         failures, rows = Failures(on_error), self._rows(X)
         table, missing = None, np.ones(len(rows), dtype=bool)
         for row, output in self._infer_all(rows, failures):

@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
-__all__ = ["ADVICE", "OF_A_ROW", "RAISE", "Failures", "explained_memory", "is_out_of_memory", "size_of", "user_depth"]
+__all__ = [
+    *("ADVICE", "OF_A_ROW", "RAISE", "Failures", "check_ready", "explained_memory", "is_out_of_memory", "size_of"),
+    "user_depth",
+]
 
 # What a row may raise: a wrong image or file, or too little memory; every other error is one of the program.
 OF_A_ROW = (ValueError, TypeError, OSError, MemoryError)
@@ -82,6 +86,20 @@ class Failures:
             f"{self.errors[0]}",
             stacklevel=user_depth(),
         )
+
+
+def check_ready(estimator: Any) -> None:
+    """Refuse a method that was not fitted and has no weights.
+
+    Raises
+    ------
+    NotFittedError
+        Says how it gets weights.
+    """
+    published = "take published weights, weights='default'," if estimator.published else "give weights= a file"
+    check_is_fitted(
+        estimator, msg=f"This %(name)s instance is not fitted yet and has no weights: {published} or call fit."
+    )
 
 
 def user_depth() -> int:

@@ -5,7 +5,10 @@ Each sentence says which row, what came, what is accepted and what to do. `rows`
 """
 
 import contextlib
+import functools
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +39,8 @@ ROUNDING = 1e-6
 OVERSHOOT = 0.25  # beyond 0..1, as of bicubic interpolation and noise; other units of brightness go further
 # Tags of TIFF 6.0 that decide what a number means.
 PHOTOMETRIC, BITS, PLANES, SIGNS = 262, 258, 284, 339
+HEIC = {".heic", ".heif", ".hif"}
+RAW = {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
 LONGEST_PART = 120  # characters of a path, or of Pillow's reason, in a sentence
 
 
@@ -83,7 +88,30 @@ def read_image(image: Any, where: str = "The image") -> np.ndarray:
         return _from_array(np.asarray(image), where)  # a memory map becomes a plain view
     if is_tensor(image):
         return _from_array(_channels_last(tensor_to_array(image, where), where), where)
+    if isinstance(image, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"{where} is the content of a file ({type(image).__name__}), but {ACCEPTED}; decode it first, as in "
+            "PIL.Image.open(io.BytesIO(content))."
+        )
     raise TypeError(f"{where} is a {type(image).__name__}; {ACCEPTED}.")
+
+
+@functools.cache
+def register_formats() -> None:
+    """Let Pillow read HEIC files where its plugin is installed (extra `heic`)."""
+    if importlib.util.find_spec("pillow_heif") is not None:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def advice_on(suffix: str) -> str:
+    """What to do with a file that Pillow does not read, by its suffix; "" where nothing is known."""
+    if suffix.lower() in HEIC - Image.registered_extensions().keys():
+        return "; HEIC needs the extra heic: pip install 'sklearn-iqa[heic]'"
+    if suffix.lower() in RAW:
+        return "; a camera's raw file must be developed first, to TIFF or JPEG"
+    return ""
 
 
 def check_min_size(image: np.ndarray, min_size: int, where: str, method: str) -> None:
@@ -197,12 +225,15 @@ def _read_file(path: str, where: str) -> np.ndarray:
     shown = path if len(path) <= LONGEST_PART else f"...{path[-LONGEST_PART:]}"
     where = f"{where} ({shown!r})"
     if not os.path.exists(path):
+        if re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE):
+            raise ValueError(f"{where} is an address on the network, but a path is due; download the file first.")
         raise FileNotFoundError(f"{where} does not exist; check the path, relative ones start at {str(Path.cwd())!r}.")
     if os.path.isdir(path):
         raise ValueError(
             f"{where} is a folder, but an image file is due; list its files, as in sorted(Path(...).iterdir())."
         )
-    with _explained(where):
+    register_formats()
+    with _explained(where, os.path.splitext(path)[1]):
         image = Image.open(path)
     with image:
         return _from_pil(image, where, path)
@@ -247,16 +278,15 @@ def _tiff_tag(image: Image.Image, tag: int, default: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(where: str) -> Iterator[None]:
-    """Say in one sentence what goes wrong inside Pillow."""
+def _explained(where: str, suffix: str = "") -> Iterator[None]:
+    """Say in one sentence what goes wrong inside Pillow; `suffix` is that of the file."""
     try:
         yield
     except MemoryError as error:
         raise MemoryError(f"{where} does not fit into memory when it is opened; shrink the image first.") from error
     except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{where} is no image that Pillow can read; give a PNG, JPEG, TIFF, BMP or WebP file."
-        ) from error
+        cure = advice_on(suffix) or "; give a PNG, JPEG, TIFF, BMP or WebP file"
+        raise ValueError(f"{where} is no image that Pillow can read{cure}.") from error
     except PermissionError as error:
         raise PermissionError(f"{where} must not be read by this user; change its permissions.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

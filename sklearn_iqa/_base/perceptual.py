@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import skorch.callbacks
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.crops import enlarge
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.quality import check_quality
 from sklearn_iqa._base.rows import check_tuples, count_images
 from sklearn_iqa._base.training import Subset
@@ -113,7 +113,7 @@ class PerceptualMixin:
         """
         if count_images(X) != len(TRIPLET):
             return super().score(X, y, sample_weight)  # type: ignore[misc]  # of `QualityRegressor`
-        check_is_fitted(self)
+        check_ready(self)
         distances = self._distances(_PairsOfTriplets(check_tuples(X, TRIPLET, type(self).__name__)))
         return two_afc_score(y, *distances, sample_weight=sample_weight)
 
@@ -152,7 +152,7 @@ class PerceptualMixin:
         distance_map : ndarray of shape (height, width), float32
             Large where the images differ; its mean is near the distance of the pair.
         """
-        check_is_fitted(self)
+        check_ready(self)
         self._ensure_network()
         views = self._views(self._open(self._rows([x]), 0)).to(self.device_)
         with torch.inference_mode():

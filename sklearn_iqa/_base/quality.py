@@ -9,10 +9,9 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from sklearn_iqa._base.estimator import ImageEstimator
-from sklearn_iqa._base.failures import Failures
+from sklearn_iqa._base.failures import Failures, check_ready
 from sklearn_iqa._base.training import Subset
 from sklearn_iqa.metrics import srcc
 
@@ -116,7 +115,7 @@ class QualityRegressor(RegressorMixin, ImageEstimator):
         score : float
             As `predict` gives it.
         """
-        check_is_fitted(self)
+        check_ready(self)
         failures, rows = Failures(on_error), self._rows(X)
         missing = np.ones(len(rows), dtype=bool)
         for row, output in self._infer(rows, failures):
@@ -270,7 +269,7 @@ class FeatureLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEst
         ValueError, TypeError, FileNotFoundError, MemoryError
             When a row of X cannot be used; the sentence says which, and what to do.
         """
-        check_is_fitted(self)
+        check_ready(self)
         return self._tabulate(X, self._features, on_error, (self._n_features_out,))
 
     def _features(self, output) -> np.ndarray:
@@ -310,12 +309,27 @@ def check_quality(rows, y, name: str) -> np.ndarray:
     """
     if y is None:
         raise ValueError(f"{name} requires y to be passed, but the target y is None; give one quality per row of X.")
-    y = column_or_1d(y, dtype=np.float64)
+    y = _as_numbers(y)
     check_consistent_length(rows, y)
     if not np.isfinite(y).all():
         row = int(np.flatnonzero(~np.isfinite(y))[0])
-        raise ValueError(f"y contains NaN or infinity (inf), first in row {row}; leave unlabelled rows out.")
+        found = "NaN" if np.isnan(y[row]) else "infinity (inf)"
+        raise ValueError(f"y contains {found}, first in row {row}; leave rows without a finite quality out of X and y.")
     return y
+
+
+def _as_numbers(y) -> np.ndarray:
+    """A column of numbers as float64."""
+    try:
+        return column_or_1d(y, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        texts = [one for one in np.asarray(y, dtype=object).ravel() if isinstance(one, str)]
+        if not texts:
+            raise
+        raise ValueError(
+            f"y holds text ({texts[0]!r}), but quality is a number for each row, higher is better; turn grades into "
+            "numbers first, as in [{'bad': 1, 'good': 5}[grade] for grade in y]."
+        ) from error
 
 
 __all__ = ["FeatureLearner", "QualityRegressor", "check_quality", "least_squares_line"]

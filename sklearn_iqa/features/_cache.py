@@ -2,6 +2,7 @@
 """Cached vectors of images: on disk, and the latest ones in memory."""
 
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from typing import ClassVar
@@ -20,7 +21,7 @@ class Store:
     lock: ClassVar = threading.Lock()  # of both
 
     def __init__(self, cache, identity: str):
-        memory = cache if isinstance(cache, joblib.Memory) else joblib.Memory(os.path.expanduser(cache), verbose=0)
+        memory = cache if isinstance(cache, joblib.Memory) else _memory(os.path.expanduser(cache))
         self.call = memory.cache(_kept, ignore=["make"])
         self.prefix = f"{memory.location} {identity}"
         self.identity = identity
@@ -45,6 +46,18 @@ class Store:
             Store.n_bytes += vector.nbytes
             while Store.n_bytes > MEMORY_LIMIT:
                 Store.n_bytes -= Store.recent.popitem(last=False)[1].nbytes
+
+
+def _memory(folder: str) -> joblib.Memory:
+    """A cache in a folder that this user may write to."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return joblib.Memory(folder, verbose=0)
+    except OSError as error:
+        raise type(error)(
+            f"The folder cache={folder!r} cannot be written ({error.strerror}); name one that can, or leave cache=None."
+        ) from error
 
 
 def _kept(identity: str, name: str, make):

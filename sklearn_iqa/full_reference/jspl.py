@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.crops import CropsMixin
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import (
     CROPS,
     PRETRAINED,
@@ -402,7 +402,7 @@ class JSPL(FrozenBackbonesMixin, CropsMixin, QualityRegressor):
             windows of the feature maps hold the same values, less elsewhere. D A is what the head reads; it is not in
             the unit of `predict`.
         """
-        check_is_fitted(self)
+        check_ready(self)
         self._ensure_network()
         pair = self._open(self._rows([x]), 0)
         with torch.inference_mode():

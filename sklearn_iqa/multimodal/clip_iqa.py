@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback
 from torch import nn
 from tqdm.auto import tqdm
 
-from sklearn_iqa._base.failures import RAISE
+from sklearn_iqa._base.failures import RAISE, check_ready
 from sklearn_iqa._base.inference import infer, prepared
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, one_of
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
@@ -429,7 +428,7 @@ class CLIPIQA(QualityRegressor):
         NotFittedError, ValueError, TypeError, FileNotFoundError
             When nothing was fitted or loaded, or a row of X cannot be used; the message says what to do.
         """
-        check_is_fitted(self)
+        check_ready(self)
         outputs = dict(self._infer_all(self._rows(X)))
         probabilities = np.stack([outputs[row][0].double().numpy() for row in range(len(outputs))], axis=1)
         return {" / ".join(pair): column for pair, column in zip(self.prompts, probabilities, strict=True)}

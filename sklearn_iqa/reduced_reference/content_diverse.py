@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import leastsq
 from scipy.special import expit
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.calibration import EpochLine
 from sklearn_iqa._base.crops import enlarge
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import POSITIVE, PRETRAINED, STOPPING, TRAINING, at_least, non_negative, one_of
 from sklearn_iqa._base.perceptual import NonNegativeHeads, load_sliced_backbone
 from sklearn_iqa._base.quality import QualityRegressor
@@ -404,7 +404,7 @@ class ContentDiverseIQA(QualityRegressor):
             coarse maps. With "dists" a position where the query differs against the common trend contributes less than
             zero.
         """
-        check_is_fitted(self)
+        check_ready(self)
         self._ensure_network()
         views = self._views(self._open(self._rows([x]), 0)).to(self.device_)
         with torch.inference_mode():

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Options
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from sklearn_iqa._base.calibration import EpochLine
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn.layers import Float32Linear
@@ -351,7 +351,7 @@ class GIQA(QualityRegressor):
         probabilities : ndarray of shape (n, n_thresholds + 1), float32
             Columns in the order of `thresholds_`; the last is the probability of a real image.
         """
-        check_is_fitted(self)
+        check_ready(self)
         outputs = dict(self._infer_all(self._rows(X)))
         return np.stack([outputs[row].probabilities[0].numpy() for row in range(len(outputs))])
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.linear_model import LinearRegression
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sklearn_iqa._base.calibration import EpochLine
+from sklearn_iqa._base.failures import check_ready
 from sklearn_iqa._base.parameters import PRETRAINED, STOPPING, TRAINING, SequenceOf, at_least, non_negative
 from sklearn_iqa._base.quality import QualityRegressor, check_quality
 from sklearn_iqa._nn import timm_backbones
@@ -359,7 +359,7 @@ class KonIQPlusPlus(QualityRegressor):
         defects : ndarray of shape (n, n_defects), float64
             After `fit` in the units of its defects, more is worse; with loaded weights alone the network's outputs.
         """
-        check_is_fitted(self)
+        check_ready(self)
         scale = getattr(self, "defect_scale_", np.tile([1.0, 0.0], (self.n_defects, 1)))
         if scale is None:
             raise ValueError("KonIQPlusPlus was fitted without defects; give fit the labels, fit(X, y, defects=...).")
@@ -379,7 +379,7 @@ class KonIQPlusPlus(QualityRegressor):
             In the unit of `predict`, higher is better, interpolated between the positions (15 x 20 by default). The
             score is the mean over the positions, weighted by their activity.
         """
-        check_is_fitted(self)
+        check_ready(self)
         self._ensure_network()
         image = self._open(self._rows([x]), 0)
         with torch.inference_mode():
