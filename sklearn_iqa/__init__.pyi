@@ -32,6 +32,9 @@ from .pair_input import QPT as QPT
 from .pair_input import UNIQUE as UNIQUE
 from .pair_input import GraphIQA as GraphIQA
 from .pair_input import ReIQA as ReIQA
+from .persistence import load_model as load_model
+from .persistence import model_card as model_card
+from .persistence import save_model as save_model
 from .quality_model import load_quality_model as load_quality_model
 from .reduced_reference import CVRKDIQA as CVRKDIQA
 from .reduced_reference import ContentDiverseIQA as ContentDiverseIQA

@@ -38,7 +38,8 @@ MAP = {
     "features": MACHINERY,
     "quality_model": {"_base", "features", "_weights", "metrics"},
     "evaluation": {"_base", "metrics", "displays", "sklearn_iqa"},
-    "cli": {"_base", "_weights", "sklearn_iqa"},
+    "persistence": {"_base"},
+    "cli": {"_base", "metrics", "persistence", "_weights", "sklearn_iqa"},
     "__main__": {"cli"},
     "sklearn_iqa": set(),
 }
