@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line: standard output, rows with errors, errors of one line, exit statuses."""
 
+import base64
 import csv
 import functools
 import hashlib
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,9 +26,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sklearn_iqa
+from sklearn_iqa._base import images
 from sklearn_iqa._weights import pretrained, state_dicts
 from sklearn_iqa._weights.pretrained import PublishedWeights, WeightsFile
-from sklearn_iqa.cli import commands, files, methods, weights
+from sklearn_iqa.cli import commands, files, methods, score, weights
 from sklearn_iqa.datasets import load_photographs
 
 PAGE = (Path(__file__).parents[1] / "docs" / "cli.rst").read_text(encoding="utf-8")
@@ -140,9 +143,9 @@ def test_interval(lowest, highest, text):
 
 @pytest.mark.usefixtures("st_lpips_wheel")
 def test_folder_with_references_by_name_or_stem(folders):
-    result = run("score", "st_lpips", folders / "noisy", "--reference", folders / "clean")
+    result = run("score", "st_lpips", folders / "noisy", "--reference", folders / "clean", "--digits", 9)
     assert result.exit_code == 0
-    assert result.stderr == "Weights: alex-bapps\n"
+    assert result.stderr == "Weights: alex-bapps\n1 file skipped: .txt\n"
     names = [("a.png", "a.png"), ("b,c.png", "b,c.png"), ("d.bmp", "d.png")]
     pairs = [(str(folders / "noisy" / query), str(folders / "clean" / reference)) for query, reference in names]
     rows = table(result)
@@ -177,7 +180,7 @@ def test_bad_files_become_rows_in_their_place(folders, tmp_path):
 
 @needs_lite0
 def test_default_model(folders, monkeypatch):
-    result = run("score", "Default", folders / "clean", "nowhere.png", "--jobs", 2)
+    result = run("score", "Default", folders / "clean", "nowhere.png", "--jobs", 2, "--digits", 9)
     assert (result.exit_code, list(table(result)[0])) == (3, ["image", "score", "error"])
     rows = table(result)
     paths = [row["image"] for row in rows[:3]]
@@ -214,7 +217,8 @@ def test_method_without_reference_with_a_weights_file_and_parameters(folders, tm
     nima.save_weights(tmp_path / "nima.safetensors")
     settings = [word for name, value in parameters.items() for word in ("--set", f"{name}={value}")]
     a = folders / "noisy" / "a.png"
-    result = run("score", "nima", a, *settings, "--weights", tmp_path / "nima.safetensors", "--jobs", 1)
+    weights = ["--weights", tmp_path / "nima.safetensors"]
+    result = run("score", "nima", a, *settings, *weights, "--jobs", 1, "--digits", 9)
     assert result.stderr == ""
     assert result.stdout.splitlines()[0] == "image,score,error"
     (row,) = table(result)
@@ -233,6 +237,478 @@ def test_rows_come_as_they_are_known_and_a_closed_pipe_ends_quietly(folders):
         process.stdout.close()
         assert process.wait(timeout=300) == 1
         assert process.stderr.read() == ""
+
+
+def test_scores_have_the_digits_asked_for():
+    values = [0.123456789, 72.123456789, 1.23456789e-7, 100000.0]
+    assert [score._rounded(value, 4) for value in values] == [0.1235, 72.12, 1.235e-7, 100000.0]
+    assert [score._rounded(value, 17) for value in values] == values
+    assert score._rounded("a", 4) == "a"
+
+
+# score: several methods, sorted rows, files of rows -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def nima_words(tmp_path_factory):
+    """Words that make a small NIMA of the command line; the folder of its weights is named nima."""
+    parameters = {"backbone": "mobilenetv3_small_050", "n_bins": 5, "image_size": 64}
+    path = tmp_path_factory.mktemp("weights") / "nima.safetensors"
+    sklearn_iqa.NIMA(**parameters, backbone_weights=None, random_state=0).initialize().save_weights(path)
+    return path, [word for name, value in parameters.items() for word in ("--set", f"nima:{name}={value}")]
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_several_methods_have_a_column_each(folders, nima_words):
+    path, settings = nima_words
+    noisy, clean = folders / "noisy", folders / "clean"
+    names = ["stlpips", f"nima:{path}"]
+    result = run("score", *names, noisy, "none.png", "--reference", clean, *settings, "--digits", 9, "-q")
+    assert result.exit_code == 3
+    rows = table(result)
+    assert list(rows[0]) == ["image", "reference", *names, "error"]
+    alone = table(run("score", "stlpips", noisy, "--reference", clean, "--digits", 9, "-q"))
+    assert [row["stlpips"] for row in rows[:3]] == [row["score"] for row in alone]
+    own = table(run("score", f"nima:{path}", noisy, *settings, "--digits", 9, "-q"))
+    assert [row[names[1]] for row in rows[:3]] == [row["score"] for row in own]
+    assert "does not exist" in rows[3]["error"]
+    assert (rows[3]["stlpips"], rows[3][names[1]]) == ("", "")
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_what_one_method_refuses_others_score(tmp_path, nima_words):
+    path, settings = nima_words
+    small = tmp_path / "small.png"
+    Image.new("RGB", (9, 9)).save(small)
+    (row,) = table(run("score", "stlpips", f"nima:{path}", small, "--reference", small, *settings, "-q"))
+    assert "at least 21 pixels" in row["error"]
+    assert (row["stlpips"], row[f"nima:{path}"] != "") == ("", True)
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+@pytest.mark.parametrize(
+    ("options", "order"),
+    [
+        (["--sort", "worst"], "dba"),
+        (["--sort", "best"], "abd"),
+        (["--sort", "name"], "abd"),
+        (["--top", 2], "ab"),
+        (["--sort", "worst", "--top", 1], "d"),
+    ],
+)
+def test_rows_are_sorted_by_quality(folders, options, order):
+    queries = [folders / "noisy" / name for name in ("b,c.png", "d.bmp", "a.png")]
+    result = run("score", "stlpips", *queries, "--reference", folders / "clean", *options, "-q")
+    assert [Path(row["image"]).name[0] for row in table(result)] == list(order)
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_rows_with_errors_are_the_last(folders):
+    a = folders / "clean" / "a.png"
+    for sort in ("worst", "best"):
+        rows = table(run("score", "stlpips", "none.png", a, "--reference", a, "--sort", sort, "-q"))
+        assert [bool(row["error"]) for row in rows] == [False, True]
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+@pytest.mark.parametrize("output", ["csv", "json"])
+def test_a_file_of_rows_is_gone_on_with(folders, output, tmp_path):
+    out, a = tmp_path / "rows", folders / "clean" / "a.png"
+    odd = tmp_path / 'line\nbreak,"quoted".png'
+    shutil.copy(a, odd)
+    shutil.copy(a, tmp_path / "carriage\rreturn.png")
+    paths = [a, odd, tmp_path / "carriage\rreturn.png", folders / "clean" / "d.png"]
+    options = ["--reference", a, "--output", output, "-q", "-o", out]
+    assert run("score", "stlpips", *paths, *options).stdout == ""
+    whole = out.read_bytes()
+    if output == "csv":
+        with out.open(newline="") as file:
+            assert [row["image"] for row in csv.DictReader(file)] == [str(path) for path in paths]
+    for cut in range(1, len(whole) + 1, 7):
+        out.write_bytes(whole[:-cut])
+        with_resume = run("score", "stlpips", *paths, *options, "--resume")
+        assert with_resume.exit_code == 0, with_resume.stderr
+        assert out.read_bytes() == whole
+        if cut > 60:
+            break
+    assert "go on with it by --resume" in one_line(run("score", "stlpips", *paths, *options), status=2)
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_a_file_of_other_rows_is_refused(folders, tmp_path):
+    out, a = tmp_path / "rows.csv", folders / "clean" / "a.png"
+    out.write_text("image,quality\n")
+    result = run("score", "stlpips", a, "--reference", a, "-q", "-o", out, "--resume")
+    assert "other columns than image, reference, score, error" in one_line(result, status=2)
+    assert out.read_text() == "image,quality\n"
+    for wrong in (["--resume"], ["--resume", "-o", out, "--top", 2]):
+        assert "give --out FILE" in one_line(run("score", "stlpips", a, *wrong), status=2)
+    nowhere = tmp_path / "nowhere" / "rows.csv"
+    assert "cannot be written" in one_line(run("score", "stlpips", a, "--reference", a, "-q", "-o", nowhere), status=1)
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_several_rows_share_a_pass_where_that_is_faster(folders, monkeypatch, tmp_path):
+    monkeypatch.setitem(score.ROWS_TOGETHER, "cpu", 2)
+    calls, predict = [], sklearn_iqa.STLPIPS.predict
+    monkeypatch.setattr(sklearn_iqa.STLPIPS, "predict", lambda self, X: calls.append(len(X)) or predict(self, X))
+    small, a = tmp_path / "small.png", folders / "clean" / "a.png"
+    Image.new("RGB", (9, 9)).save(small)
+    rows = table(run("score", "stlpips", a, a, small, a, a, "--reference", a, "--device", "cpu", "-q"))
+    assert [row["score"] == "" for row in rows] == [False, False, True, False, False]
+    assert all(float(row["score"]) < 1e-12 for row in rows if row["score"])  # of a pass of two: rounding
+    assert "different height x width" in rows[2]["error"]
+    assert calls == [2, 2, 1, 1, 1]  # those of the second two again one by one
+
+
+def test_deviations(folders, nima_words):
+    path, settings = nima_words
+    a = folders / "noisy" / "a.png"
+    (row,) = table(run("score", f"nima:{path}", a, *settings, "--std", "--digits", 9))
+    assert list(row) == ["image", "score", "std", "error"]
+    parameters = {"backbone": "mobilenetv3_small_050", "n_bins": 5, "image_size": 64}
+    expected = sklearn_iqa.NIMA(**parameters, weights=path).predict([a], return_std=True)
+    assert [float(row["score"]), float(row["std"])] == pytest.approx([float(one[0]) for one in expected], rel=1e-5)
+    assert "stlpips predicts no deviation" in one_line(run("score", "stlpips", a, "--std"), status=2)
+
+
+# score: which files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_paths_from_standard_input_and_patterns(folders):
+    clean = folders / "clean"
+    words = ["score", "stlpips", "-", "--reference", str(clean / "a.png"), "-q"]
+    text = f"{clean / 'd.png'}\n\n{clean / 'a.png'}\n"
+    result = CliRunner().invoke(commands.main, words, input=text)
+    assert result.exit_code == 0, (result.stderr, result.exception, result.stdout)
+    assert [row["image"] for row in table(result)] == [str(clean / "d.png"), str(clean / "a.png")]
+    rows = table(run("score", "stlpips", clean / "[a-b]*.png", "--reference", clean / "a.png", "-q"))
+    assert [row["image"] for row in rows] == [str(clean / "a.png"), str(clean / "b,c.png")]
+    (row,) = table(run("score", "stlpips", clean / "x*.png", "--reference", clean / "a.png", "-q"))
+    assert "x*.png' does not exist" in row["error"]
+
+
+def test_files_that_are_no_images_are_counted(tmp_path):
+    for name in ("a.png", "b.CR2", "c.cr2", "notes.txt", "Makefile", ".hidden.txt"):
+        (tmp_path / name).touch()
+    found = files.find_queries([str(tmp_path)], recursive=False)
+    assert [query.place.name for query in found.queries] == ["a.png"]
+    assert found.skipped_line() == (
+        "4 files skipped: without suffix, .cr2, .txt; a camera's raw file must be developed first, to TIFF or JPEG"
+    )
+    (tmp_path / "a.png").unlink()
+    result = run("score", "default", tmp_path)
+    assert "holds no image file (4 files skipped" in one_line(result, status=1)
+
+
+def test_heic_files_are_images(folders, tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra `heic` reads HEIC files")
+    path = tmp_path / "a.heic"
+    image = np.asarray(Image.open(folders / "clean" / "a.png"))
+    pillow_heif.from_pillow(Image.fromarray(image)).save(path, quality=100)
+    read = images.read_image(path)
+    assert read.shape == image.shape
+    assert np.abs(read.astype(int) - image).mean() < 3
+    assert ".heic" in files._image_suffixes()
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"), [("a.heic", "extra heic"), ("a.NEF", "developed first"), ("a.png", "PNG, JPEG")]
+)
+def test_files_that_pillow_cannot_read_get_their_cure(name, cure, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "registered_extensions", dict)  # as without the extra
+    (tmp_path / name).write_text("no image")
+    with pytest.raises(ValueError, match=cure):
+        images.read_image(tmp_path / name)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize(
+    "words", [["list"], ["score", "stlpips", "{a}", "--reference", "{a}", "-q"]], ids=["list", "score"]
+)
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_a_full_disk_is_one_line(folders, words):
+    command = [sys.executable, "-m", "sklearn_iqa", *(word.format(a=folders / "clean" / "a.png") for word in words)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output cannot be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
+# evaluate -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """A folder of ten images of growing noise, their clean reference, and tables of ratings."""
+    folder, rng = tmp_path_factory.mktemp("rated"), np.random.default_rng(0)
+    image = np.asarray(Image.fromarray(load_photographs().images[0]).resize((64, 64)))
+    Image.fromarray(image).save(folder / "clean.png")
+    lines = ["file,mos,kind,original"]
+    for number in range(10):
+        noisy = np.clip(image + rng.normal(0, 3 + 4 * number, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,{5 - 0.4 * number + 0.1 * rng.normal():.3f},{'ab'[number > 6]},clean.png")
+    (folder / "ratings.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+COLUMNS = ["--image", "file", "--score", "mos"]
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_evaluate_gives_the_metrics_of_the_package(rated, tmp_path):
+    options = [*COLUMNS, "--reference", "original", "--group", "kind", "--plot", tmp_path / "plot.png", "--json"]
+    result = run("evaluate", "stlpips", rated / "ratings.csv", *options)
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    rows = list(csv.DictReader((rated / "ratings.csv").open()))
+    pairs = [(rated / row["file"], rated / "clean.png") for row in rows]
+    mos = np.array([float(row["mos"]) for row in rows])
+    scores = -sklearn_iqa.STLPIPS(weights="alex-bapps").predict(pairs)  # less distance is better
+    own = found["figures"]["all"]
+    metrics = sklearn_iqa.metrics
+    assert own["n"] == 10
+    for name, expected in {
+        "SRCC": metrics.srcc(mos, scores),
+        "PLCC": metrics.plcc(mos, scores),
+        "PLCC, logistic": metrics.plcc_logistic(mos, scores),
+        "KRCC": metrics.krcc(mos, scores),
+        "RMSE, logistic": metrics.rmse(mos, metrics.fit_logistic(mos, scores)(scores)),
+    }.items():
+        assert own[name]["value"] == pytest.approx(expected, abs=1e-4), name
+        assert own[name]["low"] <= own[name]["high"]
+    assert own["SRCC"]["low"] < own["SRCC"]["value"] <= 1
+    assert own["SRCC"]["value"] > 0.9
+    assert [found["figures"][f"kind={kind}"]["n"] for kind in "ab"] == [7, 3]
+    assert found["figures"]["kind=b"] == {"n": 3}  # too few for a curve
+    assert Image.open(tmp_path / "plot.png").size > (300, 300)
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_evaluate_writes_a_table(rated):
+    words = ["evaluate", "stlpips", rated / "ratings.csv", *COLUMNS, "--reference", "original", "-q"]
+    lines = run(*words, "--resamples", 50, "--group", "kind").stdout.splitlines()
+    assert lines[0] == "10 images"
+    assert re.split("  +", lines[1].strip()) == ["value", "95% interval"]
+    assert [line.split("  ")[0] for line in lines[2:7]] == ["SRCC", "PLCC", "PLCC, logistic", "KRCC", "RMSE, logistic"]
+    assert re.fullmatch(r"SRCC +[01]\.\d{3}  [01]\.\d{3} to [01]\.\d{3}", lines[2])
+    assert [line.split()[:2] for line in lines[9:]] == [["kind=a", "7"], ["kind=b", "3"]]
+    assert "too few" in lines[10]
+    flipped = run(*words, "--resamples", 0, "--lower-is-better").stdout.splitlines()
+    assert re.fullmatch(r"SRCC +-[01]\.\d{3}", flipped[2])
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["stlpips", "{r}", *COLUMNS], 2, "give --reference COLUMN"),
+        (["nima", "{r}", *COLUMNS, "--reference", "original"], 2, "nima takes no reference: leave --reference out."),
+        (["default", "{r}"], 2, "has no column 'image': name the right one with --image; it has file, mos, kind,"),
+        (["default", "{r}", "--image", "file", "--score", "kind"], 1, "Row 2 of {r} holds 'a' in kind: give a finite"),
+        (["default", "{r}", *COLUMNS, "--set", "x=1"], 2, "leave --set out"),
+        (["stlpips", "{r}", "--image", "kind", "--score", "mos", "--reference", "original"], 1, "0 of 10 images have"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(rated, words, status, sentence):
+    ratings = str(rated / "ratings.csv")
+    result = run("evaluate", *(word.format(r=ratings) for word in words), "-q")
+    assert sentence.format(r=ratings) in one_line(result, status)
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_evaluate_counts_images_without_a_score(rated, tmp_path):
+    text = (rated / "ratings.csv").read_text()
+    broken = rated / "broken.csv"
+    broken.write_text(text + "none.png,3.0,a,clean.png\n")
+    result = run("evaluate", "stlpips", broken, *COLUMNS, "--reference", "original", "--resamples", 0)
+    assert result.exit_code == 3
+    assert "1 of 11 images could not be scored and do not count; the first: " in result.stderr
+    assert result.stdout.startswith("10 images\n")
+    words = ["evaluate", "stlpips", rated / "ratings.csv", *COLUMNS, "--reference", "original", "-q", "--resamples", 0]
+    assert "cannot be written" in one_line(run(*words, "--plot", tmp_path / "no" / "x.png"), status=1)
+
+
+# fit ------------------------------------------------------------------------------------------------------------------
+
+
+SMALL_NIMA = [
+    *("--set", "backbone=test_resnet", "--set", "backbone_weights=None", "--set", "image_size=32"),
+    *("--set", "batch_size=4", "--set", "max_epochs=1"),
+]
+
+
+def test_fit_writes_a_model_that_all_commands_take(rated, tmp_path):
+    out = tmp_path / "nima.skops"
+    words = ["fit", "nima", rated / "ratings.csv", *COLUMNS, "--group", "kind", "--cv", 2, "-o", out, *SMALL_NIMA]
+    result = run(*words)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert result.stdout.startswith("10 images\n")
+    assert f"Written: {out}. Next: sklearn-iqa score {out} PATHS" in result.stderr
+    card = sklearn_iqa.model_card(out)
+    assert (card["method"], card["class"], card["rows"]) == ("NIMA", "NIMA", 10)
+    assert card["protocol"].startswith("2-fold cross-validation, rows of equal 'kind' in one part")
+    assert card["figures"]["n"] == 10
+    assert card["ratings"]["file"] == "ratings.csv"
+    assert card["versions"]["sklearn-iqa"] == sklearn_iqa.__version__
+    model = sklearn_iqa.load_model(out)
+    image = rated / "3.png"
+    (row,) = table(run("score", out, image, "--digits", 9))
+    assert float(row["score"]) == pytest.approx(model.predict([image])[0], rel=1e-6)
+    found = json.loads(run("evaluate", out, rated / "ratings.csv", *COLUMNS, "--json", "-q").stdout)
+    assert found["figures"]["all"]["n"] == 10
+    again = sklearn_iqa.NIMA(
+        backbone="test_resnet", backbone_weights=None, image_size=32, batch_size=4, max_epochs=1, random_state=0
+    )
+    rows = list(csv.DictReader((rated / "ratings.csv").open()))
+    again.fit([rated / row["file"] for row in rows], [float(row["mos"]) for row in rows])
+    assert model.predict([image])[0] == again.predict([image])[0]
+
+
+@pytest.mark.usefixtures("lite0_wheel")
+def test_fit_trains_the_default_recipe(rated, tmp_path):
+    out = tmp_path / "own.skops"
+    result = run("fit", "default", rated / "ratings.csv", *COLUMNS, "-o", out, "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    assert sklearn_iqa.model_card(out)["protocol"] == "none: trained on all rows, and not tested"
+    found = json.loads(run("evaluate", out, rated / "ratings.csv", *COLUMNS, "--json").stdout)
+    assert found["figures"]["all"]["SRCC"]["value"] > 0.5  # of what it was trained on
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["nima", "{r}", *COLUMNS, "-o", "{t}/x.pkl"], 2, "does not end in .skops"),
+        (["nima", "{r}", *COLUMNS, "-o", "{t}/no/x.skops"], 1, "make the folder"),
+        (["nima", "{r}", *COLUMNS, "-o", "{t}/there.skops"], 2, "exists: name a new file"),
+        (["default", "{r}", *COLUMNS, "-o", "{t}/x.skops", "--set", "x=1"], 2, "leave --set and --weights out"),
+        (
+            ["nima", "{r}", *COLUMNS, "-o", "{t}/x.skops", "--group", "kind", "--cv", "3", *SMALL_NIMA],
+            1,
+            "2 groups for 3",
+        ),
+        (["nima", "{r}", *COLUMNS, "-o", "{t}/x.skops", "--set", "lr=-1"], 1, "The 'lr' parameter of NIMA must be"),
+    ],
+)
+def test_fit_refuses_in_one_line(rated, tmp_path, words, status, sentence):
+    (tmp_path / "there.skops").touch()
+    result = run("fit", *(word.format(r=rated / "ratings.csv", t=tmp_path) for word in words), "-q")
+    assert sentence in one_line(result, status)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.skops"]
+
+
+def test_files_that_are_no_models(tmp_path):
+    (tmp_path / "x.skops").write_text("no model")
+    assert "is no model; give a file that" in one_line(run("score", tmp_path / "x.skops", "a.png"), status=1)
+    assert "There is no file" in one_line(run("score", tmp_path / "none.skops", "a.png"), status=1)
+    assert "leave --set out" in one_line(run("score", "default", "a.png", "--set", "x=1"), status=2)
+
+
+# report ---------------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """What a page holds, and what it would ask a network for."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.pictures, self.texts, self.outside = [], [], [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        if tag == "img":
+            self.pictures.append(given)
+        # The namespace of an inline picture is a name, and no address.
+        self.outside += [
+            value for name, value in attrs if value and re.match("(https?:)?//", value) and name != "xmlns"
+        ]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def opened(picture):
+    head, _, content = picture["src"].partition(",")
+    assert head == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_report_of_a_folder(folders, tmp_path):
+    out = tmp_path / "report.html"
+    words = ["report", folders / "noisy", "-o", out, "--method", "stlpips", "--reference", folders / "clean", "-q"]
+    result = run(*words, "--pictures", 1)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+    page = Page(out)
+    assert page.outside == []
+    assert "3 images, scores from" in page.text
+    assert "lower is better" in page.text
+    pictures = [picture for picture in page.pictures if not picture["alt"].startswith("Map of")]
+    assert [picture["alt"].partition(",")[0] for picture in pictures] == ["d.bmp", "a.png"]  # the worst, the best
+    assert all(opened(picture).size == (64, 64) for picture in page.pictures)
+    maps = [picture["alt"] for picture in page.pictures if picture["alt"].startswith("Map of")]
+    assert len(maps) == 2
+    assert maps[0].endswith("bright where the images differ")
+    assert [given["data-value"] for tag, given in page.tags if tag == "td" and "data-value" in given] == [
+        str(float(row["score"])) for row in table(run("score", "stlpips", *words[1:2], *words[6:], "--digits", 17))
+    ]
+    assert [tag for tag, _ in page.tags].count("h1") == 1
+    assert next(given for tag, given in page.tags if tag == "html")["lang"] == "en"
+    assert all(given.get("aria-label") for tag, given in page.tags if tag == "svg")
+    assert "prefers-color-scheme: dark" in page.text
+
+
+def test_report_of_a_table_with_ratings(rated, tmp_path):
+    out, scores = tmp_path / "report.html", tmp_path / "scores.csv"
+    lines = [f"{rated / f'{number}.png'},{1 - number / 10},{5 - number},," for number in range(10)]
+    lines += [f"{rated / 'none.png'},,3,is gone,", "<b>&.png,0.95,4,,"]
+    scores.write_text("image,score,mos,error,\n" + "\n".join(lines) + "\n")
+    result = run("report", scores, "-o", out, "--rating", "mos", "--pictures", 2)
+    assert (result.exit_code, result.stderr) == (0, f"Written: {out}\n")
+    page = Page(out)
+    assert "11 images with a rating: SRCC" in page.text
+    assert "1 images have no score" in page.text
+    assert [picture["alt"].partition(",")[0] for picture in page.pictures] == ["9.png", "8.png", "0.png", "<b>&.png"]
+    assert page.pictures[-1]["alt"].endswith("the file cannot be opened")
+    assert "<b>&" not in out.read_text()  # names are text
+    assert sum(tag == "circle" for tag, _ in page.tags) == 11
+    refused = one_line(run("report", scores, "-o", out, "--rating", "dmos"), status=2)
+    assert "name the right one with --rating; it has image, score, mos" in refused
+    assert "neither a folder nor a table" in one_line(run("report", rated / "1.png", "-o", out), status=1)
+    assert "A folder holds no ratings" in one_line(run("report", rated, "-o", out, "--rating", "mos"), status=2)
+    scores.write_text("image,score\na.png,\n")
+    assert "None of 1 images has a score" in one_line(run("report", scores, "-o", out), status=1)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason=f"none of these browsers is installed: {BROWSERS}")
+def test_report_in_a_browser(rated, tmp_path):
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    out, scores, picture = tmp_path / "report.html", tmp_path / "scores.csv", tmp_path / "page.png"
+    scores.write_text("image,score\n" + "".join(f"{rated / f'{n}.png'},{n / 10}\n" for n in range(10)))
+    run("report", scores, "-o", out)
+    # A script of the test sorts by the second column, twice.
+    script = "<script>for (let i = 0; i < 2; i++) document.querySelectorAll('th button')[1].click();</script>"
+    out.write_text(out.read_text().replace("</body>", f"{script}</body>"))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [browser, *flags, "--window-size=1000,2000", f"--screenshot={picture}", "--dump-dom", out.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    shown = re.findall(r'data-value="([\d.]+)"', done.stdout)
+    assert shown == [str(n / 10) for n in reversed(range(10))]
+    if picture.exists():  # some browsers write the page or its picture, and not both
+        assert len(Image.open(picture).convert("L").getcolors()) > 50
 
 
 # score: what is no row ------------------------------------------------------------------------------------------------
@@ -312,6 +788,37 @@ def test_methods_are_found_by_class_and_file(name):
     assert methods.find_method(name) is sklearn_iqa.STLPIPS
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["photo.jpg"],
+            "photo.jpg is no method: name one before the images, as in `sklearn-iqa score default photo.jpg`.",
+        ),
+        (["lpips"], "Name images or folders behind the method: `sklearn-iqa score lpips PATH`."),
+        (["qpt", "a.png"], "QPT gives features and no scores: fit a regressor behind it in Python "),
+        (["TimmFeatures", "a.png"], "TimmFeatures gives features and no scores"),
+        (["nima", "NIMA", "a.png"], "A method is named twice in nima NIMA: name each once."),
+        (
+            ["nima", "lpips", "a.png", "--weights", "x"],
+            "--weights is for one method, but 2 are named: write METHOD:NAME",
+        ),
+        (["nima", "lpips", "a.png", "--set", "net=vgg"], "--set net=vgg must say which of the methods it means"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_words_get_their_sentence(words, sentence):
+    assert sentence in one_line(run("score", *words), status=2)
+
+
+def test_a_file_that_has_the_name_of_a_method_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lpips").mkdir()
+    assert score._split(["nima", "lpips"]) == (["nima"], ["lpips"])
+    assert score._split(["lpips", "lpips"]) == (["lpips"], ["lpips"])
+    assert score._split(["nima", "default", "x"]) == (["nima", "default"], ["x"])
+
+
 def test_unknown_parameter_lists_the_accepted():
     line = one_line(run("score", "stlpips", "a.png", "--reference", "b.png", "--set", "nett=vgg"), status=2)
     assert "'nett'" in line
@@ -370,29 +877,29 @@ def test_weights_are_chosen_or_asked_for(folders, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(pretrained, "is_cached", lambda file: True)
     # LPIPS() is version 0.1, although the older weights come first
-    assert commands._cached_weights(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
-    assert commands._cached_weights(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
+    assert score._cached_weights(sklearn_iqa.LPIPS(), {}) == "alex-v0.1"
+    assert score._cached_weights(sklearn_iqa.STLPIPS(net="vgg"), {"net": "vgg"}) == "vgg-bapps"
 
 
 @pytest.mark.usefixtures("st_lpips_wheel")
 def test_only_some_cached_weights(monkeypatch):
     by_name = {entry.name: entry.files[0] for entry in sklearn_iqa.STLPIPS.published}
     monkeypatch.setattr(pretrained, "is_cached", lambda file: file is by_name["vgg-bapps"])
-    assert commands._cached_weights(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
+    assert score._cached_weights(sklearn_iqa.STLPIPS(), {}) == "vgg-bapps"
     with pytest.raises(ValueError, match="No suitable weights"):
-        commands._cached_weights(sklearn_iqa.STLPIPS(), {"net": "alex"})
+        score._cached_weights(sklearn_iqa.STLPIPS(), {"net": "alex"})
 
 
 @pytest.mark.usefixtures("st_lpips_wheel")
 def test_published_weights_bring_their_parameters(folders):
     a, noisy = folders / "clean" / "a.png", folders / "noisy" / "a.png"
-    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "vgg-bapps"))
+    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "vgg-bapps", "--digits", 17))
     expected = sklearn_iqa.STLPIPS(net="vgg", weights="vgg-bapps").predict([(noisy, a)])[0]
     assert float(row["score"]) == expected
     wrong = run("score", "stlpips", a, "--reference", a, "--weights", "vgg-bapps", "--set", "net=alex")
     # net=alex is the default of STLPIPS, which would follow the weights by itself.
     assert "belong to net='vgg': leave --set net out" in one_line(wrong, status=1)
-    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "default", "-q"))
+    (row,) = table(run("score", "stlpips", noisy, "--reference", a, "--weights", "default", "-q", "--digits", 17))
     assert float(row["score"]) == sklearn_iqa.STLPIPS(weights="alex-bapps").predict([(noisy, a)])[0]
     wrong = run("score", "stlpips", a, "--reference", a, "--weights", "default", "--set", "net=vgg")
     assert "'alex-bapps' belong to net='alex'" in one_line(wrong, status=1)
@@ -645,9 +1152,9 @@ def test_folders_are_expanded_in_place_and_by_name(folders, tmp_path):
     (tmp_path / "table.h5").touch()  # Pillow lists its suffix, but knows no image type of it
     (tmp_path / "folder.png").mkdir()
     paths = [str(folders / "clean" / "d.png"), str(tmp_path), "none.png"]
-    flat = [query.path for query in files.find_queries(paths, recursive=False)]
+    flat = [query.path for query in files.find_queries(paths, recursive=False).queries]
     assert flat == [paths[0], str(tmp_path / "y.PNG"), "none.png"]
-    deep = files.find_queries(paths, recursive=True)
+    deep = files.find_queries(paths, recursive=True).queries
     assert [query.path for query in deep] == [paths[0], str(inner / "z.jpg"), str(tmp_path / "y.PNG"), "none.png"]
     assert [str(query.place) for query in deep] == ["d.png", os.path.join("inner", "z.jpg"), "y.PNG", "none.png"]
 
@@ -709,6 +1216,9 @@ def test_references_of_queries_in_folders(tmp_path):
         ["--help"],
         ["list", "--help"],
         ["score", "-h"],
+        ["evaluate", "-h"],
+        ["fit", "-h"],
+        ["report", "-h"],
         ["weights", "-h"],
         *(["weights", name, "-h"] for name in weights.weights_group.commands),
     ],

@@ -5,15 +5,16 @@ import contextlib
 import csv
 import io
 import json
+import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from sklearn_iqa.cli.files import one_line
+from sklearn_iqa.cli.files import WrongUse, one_line
 
 TABLE_WIDTH = 100
 # Raised by a wrong file, parameter or weights, or a large image; every other error is one of the program and keeps its
@@ -32,34 +33,119 @@ def table_option(function):
     )(function)
 
 
-def row_writer(output: str, columns: list[str]) -> Callable[[dict[str, Any]], None]:
+def row_writer(output: str, columns: Sequence[str]) -> Callable[[dict[str, Any]], None]:
     """Write the head of the output, "csv" or "json"; the returned function writes one row and flushes it."""
-    if output == "json":
-        return lambda row: click.echo(json.dumps(row, allow_nan=False))
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names keep their bytes, whatever the terminal's encoding
         sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())
-    table = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
-    table.writeheader()
+    if output == "csv":
+        click.echo(_line(output, columns, dict(zip(columns, columns, strict=True))))
+    return lambda row: click.echo(_line(output, columns, row))
 
-    def write(row):
-        table.writerow(row)
-        sys.stdout.flush()
 
-    return write
+def _line(output: str, columns: Sequence[str], row: dict[str, Any]) -> str:
+    """A row as a line without its end."""
+    if output == "json":
+        return json.dumps(row, allow_nan=False)
+    cells, text = [row[name] for name in columns], io.StringIO()
+    # Before Python 3.13 the module leaves a carriage return as it is, at which readers end the row.
+    quoting = csv.QUOTE_ALL if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL
+    csv.writer(text, lineterminator="", quoting=quoting).writerow(cells)
+    return text.getvalue()
+
+
+class RowFile:
+    """A file of rows, each written as soon as it is known; a context manager.
+
+    Parameters
+    ----------
+    path : str
+        The file, which must be new unless `resume`.
+    output : {"csv", "json"}
+        Its format.
+    columns : sequence of str
+        Names of the columns.
+    resume : bool
+        Whether to go on with a file that is there: rows in it stay, a last one that was not finished is cut off.
+
+    Attributes
+    ----------
+    known : set of str
+        Values of the first column of the rows that are there.
+    """
+
+    def __init__(self, path: str, output: str, columns: Sequence[str], *, resume: bool):
+        self.path, self.output, self.columns = Path(os.path.expanduser(path)), output, list(columns)
+        self.known: set[str] = set()
+        if self.path.exists() and not resume:
+            raise WrongUse(f"{path} exists: go on with it by --resume, or name a new file.")
+        self.is_new = not self.path.exists() or not self._mend()
+
+    def __enter__(self):
+        how: dict[str, Any] = {"encoding": sys.getfilesystemencoding(), "errors": sys.getfilesystemencodeerrors()}
+        try:
+            self.file = open(self.path, "a", newline="", **how)  # closed by __exit__
+        except OSError as error:
+            raise click.ClickException(
+                f"{self.path} cannot be written ({error.strerror}): name another file."
+            ) from error
+        if self.is_new and self.output == "csv":
+            self.write(dict(zip(self.columns, self.columns, strict=True)))
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one row."""
+        self.file.write(_line(self.output, self.columns, row) + "\n")
+        self.file.flush()
+
+    def _mend(self) -> bool:
+        """Note the rows that are there and cut off what follows the last whole one; whether there is any."""
+        data = self.path.read_bytes()
+        whole, end = [], 0
+        for start, stop in _records(data, quotes=self.output == "csv"):
+            whole.append(os.fsdecode(data[start:stop]))
+            end = stop
+        rows = [json.loads(line) for line in whole] if self.output == "json" else list(csv.reader(whole))
+        if self.output == "csv" and rows and rows.pop(0) != self.columns:
+            raise WrongUse(
+                f"{self.path} has other columns than {', '.join(self.columns)}: name another file, or give the methods "
+                "and options that it was begun with."
+            )
+        first = self.columns[0] if self.output == "json" else 0
+        self.known = {row[first] for row in rows}
+        if end < len(data):
+            os.truncate(self.path, end)
+        return end > 0
+
+
+def _records(data: bytes, *, quotes: bool) -> Iterator[tuple[int, int]]:
+    """Start and end of each whole row: up to a line's end that stands in no quotes."""
+    start = stop = 0
+    while (stop := data.find(b"\n", stop) + 1) > 0:
+        if not quotes or data.count(b'"', start, stop) % 2 == 0:
+            yield start, stop
+            start = stop
 
 
 def table_lines(head: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = True) -> Iterator[str]:
     """Lines of a table, its columns aligned and its last one wrapped at `TABLE_WIDTH` if `wrap`."""
-    rows = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-    indent = sum(widths) + 2 * len(widths)
-    for *left, last in rows:
-        room = max(TABLE_WIDTH - indent, 20)
-        lines = textwrap.wrap(last, room, break_long_words=False, break_on_hyphens=False) if wrap else [last]
-        start = "".join(f"{cell:{width}}  " for cell, width in zip(left, widths, strict=True))
-        for line in lines or [""]:
-            yield (start + line).rstrip()
-            start = " " * indent
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for place, name in enumerate(head, start=1):
+        table.add_column(Text(name), no_wrap=place < len(head) or not wrap)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    text = io.StringIO()
+    # Rich would cut what does not fit: lines that do not wrap get all the room that they need.
+    width = TABLE_WIDTH if wrap else 10_000
+    Console(file=text, width=width, color_system=None, soft_wrap=not wrap).print(table)
+    for line in text.getvalue().splitlines():
+        yield line.rstrip()
 
 
 @contextlib.contextmanager
