@@ -290,8 +290,8 @@ def test_what_one_method_refuses_others_score(tmp_path, nima_words):
     ("options", "order"),
     [
         (["--sort", "worst"], "dba"),
-        (["--sort", "best"], "abd"),
-        (["--sort", "name"], "abd"),
+        (["--sort", "best"], ["a", "b", "d"]),
+        (["--sort", "name"], ["a", "b", "d"]),
         (["--top", 2], "ab"),
         (["--sort", "worst", "--top", 1], "d"),
     ],
@@ -342,6 +342,12 @@ def test_a_file_of_other_rows_is_refused(folders, tmp_path):
     result = run("score", "stlpips", a, "--reference", a, "-q", "-o", out, "--resume")
     assert "other columns than image, reference, score, error" in one_line(result, status=2)
     assert out.read_text() == "image,quality\n"
+    for text in ("[1]\n", "no rows\n\n", '{"a": 1}\n'):
+        out.write_text(text)
+        for output in ("csv", "json"):
+            words = ["score", "stlpips", a, "--reference", a, "-q", "-o", out, "--resume", "--output", output]
+            assert "other columns" in one_line(run(*words), status=2)
+        assert out.read_text() == text
     for wrong in (["--resume"], ["--resume", "-o", out, "--top", 2]):
         assert "give --out FILE" in one_line(run("score", "stlpips", a, *wrong), status=2)
     nowhere = tmp_path / "nowhere" / "rows.csv"

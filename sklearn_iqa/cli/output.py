@@ -48,8 +48,8 @@ def _line(output: str, columns: Sequence[str], row: dict[str, Any]) -> str:
         return json.dumps(row, allow_nan=False)
     cells, text = [row[name] for name in columns], io.StringIO()
     # Before Python 3.13 the module leaves a carriage return as it is, at which readers end the row.
-    quoting = csv.QUOTE_ALL if any("\r" in str(cell) for cell in cells) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="", quoting=quoting).writerow(cells)
+    has_return = any("\r" in str(cell) for cell in cells)
+    csv.writer(text, lineterminator="", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerow(cells)
     return text.getvalue()
 
 
@@ -107,14 +107,21 @@ class RowFile:
         for start, stop in _records(data, quotes=self.output == "csv"):
             whole.append(os.fsdecode(data[start:stop]))
             end = stop
-        rows = [json.loads(line) for line in whole] if self.output == "json" else list(csv.reader(whole))
-        if self.output == "csv" and rows and rows.pop(0) != self.columns:
+        try:
+            if self.output == "json":
+                rows = [json.loads(line) for line in whole]
+                heads = [list(row) for row in rows]
+                self.known = {row[self.columns[0]] for row in rows}
+            else:
+                heads = list(csv.reader(whole[:1]))
+                self.known = {row[0] for row in csv.reader(whole[1:])}
+        except (ValueError, LookupError, TypeError, AttributeError, csv.Error):  # another kind of file
+            heads = [[]]
+        if any(head != self.columns for head in heads):
             raise WrongUse(
                 f"{self.path} has other columns than {', '.join(self.columns)}: name another file, or give the methods "
                 "and options that it was begun with."
             )
-        first = self.columns[0] if self.output == "json" else 0
-        self.known = {row[first] for row in rows}
         if end < len(data):
             os.truncate(self.path, end)
         return end > 0

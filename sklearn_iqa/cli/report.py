@@ -109,8 +109,8 @@ def _read_scores(source: str, image: str, score: str, rating: str | None) -> lis
     rows = []
     for row in found:
         value = _number(row[score])
-        error = row.get("error") or (None if value is not None else "no score")
-        rows.append({"image": row[image], "score": value, "error": error, "rating": _number(row.get(rating or ""))})
+        reason = row.get("error") or (None if value is not None else "no score")
+        rows.append({"image": row[image], "score": value, "error": reason, "rating": _number(row.get(rating or ""))})
     return rows
 
 
