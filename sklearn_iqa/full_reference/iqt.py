@@ -117,6 +117,9 @@ class IQTNetwork(nn.Module):
 
     trained = ("conv_enc", "conv_dec", "transformer", "projection")
 
+    # Inception's many small convolutions leave a processor idle with fewer crops.
+    pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**19}
+
     def __init__(self, cnn, *, layers, crop_size, causal, n_layers, embed_dim, n_heads, dim_mlp, dim_projection, drop):
         super().__init__()
         self.layers, self.crop_size, self.cnn = list(layers), crop_size, cnn

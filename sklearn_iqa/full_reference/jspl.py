@@ -75,6 +75,9 @@ class JSPLNetwork(nn.Module):
 
     trained = ("reduce", "attention", "difference", "head", "classifier")
 
+    # Of fewer crops the maps are too small to keep a processor busy.
+    pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**19}
+
     def __init__(self, cnn, *, layers, crop_size, embed_dim, n_directions, window_size, attention_size, head_width):
         super().__init__()
         self.layers, self.crop_size, self.cnn = list(layers), crop_size, cnn

@@ -132,6 +132,9 @@ class Encoder(nn.Module):
 class MUSIQNetwork(nn.Module):
     """Tokens (n, t, 3075) of `multiscale_tokens` -> score (n,), or probabilities (n, n_bins) of the ratings."""
 
+    # Two images: matrices of one are too small for the processor's best.
+    pixels_per_pass: ClassVar[dict[str, int]] = {"cpu": 2**20}
+
     def __init__(self, n_scales: int, n_bins: int, **sizes):
         super().__init__()
         self.conv_root = StandardizedConv(3, 64, 7, stride=2, bias=False)
