@@ -196,8 +196,8 @@ class GraphIQA(TasksMixin, QualityRegressor):
         Numbers that the network computes with; its last layers keep float32. The shorter ones are faster on processors
         made for them, and change results: compare both on images of yours.
     compile : bool, default=False
-        Whether inference runs what `torch.compile` makes of the network: some seconds or minutes of start for each size
-        of images, then fewer per image on some devices.
+        Whether `fit` and inference run what `torch.compile` makes of the network: some seconds or minutes of start for
+        each size of images, then fewer per image on some devices. Dropout then draws other numbers in training.
     n_jobs : int, default=None
         Threads that open images and cut what the network sees ahead of it; on a CPU 1 means none, since the network
         takes all cores. None is 1, unless in a `joblib.parallel_config`; -1 takes all cores. Results do not depend on
