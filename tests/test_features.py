@@ -527,5 +527,5 @@ def test_weights_that_are_missing_are_an_error_at_any_request(paths):
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     folder = str(tmp_path / "file" / "cache")
-    with one_sentence(OSError, f"The folder cache={folder!r} cannot be written", "leave cache=None"):
+    with one_sentence(NotADirectoryError, f"The folder cache={folder!r} cannot be written", "leave cache=None"):
         extractor(cache=folder).fit_transform(IMAGES)
