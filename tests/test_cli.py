@@ -607,6 +607,15 @@ def test_fit_refuses_in_one_line(rated, tmp_path, words, status, sentence):
     assert [path.name for path in tmp_path.iterdir()] == ["there.skops"]
 
 
+@pytest.mark.usefixtures("st_lpips_wheel")
+def test_a_distance_in_a_file_stays_one(folders, tmp_path):
+    """Without `fit` a saved method gives its published number: the worst image has the largest."""
+    out = tmp_path / "distance.skops"
+    sklearn_iqa.save_model(sklearn_iqa.STLPIPS(weights="alex-bapps").initialize(), out)
+    words = ["score", out, folders / "noisy", "--reference", folders / "clean", "--sort", "worst", "-q"]
+    assert [Path(row["image"]).name for row in table(run(*words))] == ["d.bmp", "b,c.png", "a.png"]
+
+
 def test_files_that_are_no_models(tmp_path):
     (tmp_path / "x.skops").write_text("no model")
     assert "is no model; give a file that" in one_line(run("score", tmp_path / "x.skops", "a.png"), status=1)
@@ -690,7 +699,7 @@ def test_report_of_a_table_with_ratings(rated, tmp_path):
     assert sum(tag == "circle" for tag, _ in page.tags) == 11
     refused = one_line(run("report", scores, "-o", out, "--rating", "dmos"), status=2)
     assert "name the right one with --rating; it has image, score, mos" in refused
-    assert "neither a folder nor a table" in one_line(run("report", rated / "1.png", "-o", out), status=1)
+    assert "is no CSV file in UTF-8" in one_line(run("report", rated / "1.png", "-o", out), status=1)
     assert "A folder holds no ratings" in one_line(run("report", rated, "-o", out, "--rating", "mos"), status=2)
     scores.write_text("image,score\na.png,\n")
     assert "None of 1 images has a score" in one_line(run("report", scores, "-o", out), status=1)
@@ -808,6 +817,10 @@ def test_methods_are_found_by_class_and_file(name):
         (
             ["nima", "lpips", "a.png", "--weights", "x"],
             "--weights is for one method, but 2 are named: write METHOD:NAME",
+        ),
+        (
+            ["nima", "a.png", "--set", "lpips:net=vgg"],
+            "--set lpips:net=vgg is for lpips, which is not among the methods",
         ),
         (["nima", "lpips", "a.png", "--set", "net=vgg"], "--set net=vgg must say which of the methods it means"),
     ],

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command `sklearn-iqa evaluate`: how well a method agrees with people's ratings."""
 
-import csv
 import json
 import os
 import warnings
@@ -13,9 +12,9 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from sklearn_iqa.cli.files import Query, WrongUse, compares, one_line
+from sklearn_iqa.cli.files import Query, WrongUse, compares, one_line, read_table
 from sklearn_iqa.cli.methods import named, parse_settings
-from sklearn_iqa.cli.output import INPUT_ERRORS, table_lines
+from sklearn_iqa.cli.output import INPUT_ERRORS, running_options, table_lines
 from sklearn_iqa.cli.score import SOME_ROWS_FAILED, check_options, scored, scorer
 
 __all__ = ["agreement", "evaluate", "figures_table", "read_ratings"]
@@ -45,15 +44,6 @@ class Rated(NamedTuple):
 )
 @click.option("--weights", metavar="NAME|PATH", help="As in score.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="As in score.")
-@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Threads that open files ahead of the network.",
-)
 @click.option(
     "--resamples",
     type=click.IntRange(min=0),
@@ -65,7 +55,7 @@ class Rated(NamedTuple):
     "--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Draw scores and ratings: .png, .svg, .pdf."
 )
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object in place of the table.")
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
+@running_options
 @click.pass_context
 def evaluate(
     ctx, method, ratings, image, score, group, reference, lower_is_better, weights, settings, device, jobs, resamples,
@@ -129,16 +119,8 @@ def _check_reference(name: str, method: Any, reference: str | None) -> None:
 
 def read_ratings(path: str, image: str, score: str, group: str | None, reference: str | None) -> Rated:
     """Read a table of ratings; files in it are relative to its folder."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            rows, columns = list(table), table.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise click.ClickException(f"{path} is no CSV file in UTF-8 ({one_line(error)}): save it as one.") from error
-    for option, column in {"image": image, "score": score, "group": group, "reference": reference}.items():
-        if column is not None and column not in columns:
-            known = ", ".join(columns) or "none"
-            raise WrongUse(f"{path} has no column {column!r}: name the right one with --{option}; it has {known}.")
+    columns = {"image": image, "score": score, "group": group, "reference": reference}
+    rows = read_table(path, columns)
     if not rows:
         raise click.ClickException(f"{path} holds no row: give one for each rated image.")
     folder = Path(path).parent

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The files of the command line: which images its paths name, and which reference belongs to which image."""
 
+import csv
 import functools
 import glob
 import io
@@ -42,6 +43,21 @@ class Found(NamedTuple):
         kinds = ", ".join(suffix or "without suffix" for suffix in sorted(self.skipped))
         cure = "".join({advice_on(suffix) for suffix in self.skipped})
         return f"{n_files} file{'s' * (n_files > 1)} skipped: {kinds}{cure}"
+
+
+def read_table(path: str, columns: dict[str, str | None]) -> list[dict[str, Any]]:
+    """Rows of a CSV file; `columns` are those that it must have, by the options that name them."""
+    try:
+        with open(os.path.expanduser(path), newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            rows, found = list(table), table.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise click.ClickException(f"{path} is no CSV file in UTF-8 ({one_line(error)}): give one.") from error
+    for option, column in columns.items():
+        if column is not None and column not in found:
+            known = ", ".join(found) or "none"
+            raise WrongUse(f"{path} has no column {column!r}: name the right one with --{option}; it has {known}.")
+    return rows
 
 
 ReferenceFinder = Callable[[int], str]

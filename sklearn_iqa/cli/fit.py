@@ -12,7 +12,7 @@ import sklearn_iqa
 from sklearn_iqa.cli.evaluate import Rated, agreement, figures_table, read_ratings
 from sklearn_iqa.cli.files import WrongUse, one_line
 from sklearn_iqa.cli.methods import DEFAULT, MODEL, find_method, parse_settings, plain
-from sklearn_iqa.cli.output import INPUT_ERRORS, warnings_as_lines
+from sklearn_iqa.cli.output import INPUT_ERRORS, running_options, warnings_as_lines
 
 __all__ = ["fit"]
 
@@ -37,16 +37,7 @@ __all__ = ["fit"]
     "--cv", type=click.IntRange(min=2), metavar="N", help="Cross-validate first: train N times on the rest of N parts."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the parts and of the training.")
-@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Threads that open files ahead of the network.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
+@running_options
 def fit(method, ratings, out, image, score, group, reference, settings, weights, cv, seed, device, jobs, quiet):
     """Train METHOD, a name from list or default, on the ratings in a CSV file, and write the model to a file.
 

@@ -33,6 +33,26 @@ def table_option(function):
     )(function)
 
 
+def running_options(function):
+    """The options of all commands that run networks: --device, --jobs and --quiet."""
+    for option in (
+        click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error."),
+        click.option(
+            "-j",
+            "--jobs",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Threads that open files ahead of the network.",
+        ),
+        click.option(
+            "--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def row_writer(output: str, columns: Sequence[str]) -> Callable[[dict[str, Any]], None]:
     """Write the head of the output, "csv" or "json"; the returned function writes one row and flushes it."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names keep their bytes, whatever the terminal's encoding

@@ -2,7 +2,6 @@
 """The command `sklearn-iqa report`: scores as one page that needs nothing else, to be looked at in a browser."""
 
 import base64
-import csv
 import importlib.resources
 import io
 import os
@@ -16,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import sklearn_iqa
-from sklearn_iqa.cli.files import WrongUse, compares, find_queries, one_line, reference_finder
+from sklearn_iqa.cli.files import WrongUse, compares, find_queries, read_table, reference_finder
 from sklearn_iqa.cli.methods import named, parse_settings
-from sklearn_iqa.cli.output import INPUT_ERRORS
+from sklearn_iqa.cli.output import INPUT_ERRORS, running_options
 from sklearn_iqa.cli.score import Scorer, check_options, scored, scorer
 
 __all__ = ["report", "write_report"]
@@ -47,16 +46,7 @@ N_PICTURES = 8
     help="Of the worst; and of the best.",
 )
 @click.option("-r", "--recursive", is_flag=True, help="Search the subfolders of the folder too.")
-@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Threads that open files ahead of the network.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
+@running_options
 def report(
     source, out, method, weights, settings, references, score, image, rating, lower_is_better, pictures, recursive,
     device, jobs, quiet,
@@ -94,18 +84,7 @@ def _scored_folder(
 
 
 def _read_scores(source: str, image: str, score: str, rating: str | None) -> list[dict[str, Any]]:
-    try:
-        with open(os.path.expanduser(source), newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            found, columns = list(table), table.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise click.ClickException(
-            f"{source} is neither a folder nor a table in CSV ({one_line(error)}): give one that score wrote."
-        ) from error
-    for option, column in {"image": image, "score": score, "rating": rating}.items():
-        if column is not None and column not in columns:
-            known = ", ".join(columns) or "none"
-            raise WrongUse(f"{source} has no column {column!r}: name the right one with --{option}; it has {known}.")
+    found = read_table(source, {"image": image, "score": score, "rating": rating})
     rows = []
     for row in found:
         value = _number(row[score])
@@ -171,7 +150,7 @@ def write_report(
         footer=f"Written by sklearn-iqa {sklearn_iqa.__version__}.",
     )
     try:
-        with open(os.path.expanduser(out), "w", encoding="utf-8") as file:
+        with open(os.path.expanduser(out), "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
     except OSError as error:
         raise click.ClickException(f"{out} cannot be written ({error.strerror}): name another file.") from error

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import sklearn_iqa
 from sklearn_iqa.cli.files import Query, ReferenceFinder, WrongUse, compares, find_queries, one_line, reference_finder
 from sklearn_iqa.cli.methods import DEFAULT, find_method, is_cached, is_method, named, parse_settings, plain
-from sklearn_iqa.cli.output import INPUT_ERRORS, RowFile, row_writer, warnings_as_lines
+from sklearn_iqa.cli.output import INPUT_ERRORS, RowFile, row_writer, running_options, warnings_as_lines
 
 __all__ = ["check_options", "score", "scored", "scorer"]
 
@@ -57,15 +57,6 @@ class Scorer(NamedTuple):
     metavar="[METHOD:]NAME=VALUE",
     help="Another parameter of the method, its value as in Python: --set net=vgg.",
 )
-@click.option("--device", default="auto", show_default=True, help="Where the network runs: auto, cpu, cuda, mps.")
-@click.option(
-    "-j",
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Threads that open files ahead of the network.",
-)
 @click.option("-r", "--recursive", is_flag=True, help="Search the subfolders of folders too.")
 @click.option(
     "--sort",
@@ -91,7 +82,7 @@ class Scorer(NamedTuple):
     show_default=True,
     help="Format of the rows; json writes one object per line.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Write nothing but errors to standard error.")
+@running_options
 @click.pass_context
 def score(
     ctx, arguments, references, weights, settings, device, jobs, recursive, sort, top, std, digits, out, resume, output,
@@ -112,6 +103,7 @@ def score(
         )
     methods = {name: named(name) for name in names}
     check_options(methods, weights, settings)
+    _check_targets(names, settings)
     parameters = {name: _settings_of(name, method, settings, len(names) == 1) for name, method in methods.items()}
     if std:
         _check_std(methods)
@@ -193,6 +185,15 @@ def _settings_of(name: str, method: Any, settings: Sequence[str], alone: bool) -
     return parse_settings(method, own) if isinstance(method, type) else {}
 
 
+def _check_targets(names: list[str], settings: Sequence[str]) -> None:
+    """Refuse settings of a method that is not named, which would change nothing."""
+    known = {plain(name.partition(":")[0]) for name in names}
+    for setting in settings:
+        target, colon, _ = setting.partition(":")
+        if colon and "=" not in target and plain(target) not in known:
+            raise WrongUse(f"--set {setting} is for {target}, which is not among the methods: {' '.join(names)}.")
+
+
 def _check_std(methods: dict[str, Any]) -> None:
     for name, method in methods.items():
         if method is not None and "return_std" not in inspect.signature(method.predict).parameters:
@@ -205,7 +206,9 @@ def scorer(name: str, method: Any, parameters: dict[str, Any], weights: str | No
     if method is None:
         return Scorer(column, _default_model(parameters), compares=False, higher_is_better=True)
     if not isinstance(method, type):  # of a file
-        return Scorer(column, _moved(method, parameters["device"]), compares(method), higher_is_better=True)
+        # A method that was saved without `fit` gives its published number, which may be a distance.
+        rises = method._direction() > 0 if hasattr(method, "higher_is_better") else True
+        return Scorer(column, _moved(method, parameters["device"]), compares(method), rises)
     weights = name.partition(":")[2] or weights
     estimator = _with_weights(method, parameters, weights, quiet)
     return Scorer(column, estimator, len(estimator.inputs) > 1, estimator.higher_is_better)
